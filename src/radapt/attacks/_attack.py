@@ -1,0 +1,203 @@
+"""What every attack shares: its settings, the checks on what goes in and out, and the outcome."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from radapt.attacks._active_set import ActiveSet, Progress
+from radapt.attacks._ball import Ball
+from radapt.attacks._objective import Objective
+from radapt.attacks._search import Search
+from radapt.errors import CheckError, InputError, SettingsError
+from radapt.find import nearest
+from radapt.types import Flags, Labels, PerSample, Pixels
+
+__all__ = ["Attack", "Outcome"]
+
+TOLERANCE = 1e-6
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What an attack found: the adversarial images and, per sample, what they are worth and what they cost.
+
+    Args:
+        pixels: adversarial images, float32, in [0, 1] and in the ball; the clean image where it was fooled already
+            or where no point with a larger loss was found.
+        fooled: whether the image fools, judged by a fresh forward pass.
+        unconfirmed: the attack saw the image fool, but the fresh pass did not (random or half-precision models);
+            such a sample counts as not fooled.
+        loss: loss of the image, from the fresh pass.
+        clean_loss: loss of the clean image.
+        loss_rose: whether ``loss`` is above ``clean_loss``.
+        distance: distance from the clean image in the attack's norm, in pixel units.
+        iterations: steps taken; 0 where the clean image was fooled already.
+        forwards: forward passes, those of the clean image and of the final check included.
+        backwards: backward passes.
+        zero_gradient: share of the backward passes whose gradient was zero (largest entry at most 1e-10).
+    """
+
+    pixels: Pixels
+    fooled: Flags
+    unconfirmed: Flags
+    loss: PerSample
+    clean_loss: PerSample
+    loss_rose: Flags
+    distance: PerSample
+    iterations: Labels
+    forwards: Labels
+    backwards: Labels
+    zero_gradient: PerSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Search, ABC):
+    """A search for images in a ball that fool an objective.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        steps: steps per restart.
+        restarts: how often a sample that is not fooled starts again, the first time included.
+        loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    norm: str = "linf"
+    eps: float
+    steps: int
+    restarts: int = 1
+    loss: str = ""
+
+    def __post_init__(self) -> None:
+        _ = self.ball
+        for name in ("steps", "restarts"):
+            _count(name, getattr(self, name))
+
+    @property
+    def ball(self) -> Ball:
+        """The ball that the attack searches."""
+        return Ball(self.norm, self.eps)
+
+    def __call__(
+        self,
+        objective: Objective,
+        pixels: Tensor,
+        *,
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
+        slots: int = 64,
+        start: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Attack every image.
+
+        A sample's random numbers hang on (``seed``, attack, its key, restart) only; at a fixed number of slots its
+        outcome is the same bit for bit whatever its neighbours, and at another it differs by rounding only.
+
+        Args:
+            objective: what is maximised; its sample ``i`` is ``pixels[i]``.
+            pixels: clean images in [0, 1], before normalisation, batch x 3 x height x width.
+            keys: one name per sample that does not depend on how a data set is split; its position by default.
+            seed: seed of all random numbers.
+            slots: images per pass of the model; short batches are padded to it.
+            start: first points of the first restart (a warm start), projected onto the ball; random by default.
+            progress: called with the number of samples done, and of those fooled, as samples finish.
+
+        Raises:
+            InputError: images, keys or starting points are wrong, or the objective fails on some samples.
+            SettingsError: the objective does not have this loss, or ``slots`` is not positive.
+            CheckError: an adversarial image is not finite, or outside the ball or [0, 1].
+        """
+        _count("slots", slots)
+        if self.loss and self.loss not in objective.losses:
+            raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")
+        with torch.inference_mode(False), torch.no_grad():
+            clean = _images("pixels", pixels)
+            if objective.size != len(clean):
+                raise InputError(f"the objective has {objective.size} samples, but there are {len(clean)} images")
+            keys = [str(position) for position in range(len(clean))] if keys is None else list(keys)
+            if len(keys) != len(clean):
+                raise InputError(f"there must be one key per image, got {len(keys)} keys for {len(clean)} images")
+            if start is not None:
+                start = _images("start", start).to(clean.device)
+                if start.shape != clean.shape:
+                    raise InputError(f"start has shape {tuple(start.shape)}, but the images {tuple(clean.shape)}")
+                start = self.ball.project(start, clean)
+            active = ActiveSet(
+                self, objective, pixels=clean, keys=keys, seed=seed, slots=slots, start=start, progress=progress
+            )
+            active.run()
+            return self._verify(active)
+
+    def _verify(self, active: ActiveSet) -> Outcome:
+        """Check the images, and judge them afresh in float32."""
+        pixels, clean = active.best, active.clean
+        loss, distance, fooled = torch.zeros_like(active.value), torch.zeros_like(active.value), active.fooled.clone()
+        with torch.autocast(pixels.device.type, enabled=False):
+            for first in range(0, len(pixels), active.slots):
+                samples = list(range(first, min(first + active.slots, len(pixels))))
+                at, _ = active.judge(samples, pixels[samples])
+                loss[samples], fooled[samples] = at.loss, at.fooled
+                distance[samples] = self._distance(pixels[samples], clean[samples], active.slots)
+        slack = TOLERANCE * max(1, self.eps)
+        rules = {
+            "are not finite": ~pixels.isfinite().flatten(1).all(1),
+            f"are farther than eps = {self.eps} from the clean ones": ~(distance <= self.eps + slack),
+            "leave [0, 1]": ((pixels < -TOLERANCE) | (pixels > 1 + TOLERANCE)).flatten(1).any(1),
+        }
+        for what, broken in rules.items():
+            if broken.any():
+                names = ", ".join(repr(active.keys[sample]) for sample in broken.nonzero().flatten().tolist()[:8])
+                raise CheckError(f"images made by {self.name} {what} (samples {names}); this is a bug of the attack")
+        device = pixels.device
+        return Outcome(
+            pixels=pixels,
+            fooled=fooled,
+            unconfirmed=active.fooled & ~fooled,
+            loss=loss,
+            clean_loss=active.clean_loss,
+            loss_rose=loss > active.clean_loss,
+            distance=distance,
+            iterations=active.iterations.to(device),
+            forwards=active.forwards.to(device),
+            backwards=active.backwards.to(device),
+            zero_gradient=(active.vanished / active.backwards.clamp(min=1)).to(device),
+        )
+
+    def _distance(self, points: Pixels, clean: Pixels, slots: int) -> PerSample:
+        """Distances by batches of ``slots``, as a reduction may round differently at another batch size."""
+        rows = [*range(len(points)), *[0] * (slots - len(points))]
+        return self.ball.distance(points[rows], clean[rows])[: len(points)]
+
+
+def _count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _images(name: str, pixels: Tensor) -> Pixels:
+    """Images as float32 in [0, 1]: rounding of the order of 1e-8 outside is no reason to refuse them."""
+    if not pixels.is_floating_point():
+        raise InputError(f"{name} must be floating-point values in [0, 1], got {pixels.dtype}; divide bytes by 255")
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        raise InputError(f"{name} must be N x 3 x height x width with at least one image, got {tuple(pixels.shape)}")
+    pixels = pixels.detach().float()
+    if pixels.isnan().any():
+        raise InputError(f"{name} of sample {int(pixels.isnan().flatten(1).any(1).nonzero()[0])} contain NaN")
+    low, high = pixels.aminmax()
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise InputError(
+            f"{name} must lie in [0, 1], got {low:.4g} to {high:.4g}; give images before normalisation (the model "
+            "normalises) and divide bytes by 255"
+        )
+    return pixels.clamp(0, 1)

@@ -1,0 +1,78 @@
+"""The ball of allowed perturbations around a clean image: projection, distance and steepest ascent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from radapt.errors import SettingsError
+from radapt.find import nearest
+from radapt.types import PerSample, Pixels
+
+__all__ = ["NORMS", "Ball", "unit"]
+
+NORMS = ("linf", "l2")
+
+
+@final
+@dataclass(frozen=True)
+class Ball:
+    """All images within ``eps`` of a clean one, in a norm, and within [0, 1].
+
+    Args:
+        norm: ``linf`` (largest change of a pixel) or ``l2`` (Euclidean length of the change).
+        eps: radius in pixel units; at most 1 for ``linf``.
+
+    Raises:
+        SettingsError: unknown norm, or a radius out of range.
+    """
+
+    norm: str
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise SettingsError(f"unknown norm {self.norm!r}{nearest(self.norm, NORMS)}")
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise SettingsError(f"eps must be a number above 0, got {self.eps}")
+        if self.norm == "linf" and self.eps > 1:
+            raise SettingsError(
+                f"eps must be at most 1 for linf, got {self.eps}; it is in pixel units, so write 4/255 instead of 4"
+            )
+
+    def project(self, points: Pixels, clean: Pixels) -> Pixels:
+        """Nearest image of the ball, cut to [0, 1]; the cut only shortens a change, so the result stays in the ball."""
+        if self.norm == "linf":
+            return torch.minimum(torch.maximum(points, clean - self.eps), clean + self.eps).clamp(0, 1)
+        change = points - clean
+        longer = _length(change)[:, None, None, None].clamp(min=self.eps)
+        return (clean + change * self.eps / longer).clamp(0, 1)
+
+    def distance(self, points: Pixels, clean: Pixels) -> PerSample:
+        """Distance from the clean images, in the norm."""
+        change = points - clean
+        return change.abs().amax((1, 2, 3)) if self.norm == "linf" else _length(change)
+
+    def ascent(self, gradient: Pixels) -> Pixels:
+        """Direction of steepest ascent of unit length in the norm; zero where the gradient is zero."""
+        return gradient.sign() if self.norm == "linf" else unit(gradient)
+
+
+def unit(vectors: Pixels) -> Pixels:
+    """Every sample scaled to Euclidean length 1; zero stays zero.
+
+    The scaling goes through the largest entry, so that gradients too small to be squared in float32 keep their
+    direction.
+    """
+    scale = vectors.abs().amax((1, 2, 3), keepdim=True)
+    scaled = vectors / scale.where(scale > 0, 1.0)
+    length = _length(scaled)[:, None, None, None]
+    return scaled / length.where(length > 0, 1.0)
+
+
+def _length(vectors: Pixels) -> PerSample:
+    # Not torch.linalg.vector_norm: on a CPU it adds up in sequence, and loses two digits on a 224 x 224 image.
+    return vectors.square().flatten(1).sum(1).sqrt()

@@ -1,0 +1,151 @@
+"""Auto-PGD: projected gradient descent with momentum that chooses its step size by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from radapt.attacks._attack import Attack
+from radapt.attacks._ball import unit
+from radapt.attacks._search import Evaluation, State
+from radapt.errors import SettingsError
+from radapt.types import Index, Pixels
+
+__all__ = ["APGD", "ATTACK", "checkpoints"]
+
+MOMENTUM = 0.75
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Auto-PGD (Croce & Hein 2020, arXiv:2003.01690, algorithm 1).
+
+    ``z[k+1] = P(x[k] + eta d(grad L(x[k])))`` and ``x[k+1] = P(x[k] + a (z[k+1] - x[k]) + (1 - a) (x[k] - x[k-1]))``
+    with ``a = 0.75`` (1 in the first step), ``eta`` first 2 eps, ``P`` and ``d`` as in PGD. At a checkpoint ``w[j]``
+    the step size of a sample is halved and its search goes back to its best point when
+
+    1. the loss rose in fewer than ``rho (w[j] - w[j-1])`` of the steps since the last checkpoint, or
+    2. the last checkpoint did not halve the step size, and the best loss has not changed since.
+
+    It starts on the boundary of the ball: at ``eps t / max|t|`` with ``t`` uniform in [-1, 1] (``linf``), or at
+    ``eps t / |t|`` with ``t`` normal (``l2``), cut to [0, 1].
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        steps: steps per restart.
+        restarts: how often a sample that is not fooled starts again, the first time included.
+        loss: one of the objective's losses; empty for its first (cross-entropy for a classifier: APGD-CE).
+        rho: share of the steps that must raise the loss for the step size to stay.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "apgd"
+    steps: int = 100
+    rho: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rho < 1:
+            raise SettingsError(f"rho must lie between 0 and 1, got {self.rho}")
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """A direction from the clean image."""
+        if self.norm == "linf":
+            return {"direction": 2 * torch.rand(*shape, generator=generator) - 1}
+        return {"direction": torch.randn(*shape, generator=generator)}
+
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """A point on the boundary of the ball, and a memory of nothing yet."""
+        direction = drawn["direction"]
+        if self.norm == "linf":
+            largest = direction.abs().amax((1, 2, 3), keepdim=True)
+            direction = direction / largest.where(largest > 0, 1.0)
+        else:
+            direction = unit(direction)
+        ones = clean.new_ones(len(clean))
+        state = {
+            "step_size": 2 * self.eps * ones,
+            "previous": clean,
+            "best": clean,
+            "best_gradient": torch.zeros_like(clean),
+            "best_loss": -torch.inf * ones,
+            "loss": -torch.inf * ones,
+            "rises": torch.zeros_like(ones),
+            "halved": torch.zeros_like(ones, dtype=torch.bool),
+            "mark": -torch.inf * ones,
+        }
+        return self.ball.project(clean + self.eps * direction, clean), state
+
+    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """Remember the point, halve the step size where it is due, and take a step with momentum."""
+        first = iteration == 0
+        better = at.loss > state["best_loss"]
+        best = torch.where(_wide(better), at.points, state["best"])
+        best_gradient = torch.where(_wide(better), at.gradient, state["best_gradient"])
+        best_loss = torch.where(better, at.loss, state["best_loss"])
+        rises = state["rises"] + (~first & (at.loss > state["loss"]))
+        mark = torch.where(first, at.loss, state["mark"])
+
+        span = _spans(self.steps, clean.device)[iteration]
+        due = span > 0
+        stuck = (rises < self.rho * span) | (~state["halved"] & (best_loss == mark))
+        halve = due & stuck
+        step_size = torch.where(halve, state["step_size"] / 2, state["step_size"])
+        points = torch.where(_wide(halve), best, at.points)
+        gradient = torch.where(_wide(halve), best_gradient, at.gradient)
+
+        previous = torch.where(_wide(first), points, state["previous"])
+        share = _wide(torch.where(first, 1.0, MOMENTUM))
+        ahead = self.ball.project(points + _wide(step_size) * self.ball.ascent(gradient), clean)
+        ahead = self.ball.project(points + share * (ahead - points) + (1 - share) * (points - previous), clean)
+        return ahead, {
+            "step_size": step_size,
+            "previous": points,
+            "best": best,
+            "best_gradient": best_gradient,
+            "best_loss": best_loss,
+            "loss": torch.where(halve, best_loss, at.loss),
+            "rises": torch.where(due, 0.0, rises),
+            "halved": torch.where(due, halve, state["halved"]),
+            "mark": torch.where(due, best_loss, mark),
+        }
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Iterations at which the step size is reconsidered, 0 included (Croce & Hein 2020, section 3.2).
+
+    ``w[j] = ceil(p[j] steps)`` with ``p[0] = 0``, ``p[1] = 0.22``, ``p[j+1] = p[j] + max(p[j] - p[j-1] - 0.03, 0.06)``.
+    """
+    # In whole hundredths: in floating point, 0.41 * 100 may round up to 42.
+    shares, gap = [0], 22
+    while shares[-1] + gap <= 100:
+        shares.append(shares[-1] + gap)
+        gap = max(gap - 3, 6)
+    return sorted({-(-share * steps // 100) for share in shares})
+
+
+@lru_cache
+def _spans(steps: int, device: torch.device) -> Tensor:
+    """For every iteration the distance to the checkpoint before, 0 where there is no checkpoint."""
+    spans = torch.zeros(steps + 1)
+    marks = checkpoints(steps)
+    for before, now in pairwise(marks):
+        spans[now] = now - before
+    return spans.to(device)
+
+
+def _wide(flags: Tensor) -> Tensor:
+    return flags[:, None, None, None]
+
+
+ATTACK = APGD

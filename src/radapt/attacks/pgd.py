@@ -1,0 +1,81 @@
+"""Projected gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+
+from radapt.attacks._attack import Attack
+from radapt.attacks._ball import unit
+from radapt.attacks._search import Evaluation, State
+from radapt.errors import SettingsError
+from radapt.types import Index, Pixels
+
+__all__ = ["ATTACK", "PGD"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, eq. 4 and section 3).
+
+    ``x[t+1] = P(x[t] + step_size * d(grad L(x[t])))`` with ``P`` the projection onto the ball and [0, 1]; ``d`` is
+    the sign for ``linf``, and the gradient over its length for ``l2``. It starts at a point drawn uniformly from the
+    ball, and returns the first point that fools, else the one with the largest loss.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        steps: steps per restart.
+        restarts: how often a sample that is not fooled starts again, the first time included.
+        loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
+        step_size: length of a step in pixel units; by default 2.5 eps / steps, Madry's rule, with which a search can
+            reach any point of the ball from any start (2 eps away at most) and still move along the boundary.
+        random_start: start at a random point rather than at the clean image.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "pgd"
+    steps: int = 20
+    step_size: float | None = None
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_size is not None and not self.step_size > 0:
+            raise SettingsError(f"step_size must be above 0, got {self.step_size}; leave it out for 2.5 eps / steps")
+        if self.restarts > 1 and not self.random_start:
+            raise SettingsError("restarts without a random start all do the same; set random_start, or one restart")
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """Numbers for one point of the ball."""
+        if not self.random_start:
+            return {"radius": torch.zeros(())}
+        if self.norm == "linf":
+            return {"uniform": torch.rand(*shape, generator=generator)}
+        normal = torch.randn(*shape, generator=generator)
+        # The volume within radius r of a ball in n dimensions grows as r^n.
+        return {"normal": normal, "radius": torch.rand((), generator=generator) ** (1 / normal.numel())}
+
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """A point of the ball, drawn uniformly, or the clean image."""
+        if not self.random_start:
+            return clean, {}
+        if self.norm == "linf":
+            change = 2 * drawn["uniform"] - 1
+        else:
+            change = unit(drawn["normal"]) * drawn["radius"][:, None, None, None]
+        return self.ball.project(clean + self.eps * change, clean), {}
+
+    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """One step of steepest ascent."""
+        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        return self.ball.project(at.points + size * self.ball.ascent(at.gradient), clean), state
+
+
+ATTACK = PGD

@@ -1,0 +1,104 @@
+"""The Dataset noun: pictures with labels, captions or questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from radapt.errors import InputError
+from radapt.types import Index, Labels, Pixels
+
+from ._cards import Card
+from .shapeworld import article
+
+__all__ = ["Dataset", "fill"]
+
+_TRUTH = {"zero-shot": "labels", "retrieval": "captions", "captioning": "captions", "vqa": "questions"}
+
+
+def fill(template: str, name: str) -> str:
+    """Fill a class name into a template.
+
+    ``{c}`` becomes the name; ``{a c}`` becomes the name after "an" where it begins with a vowel letter and after "a"
+    elsewhere. Everything else stays as it is.
+    """
+    return template.replace("{a c}", f"{article(name)} {name}").replace("{c}", name)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """The first samples of one split of a data set; what its task does not have is empty.
+
+    Args:
+        card: what the data set is.
+        split: ``train``, ``validation`` or ``test``.
+        images: 8-bit pictures, N x height x width x 3.
+        labels: classes of a zero-shot set, int64, N.
+        classes: class names of a zero-shot set, in label order.
+        captions: the true captions of each picture.
+        questions: the (question, answer) pairs of each picture.
+    """
+
+    card: Card
+    split: str
+    images: NDArray[np.uint8]
+    labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    classes: tuple[str, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    questions: tuple[tuple[tuple[str, str], ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
+            got = f"{self.images.dtype} of shape {self.images.shape}"
+            raise InputError(f"images must be uint8, N x height x width x 3, got {got}")
+        for name in ("labels", "captions", "questions"):
+            expected = len(self) if name == _TRUTH[self.card.task] else 0
+            given = len(getattr(self, name))
+            if given != expected:
+                task = f"{self.card.task} with {len(self)} images"
+                raise InputError(f"{self.name}: {task} needs {expected} {name}, got {given}")
+        if self.labels.dtype != torch.int64:
+            raise InputError(f"{self.name}: labels must be int64, got {self.labels.dtype}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            found = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            raise InputError(f"{self.name}: labels must be 0 to {len(self.classes) - 1}, found {found}")
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.card.name
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Sentences with a place for the class name; see :func:`fill`."""
+        return self.card.templates
+
+    @cached_property
+    def prompts(self) -> tuple[tuple[str, ...], ...]:
+        """For each class, all templates filled in."""
+        return tuple(tuple(fill(template, name) for template in self.templates) for name in self.classes)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the samples, ``name/split/position``, for random numbers drawn per sample."""
+        return tuple(f"{self.name}/{self.split}/{position}" for position in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, positions: Sequence[int] | Index) -> Pixels:
+        """Pictures at some positions, float32 in [0, 1], in the order asked for.
+
+        Raises:
+            InputError: when a position is outside 0 to N - 1.
+        """
+        rows = np.asarray(positions, dtype=np.int64).reshape(-1)
+        outside = rows[(rows < 0) | (rows >= len(self))]
+        if outside.size:
+            raise InputError(f"{self.name}: no sample {outside[0]}; positions are 0 to {len(self) - 1}")
+        return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).contiguous().float() / 255

@@ -1,0 +1,52 @@
+"""Errors of the library.
+
+::
+
+    RadaptError
+    ├── SettingsError      an option, a name or a setting is wrong (also a ValueError)
+    ├── InputError         images, labels or texts are wrong (also a ValueError)
+    ├── AdapterError       an adapter cannot be attached, read or written
+    ├── ModelError         a model cannot be loaded or is of an unsupported kind
+    ├── ResultsError       a results file cannot be used
+    └── CheckError         a result broke a rule that must always hold (a bug, or a faulty attack)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdapterError",
+    "CheckError",
+    "InputError",
+    "ModelError",
+    "RadaptError",
+    "ResultsError",
+    "SettingsError",
+]
+
+
+class RadaptError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class SettingsError(RadaptError, ValueError):
+    """An option, a name or a setting is wrong."""
+
+
+class InputError(RadaptError, ValueError):
+    """Images, labels or texts are wrong."""
+
+
+class AdapterError(RadaptError):
+    """An adapter cannot be attached, read or written."""
+
+
+class ModelError(RadaptError):
+    """A model cannot be loaded or is of an unsupported kind."""
+
+
+class ResultsError(RadaptError):
+    """A results file cannot be used."""
+
+
+class CheckError(RadaptError):
+    """A result broke a rule that must always hold."""

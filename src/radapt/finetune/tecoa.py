@@ -1,0 +1,32 @@
+"""TeCoA: text-guided contrastive adversarial fine-tuning (Mao et al. 2023)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from radapt.attacks import ClassificationObjective, Objective
+from radapt.types import Pixels
+
+from ._loop import Method, Twin
+
+__all__ = ["METHOD", "TeCoA"]
+
+
+class TeCoA(Method):
+    """Cross-entropy of zero-shot logits on adversarial images, with the text tower frozen (eq. 2)."""
+
+    needs_labels = True
+
+    def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
+        logits = partial(twin.tuned.logits, classifier=twin.classifier)
+        return ClassificationObjective(logits, twin.data.labels[rows], len(twin.classifier), stop=False)
+
+    def loss(self, twin: Twin, rows: Tensor, clean: Pixels, adversarial: Pixels) -> Tensor:
+        labels = twin.data.labels[rows].to(clean.device)
+        return F.cross_entropy(twin.tuned.logits(adversarial, twin.classifier), labels)
+
+
+METHOD = TeCoA

@@ -1,0 +1,113 @@
+"""Models: one file per family; :func:`load` and :func:`tower_of` find the right one by the model's own config."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from radapt.errors import ModelError
+from radapt.find import members, nearest
+
+from ._tower import Grid, Layout, Mount, Tower, place_tokens
+from ._vlm import VLM
+
+__all__ = ["VLM", "Grid", "Layout", "Mount", "Tower", "load", "micro_models", "place_tokens", "tower_of"]
+
+_MICRO = Path(str(files("radapt"))) / "micro" / "weights"
+
+
+def micro_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(f"micro/{folder.parent.name}" for folder in _MICRO.glob("*/config.json"))
+
+
+def _family(model_type: str, wanted: str, name: str) -> ModuleType:
+    families = [importlib.import_module(f"{__name__}.{member.replace('-', '_')}") for member in members(__name__)]
+    for family in families:
+        if model_type in family.MODEL_TYPES and hasattr(family, wanted):
+            return family
+    supported = [kind for family in families if hasattr(family, wanted) for kind in family.MODEL_TYPES]
+    what = "be loaded by radapt.load" if wanted == "load" else "carry an adapter"
+    raise ModelError(f"{name}: a model of type {model_type!r} cannot {what}{nearest(model_type, supported)}")
+
+
+def _model_type(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", "") or type(model).__name__)
+
+
+def tower_of(model: VLM | nn.Module) -> Tower:
+    """The vision encoder of a VLM or of a model object.
+
+    Raises:
+        ModelError: the model is of an unsupported family.
+    """
+    if isinstance(model, VLM):
+        return model.tower
+    module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    tower: Tower = _family(_model_type(module), "tower", type(module).__name__).tower(module)
+    return tower
+
+
+def load(
+    model: str | Path | nn.Module | VLM,
+    *,
+    tokenizer: Any = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VLM:
+    """Load a vision-language model.
+
+    Args:
+        model: ``micro/...`` (ships with the package), a name on the Hugging Face hub, a folder, or a model object
+            such as ``transformers.CLIPModel`` (wrapped, not copied).
+        tokenizer: for a model object, its tokenizer; needed to encode text.
+        device, dtype: where and in what precision the weights are; a model object keeps its own precision.
+
+    Raises:
+        ModelError: unknown name, files that cannot be had or read, or an unsupported family.
+    """
+    if isinstance(model, VLM):
+        return model
+    if isinstance(model, nn.Module):
+        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        loaded: VLM = _family(_model_type(model), "load", name).load(model, name=name, tokenizer=tokenizer)
+        return loaded.to(device)
+    name, source = str(model), str(model)
+    if name.startswith("micro/"):
+        if name not in micro_models():
+            raise ModelError(f"unknown model {name!r}{nearest(name, micro_models())}")
+        source = str(_MICRO / name.removeprefix("micro/"))
+    family = _family(_read_type(source, name), "load", name)
+    loaded = family.load(source, name=name, tokenizer=tokenizer, dtype=dtype)
+    loaded.model.eval().requires_grad_(False)
+    return loaded.to(device)
+
+
+def _read_type(source: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    folder = Path(source)
+    try:
+        if folder.is_dir():
+            config = folder / "config.json"
+        elif folder.exists() or len(folder.parts) != 2:
+            near = nearest(name, micro_models())
+            raise ModelError(f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}")
+        else:
+            config = Path(hf_hub_download(source, "config.json"))
+        return str(json.loads(config.read_text())["model_type"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"cannot fetch {name!r} from the hub ({type(error).__name__}){nearest(name, micro_models())}. Without "
+            "network, pass a local folder or set HF_HOME to a filled cache; for a gated repository set HF_TOKEN"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{name!r} has no readable config.json with a model_type: {error}") from error

@@ -1,0 +1,112 @@
+"""VLM: a loaded vision-language model that takes pixels in [0, 1] and owns its normalisation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from radapt.errors import InputError
+from radapt.types import Embeddings, Logits, Pixels
+
+from ._tower import Tower
+
+__all__ = ["VLM"]
+
+
+class VLM(ABC):
+    """A vision-language model behind one interface; nothing in it is ever trained in place.
+
+    Args:
+        name: what reports call it: its name on the hub, its folder, or ``micro/...``.
+        model: the module itself.
+        image_size: height and width of its input, in pixels.
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, image_size: tuple[int, int]) -> None:
+        self.name, self.model, self.image_size = name, model, image_size
+
+    @property
+    @abstractmethod
+    def tower(self) -> Tower:
+        """The vision encoder."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> float:
+        """Factor of the cosine between image and text that gives logits."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights, in place."""
+        self.model.to(device)
+        return self
+
+    def normalize(self, pixels: Pixels) -> Pixels:
+        """Map pixels in [0, 1] to what the vision encoder takes; differentiable."""
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise InputError(
+                f"pixels must be a float tensor, batch x 3 x height x width, in [0, 1]; "
+                f"got {tuple(pixels.shape)} of {pixels.dtype}"
+            )
+        return self.tower.normalize(pixels)
+
+    @abstractmethod
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """Unnormalised image embeddings; differentiable with respect to the pixels.
+
+        Args:
+            pixels: images in [0, 1], batch x 3 x height x width.
+
+        Raises:
+            InputError: wrong shape or dtype.
+        """
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        """Unnormalised text embeddings.
+
+        Raises:
+            InputError: no texts, or an empty one.
+            ModelError: the model came without a tokenizer.
+        """
+
+    def classifier(self, prompts: Sequence[Sequence[str]]) -> Embeddings:
+        """Zero-shot classifier: one unit vector per class, the mean over its prompts (Radford et al. 2021, 3.1.4).
+
+        Args:
+            prompts: for each class, its name in every template.
+        """
+        flat = [text for texts in prompts for text in texts]
+        if not all(prompts):
+            raise InputError("every class needs at least one prompt")
+        unit = F.normalize(self.encode_text(flat).float(), dim=-1)
+        return F.normalize(torch.stack([part.mean(0) for part in unit.split([len(p) for p in prompts])]), dim=-1)
+
+    def logits(self, pixels: Pixels, classifier: Embeddings) -> Logits:
+        """Scaled cosines between images and classes, in float32; differentiable with respect to the pixels.
+
+        Args:
+            pixels: images in [0, 1].
+            classifier: unit vectors, classes x embedding, from :meth:`classifier`.
+        """
+        return self.logit_scale * F.normalize(self.encode_image(pixels).float(), dim=-1) @ classifier.T
+
+    @abstractmethod
+    def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
+        """Resize and crop a picture to the model's input, in [0, 1], before normalisation."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights (in ``dtype``), tokenizer and processor in the model's own format."""

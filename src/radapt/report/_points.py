@@ -1,0 +1,88 @@
+"""Points: a method's clean figure beside its transfer and white-box figures, over the same data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from radapt._interval import mean_interval
+from radapt.report.table import Cell, Line, Section, Table
+
+__all__ = ["Panel", "Point", "panels"]
+
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """(percent, low, high) of a method, each the mean over the same ``over`` data sets; ``index`` gives its colour."""
+
+    method: str
+    index: int
+    clean: Interval
+    transfer: Interval | None
+    white_box: Interval | None
+    over: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The points of one data set, or of the mean over ``total`` data sets, under one threat."""
+
+    title: str
+    threat: str
+    noun: str
+    total: int
+    points: tuple[Point, ...]
+
+
+def panels(table: Table, *, mean: bool) -> list[Panel]:
+    """One panel per threat and task (``mean``; a lone data set is its own mean) or per threat and data set.
+
+    Where several attacks or sources share a ball, the lowest figure of each data set counts. Where a method's
+    figures cover different data sets, only those that all of them cover count, so that differences mean something.
+    """
+    found = []
+    threats = {column.threat: column.group.split(",")[0] for column in table.columns if column.kind != "clean"}
+    for threat, text in threats.items():
+        for task in dict.fromkeys(section.task for section in table.sections):
+            sections = [section for section in table.sections if section.task == task and not section.mean]
+            titles = [section.title for section in table.sections if section.task == task]
+            for title, chosen in [(titles[0], sections)] if mean else [(part.title, [part]) for part in sections]:
+                points = tuple(filter(None, (_point(table, name, threat, chosen) for name in table.methods)))
+                noun = "accuracy" if task in ("zero-shot", "vqa") else "score"
+                if any(point.transfer or point.white_box for point in points):
+                    found.append(Panel(title=title, threat=text, noun=noun, total=len(chosen), points=points))
+    return found
+
+
+def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequence[Section]) -> Point | None:
+    lines = [line for section in sections for line in section.lines if line.method == name]
+    cells = {
+        kind: [_lowest(table, line, kind, threat) for line in lines] for kind in ("clean", "transfer", "white-box")
+    }
+    kinds = [kind for kind, found in cells.items() if any(found)]
+    common = [at for at in range(len(lines)) if all(cells[kind][at] for kind in kinds)]
+    if "clean" not in kinds or not common:
+        return None
+    means = {
+        kind: mean_interval([(cell.percent, cell.low, cell.high) for at in common if (cell := cells[kind][at])])
+        for kind in kinds
+    }
+    return Point(
+        method=name,
+        index=table.methods.index(name),
+        clean=means["clean"],
+        transfer=means.get("transfer"),
+        white_box=means.get("white-box"),
+        over=len(common),
+    )
+
+
+def _lowest(table: Table, line: Line, kind: str, threat: tuple[str, float]) -> Cell | None:
+    cells = [
+        cell
+        for column, cell in zip(table.columns, line.cells, strict=True)
+        if cell and column.kind == kind and (kind == "clean" or column.threat == threat)
+    ]
+    return min(cells, key=lambda cell: cell.percent, default=None)

@@ -1,0 +1,185 @@
+"""The report as one page that needs nothing else: figures, tables, example pictures, settings and flags."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from PIL import Image, UnidentifiedImageError
+
+from radapt.errors import ResultsError
+from radapt.report import figure
+from radapt.report._points import Panel, panels
+from radapt.report._render import heading
+from radapt.report._summary import sentences
+from radapt.report.table import ball_text, eps_text, plain, tabulate
+from radapt.results import Example, Figure, Results
+
+__all__ = ["page", "perturbation"]
+
+_THEME = {figure.INK: "var(--ink)", figure.MUTED: "var(--muted)", figure.LINE: "var(--line)"}
+_THEME[figure.SURFACE] = "var(--surface)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """An example with its three pictures as data addresses."""
+
+    title: str
+    truth: str
+    before: str
+    after: str
+    clean: str
+    adversarial: str
+    difference: str
+
+
+def page(results: Results, *, title: str = "Robustness report", max_examples: int = 24) -> str:
+    """The report as HTML.
+
+    Args:
+        results: an open results file.
+        title: heading of the page.
+        max_examples: at most so many example pictures, taken in turn from every setting that has some.
+
+    Raises:
+        ResultsError: there are no figures, or an example is not a picture.
+    """
+    figures = results.figures()
+    table = tabulate(figures)
+    shared, varying = _settings(figures)
+    means = panels(table, mean=True)
+    parts = panels(table, mean=False) if any(panel.total > 1 for panel in means) else []
+    methods = [(name, *figure.look(index)) for index, name in enumerate(table.methods)]
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string((files("radapt.report") / "page.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=plain(title),
+        table=table,
+        heading=heading,
+        sentences=sentences(table),
+        plots=[(panel, _plot(panel, (5.8, 4.4), labels=True)) for panel in means],
+        small=[(panel, _plot(panel, (3.9, 3.2), labels=False)) for panel in parts],
+        methods=methods,
+        flagged=_flagged(figures, table.notes),
+        examples=_examples(results, figures, max_examples),
+        shared=shared,
+        varying=varying,
+    )
+
+
+def perturbation(clean: bytes, adversarial: bytes, *, gain: float = 10.0) -> bytes:
+    """The perturbation as a PNG picture, ``0.5 + gain (adversarial - clean)``, clipped to [0, 1].
+
+    Args:
+        clean, adversarial: PNG bytes of two pictures of one size.
+        gain: how much the difference is enlarged.
+
+    Raises:
+        ResultsError: not PNG, or of different sizes.
+    """
+    before, after = _pixels(clean), _pixels(adversarial)
+    if before.shape != after.shape:
+        raise ResultsError(f"an example has pictures of different sizes: {before.shape[:2]} and {after.shape[:2]}")
+    values = np.clip(0.5 + gain * (after - before), 0, 1)
+    stream = io.BytesIO()
+    Image.fromarray(np.round(255 * values).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _pixels(picture: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    try:
+        with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
+            return np.asarray(image.convert("RGB"), np.float64) / 255
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ResultsError(f"an example in the results file is not a PNG picture: {error}") from error
+
+
+def _plot(panel: Panel, size: tuple[float, float], *, labels: bool) -> Markup:
+    """A panel as inline SVG in the page's own colours and font."""
+    with figure.style():
+        canvas = Canvas(figsize=size, dpi=100, facecolor=figure.SURFACE)
+        FigureCanvasAgg(canvas)
+        canvas.subplots_adjust(
+            left=0.62 / size[0], right=1 - 0.1 / size[0], bottom=0.5 / size[1], top=1 - 0.3 / size[1]
+        )
+        figure.draw(canvas.add_subplot(), panel, labels=labels)
+    text = figure.svg(canvas)
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[A-Za-z]\w*_\d+"', "", text)  # several plots share a page, ids must not repeat
+    text = re.sub(r'style="[^"]*"', lambda match: _themed(match.group()), text)
+    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt"|width="[\d.]+pt"', "", text, count=2)
+    name = escape(f"Trade-off of {panel.title}, {panel.threat}; the numbers are in the table below")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1))
+
+
+def _themed(style: str) -> str:
+    for colour, variable in _THEME.items():
+        style = style.replace(colour, variable)
+    return re.sub(r"(font: (?:bold |\d+ )?[\d.]+px)[^;\"]*", r"\1 var(--font)", style)
+
+
+def _examples(results: Results, figures: Sequence[Figure], limit: int) -> list[_Picture]:
+    """In turn from every setting, so that a limit leaves some of each."""
+    queues = [(item, results.examples(item.setting)) for item in figures]
+    longest = max(len(queue) for _, queue in queues)
+    turns = [(item, queue[at]) for at in range(longest) for item, queue in queues if at < len(queue)][:limit]
+    place = {id(item): at for at, (item, _) in enumerate(queues)}
+    return [_picture(item, example) for item, example in sorted(turns, key=lambda turn: place[id(turn[0])])]
+
+
+def _picture(item: Figure, example: Example) -> _Picture:
+    setting = item.setting
+    kind = "white-box" if item.kind == "white-box" else f"transfer from {setting.source}"
+    title = f"{setting.method}, {setting.dataset}, {kind}, {ball_text(setting.norm, setting.eps)}"
+    return _Picture(
+        title=plain(title if setting.source else f"{setting.method}, {setting.dataset}"),
+        truth=plain(example.truth),
+        before=plain(example.before),
+        after=plain(example.after),
+        clean=_address(example.clean),
+        adversarial=_address(example.adversarial),
+        difference=_address(perturbation(example.clean, example.adversarial)),
+    )
+
+
+def _address(picture: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def _flagged(figures: Sequence[Figure], notes: Sequence[str]) -> list[tuple[int, str, list[str]]]:
+    """(footnote number, flag, the figures it belongs to)."""
+    places: dict[str, list[str]] = {note: [] for note in notes}
+    for item in figures:
+        setting = item.setting
+        kind = item.kind if item.kind != "transfer" else f"transfer from {setting.source}"
+        for name, value in item.flags.items():
+            note = plain(f"{name}: {value}")
+            if note in places:  # superseded figures have no place in the table
+                places[note].append(plain(f"{setting.method}, {setting.dataset}, {kind}"))
+    return [(number, note, places[note]) for number, note in enumerate(notes, 1)]
+
+
+def _settings(figures: Sequence[Figure]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """What is the same for every figure, and what differs."""
+    rows = []
+    for item in figures:
+        row = item.row()
+        row["planned n"] = item.setting.n
+        row |= {"eps": eps_text(item.setting.eps) if item.setting.source else "", "seconds": f"{item.seconds:.1f}"}
+        row |= {name: f"{row[name]:.2f}" for name in ("percent", "low", "high")}
+        rows.append({name: plain(value) for name, value in row.items()})
+    common = {name: rows[0][name] for name in rows[0] if len({row[name] for row in rows}) == 1}
+    shared = {name: value for name, value in common.items() if name not in ("method", "dataset", "percent")}
+    return shared, [{name: value for name, value in row.items() if name not in shared} for row in rows]

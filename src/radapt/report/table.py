@@ -1,0 +1,296 @@
+"""The table: one line per method, one section per data set, one column per clean, transfer or white-box figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from radapt._interval import mean_interval
+from radapt.errors import ResultsError
+from radapt.results import Figure, Setting
+
+__all__ = ["Cell", "Column", "Line", "Section", "Table", "ball_text", "eps_text", "plain", "rows", "tabulate"]
+
+_NORMS = {"linf": "l∞", "l1": "l1", "l2": "l2"}
+_KINDS = ("clean", "transfer", "white-box")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A figure in its place.
+
+    Args:
+        percent, low, high: the figure and its 95 % interval.
+        n: number of samples; of all data sets together in a mean.
+        partial: what is missing (``37 of 100 samples``, ``3 of 10 data sets``); empty for nothing.
+        unpaired: for a transfer figure, what is missing of its white-box partner; empty for nothing.
+        marks: numbers of the footnotes that belong to it.
+    """
+
+    percent: float
+    low: float
+    high: float
+    n: int
+    partial: str = ""
+    unpaired: str = ""
+    marks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """``kind`` is clean, transfer or white-box; ``group`` names the threat; ``name`` the column within its group."""
+
+    kind: str
+    norm: str = ""
+    eps: float = 0.0
+    group: str = ""
+    name: str
+
+    @property
+    def threat(self) -> tuple[str, float]:
+        """The ball that both partners, transfer and white-box, share."""
+        return self.norm, self.eps
+
+    @property
+    def title(self) -> str:
+        """Full title, for formats with a single line of headings."""
+        if not self.group:
+            return self.name
+        name, bracket, rest = self.name.partition(" (") if self.kind == "white-box" else (self.name, "", "")
+        return f"{name}, {self.group}{bracket}{rest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A method and its cells, one per column; None where nothing was measured."""
+
+    method: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The lines of one data set, or of the mean over the data sets of a task; ``n`` is None where it differs."""
+
+    title: str
+    task: str
+    n: int | None
+    lines: tuple[Line, ...]
+    mean: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Sections of equal columns, and numbered footnotes (``notes[0]`` is footnote 1)."""
+
+    columns: tuple[Column, ...]
+    sections: tuple[Section, ...]
+    methods: tuple[str, ...]
+    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def plain(text: object) -> str:
+    """Text that every format can hold: control characters and lone surrogates become a visible sign."""
+    return "".join("\ufffd" if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in str(text))
+
+
+def eps_text(eps: float) -> str:
+    """A radius in pixel units, as k/255 where it is one: ``4/255``, ``0.5``."""
+    steps = round(eps * 255)
+    return f"{steps}/255" if 0 < steps < 255 and math.isclose(eps * 255, steps, abs_tol=1e-4) else f"{eps:.4g}"
+
+
+def ball_text(norm: str, eps: float) -> str:
+    """Norm and radius: ``l∞ 4/255``."""
+    return f"{_NORMS.get(norm.lower(), norm)} {eps_text(eps)}"
+
+
+def rows(figures: Iterable[Figure]) -> list[dict[str, object]]:
+    """The figures as a flat list of JSON objects."""
+    return [figure.row() for figure in figures]
+
+
+def tabulate(figures: Sequence[Figure]) -> Table:
+    """Arrange figures in a table.
+
+    A method's name is split by model and adapter, and a column by the attack's options and seed, only where two
+    figures would otherwise meet in one cell. The mean over data sets weighs them equally; see ``mean_interval``.
+
+    Raises:
+        ResultsError: there are no figures.
+    """
+    if not figures:
+        raise ResultsError("there are no figures to report: the results file is empty; fill it with `radapt evaluate`")
+    settings = [figure.setting for figure in figures]
+    places = [(setting.task, setting.dataset, setting.split) for setting in settings]
+    lines, threats = _identify(settings, places)
+    grid: dict[tuple[Any, Any, Any], Figure] = {}
+    for place, line, threat, figure in zip(places, lines, threats, figures, strict=True):
+        grid[place, line, threat] = figure  # the last one registered wins
+    order = sorted(dict.fromkeys(threats), key=lambda threat: _rank(threat, list(dict.fromkeys(threats))))
+    columns = _columns(order, {setting.task for setting in settings})
+    names = {line: plain(" · ".join(part or "no adapter" for part in line)) for line in dict.fromkeys(lines)}
+    notes: dict[str, int] = {}
+    sections: list[Section] = []
+    for task in dict.fromkeys(place[0] for place in places):
+        here = [place for place in dict.fromkeys(places) if place[0] == task]
+        found = []
+        for place in here:
+            blocks = {
+                name: _pair(columns, [_cell(grid.get((place, line, threat)), notes) for threat in order])
+                for line, name in names.items()
+            }
+            found.append(_section(_title(place, places), task, blocks))
+        sections += [_mean(found, columns, task, places), *found] if len(found) > 1 else found
+    return Table(
+        columns=columns,
+        sections=tuple(sections),
+        methods=tuple(names.values()),
+        notes=tuple(notes),
+        remarks=tuple(_remarks(figures, list(grid.values()), columns, order, threats)),
+    )
+
+
+def _refine(names: Sequence[Any], others: Sequence[Any], values: Sequence[str]) -> list[Any]:
+    """Lengthen each name under which two values would meet in the same place."""
+    met = defaultdict(set)
+    for name, other, value in zip(names, others, values, strict=True):
+        met[name, other].add(value)
+    clashing = {name for (name, _), found in met.items() if len(found) > 1}
+    return [(*name, value) if name in clashing else name for name, value in zip(names, values, strict=True)]
+
+
+def _identify(settings: Sequence[Setting], places: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[Any]]:
+    lines: list[Any] = [(setting.method,) for setting in settings]
+    threats: list[Any] = [
+        (_kind(setting), setting.source, setting.norm, setting.eps, setting.attack if setting.source else "")
+        for setting in settings
+    ]
+    for values in ([s.model for s in settings], [s.adapter[:8] for s in settings]):
+        lines = _refine(lines, list(zip(places, threats, strict=True)), values)
+    for values in ([_options(s.options) for s in settings], [f"seed={s.seed}" for s in settings]):
+        threats = _refine(threats, list(zip(places, lines, strict=True)), values)
+    return lines, threats
+
+
+def _kind(setting: Setting) -> str:
+    return {"": "clean", "self": "white-box"}.get(setting.source, "transfer")
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={json.dumps(value, sort_keys=True)}" for name, value in sorted(options.items()))
+
+
+def _rank(threat: tuple[Any, ...], seen: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Clean first; then by ball, by attack as they were registered, transfer before white-box."""
+    kind, _, norm, eps, attack, *extra = threat
+    attacks = list(dict.fromkeys(other[4] for other in seen))
+    return kind != "clean", norm, eps, attacks.index(attack), extra, _KINDS.index(kind), seen.index(threat)
+
+
+def _columns(order: Sequence[tuple[Any, ...]], tasks: set[str]) -> tuple[Column, ...]:
+    several = len({attack for kind, _, _, _, attack, *_ in order if kind != "clean"}) > 1
+    accuracy = "accuracy" if tasks <= {"zero-shot", "vqa"} else "score"
+    columns = []
+    for kind, source, norm, eps, attack, *extra in order:
+        extra_text = "".join(f", {part or 'default options'}" for part in extra)
+        ball = ball_text(norm, eps)
+        name = {
+            "clean": "clean" + extra_text,
+            "transfer": f"transfer from {source}",
+            "white-box": f"white-box (robust {accuracy})",
+        }[kind]
+        group = "" if kind == "clean" else ball + (f", {attack}" if several else "") + extra_text
+        columns.append(Column(kind=kind, norm=norm, eps=eps, group=plain(group), name=plain(name)))
+    return tuple(columns)
+
+
+def _cell(figure: Figure | None, notes: dict[str, int]) -> Cell | None:
+    if figure is None:
+        return None
+    texts = [plain(f"{name}: {value}") for name, value in figure.flags.items()]
+    return Cell(
+        percent=figure.percent,
+        low=figure.low,
+        high=figure.high,
+        n=figure.n,
+        partial=f"{figure.n} of {figure.setting.n} samples" if figure.n < figure.setting.n else "",
+        marks=tuple(notes.setdefault(text, len(notes) + 1) for text in texts),
+    )
+
+
+def _pair(columns: Sequence[Column], cells: Sequence[Cell | None]) -> tuple[Cell | None, ...]:
+    """Mark the transfer figures of one line that have no white-box figure in the same ball."""
+    pairs = list(zip(columns, cells, strict=True))
+    measured = {column.threat for column, cell in pairs if cell and column.kind == "white-box"}
+    return tuple(
+        replace(cell, unpaired="white-box not measured")
+        if cell and column.kind == "transfer" and column.threat not in measured
+        else cell
+        for column, cell in pairs
+    )
+
+
+def _title(place: tuple[str, str, str], places: Sequence[tuple[str, str, str]]) -> str:
+    task, dataset, split = place
+    splits = {other[2] for other in places if other[:2] == place[:2]}
+    tasks = {other[0] for other in places}
+    return plain(dataset + (f" ({split})" if len(splits) > 1 else "") + (f", {task}" if len(tasks) > 1 else ""))
+
+
+def _section(title: str, task: str, blocks: Mapping[str, tuple[Cell | None, ...]], mean: bool = False) -> Section:
+    lines = tuple(Line(method=name, cells=cells) for name, cells in blocks.items() if any(cells))
+    sizes = {cell.n for line in lines for cell in line.cells if cell}
+    return Section(title=title, task=task, n=sizes.pop() if len(sizes) == 1 else None, lines=lines, mean=mean)
+
+
+def _mean(sections: Sequence[Section], columns: Sequence[Column], task: str, places: Sequence[Any]) -> Section:
+    blocks: dict[str, tuple[Cell | None, ...]] = {}
+    for name in dict.fromkeys(line.method for section in sections for line in section.lines):
+        lines = [line for section in sections for line in section.lines if line.method == name]
+        cells = [
+            _mean_cell([cell for line in lines if (cell := line.cells[index])], len(sections))
+            for index in range(len(columns))
+        ]
+        blocks[name] = _pair(columns, cells)
+    tasks = {place[0] for place in places}
+    title = f"mean over {len(sections)} data sets" + (f", {plain(task)}" if len(tasks) > 1 else "")
+    return _section(title, task, blocks, mean=True)
+
+
+def _mean_cell(cells: Sequence[Cell], total: int) -> Cell | None:
+    if not cells:
+        return None
+    percent, low, high = mean_interval([(cell.percent, cell.low, cell.high) for cell in cells])
+    missing = [f"{len(cells)} of {total} data sets"] if len(cells) < total else []
+    missing += ["not all samples"] if any(cell.partial for cell in cells) else []
+    marks = tuple(sorted({mark for cell in cells for mark in cell.marks}))
+    n = sum(cell.n for cell in cells)
+    return Cell(percent=percent, low=low, high=high, n=n, partial=", ".join(missing), marks=marks)
+
+
+def _remarks(
+    figures: Sequence[Figure],
+    shown: Sequence[Figure],
+    columns: Sequence[Column],
+    order: Sequence[Any],
+    threats: Sequence[Any],
+) -> list[str]:
+    """What a reader must know about the table as a whole."""
+    remarks = ["Figures in per cent with 95 % intervals (Wilson; square-and-add for means)."]
+    attacks = dict.fromkeys(figure.setting.attack for figure in figures if figure.setting.source)
+    if len(attacks) == 1:
+        remarks.append(f"Attack: {plain(*attacks)}.")
+    if len(shown) < len(figures):
+        remarks.append(f"{len(figures) - len(shown)} earlier figures of the same cells are left out (older versions).")
+    for column, threat in zip(columns, order, strict=True):
+        options = {_options(f.setting.options) for f, other in zip(figures, threats, strict=True) if other == threat}
+        if len(options) > 1:
+            remarks.append(f"{column.title}: the attack's settings are not the same in every figure; see the settings.")
+    return remarks

@@ -1,0 +1,319 @@
+"""Results: one row per sample and setting in an SQLite file, from which every table and picture is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from radapt._interval import score_interval, wilson
+from radapt.errors import ResultsError
+
+__all__ = ["Example", "Figure", "Results", "Sample", "Setting", "wilson"]
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE settings (
+    key TEXT PRIMARY KEY, position INTEGER NOT NULL, setting TEXT NOT NULL,
+    seconds REAL NOT NULL DEFAULT 0, flags TEXT NOT NULL DEFAULT '{}'
+) WITHOUT ROWID;
+CREATE TABLE samples (
+    key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL, label INTEGER NOT NULL,
+    prediction INTEGER NOT NULL, score REAL NOT NULL, loss REAL, iterations INTEGER NOT NULL,
+    forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, distance REAL NOT NULL,
+    PRIMARY KEY (key, position)
+) WITHOUT ROWID;
+CREATE TABLE examples (
+    key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL,
+    clean BLOB NOT NULL, adversarial BLOB NOT NULL, truth TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
+    PRIMARY KEY (key, position)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that one figure depends on.
+
+    Args:
+        method: how the defended model is called in reports (``R-Adapt_CLIP``).
+        model: name or path of the model.
+        adapter: fingerprint of the attached adapter; empty for none.
+        task, dataset, split, n: what was asked, on which samples (the first ``n`` of the split).
+        attack: name of the attack; ``none`` for the clean figure.
+        norm, eps: the ball, eps in pixel units (4/255 = 0.0157); 0 for the clean figure.
+        source: whose gradients made the attack: ``self`` (white-box), ``undefended`` (transfer from the model
+            without its adapter or fine-tuning), the name of another model; empty for the clean figure.
+        options: the attack's other settings.
+        seed: seed of the per-sample random numbers.
+        version: version of the library.
+    """
+
+    method: str
+    model: str
+    adapter: str = ""
+    task: str = "zero-shot"
+    dataset: str
+    split: str = "test"
+    n: int
+    attack: str = "none"
+    norm: str = ""
+    eps: float = 0.0
+    source: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
+    version: str
+
+    @property
+    def key(self) -> str:
+        """Hash of the setting without its label and its ``n``: more samples extend a result instead of remaking it."""
+        content = {name: value for name, value in asdict(self).items() if name not in ("method", "n")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Result of one sample under one setting; ``distance`` is in the setting's norm, in pixel units."""
+
+    position: int
+    label: int
+    prediction: int
+    score: float
+    loss: float | None = None
+    iterations: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    distance: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A picture before and after the attack (PNG bytes), with what the model said."""
+
+    position: int
+    clean: bytes
+    adversarial: bytes
+    truth: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A setting with its result: mean score in per cent and its 95 % interval (Wilson, for scores in [0, 1])."""
+
+    setting: Setting
+    n: int
+    percent: float
+    low: float
+    high: float
+    seconds: float
+    forwards: int
+    backwards: int
+    flags: Mapping[str, object]
+
+    @property
+    def kind(self) -> str:
+        """``clean``, ``white-box`` or ``transfer``."""
+        return {"": "clean", "self": "white-box"}.get(self.setting.source, "transfer")
+
+    def row(self) -> dict[str, object]:
+        """The figure as one flat JSON object."""
+        setting = asdict(self.setting)
+        options = json.dumps(setting.pop("options"), sort_keys=True)
+        figures = {"percent": self.percent, "low": self.low, "high": self.high, "n": self.n}
+        passes = {"seconds": self.seconds, "forwards": self.forwards, "backwards": self.backwards}
+        flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
+        return {**setting, "kind": self.kind, **figures, **passes, "options": options, "flags": flags}
+
+
+class Results:
+    """A results file.
+
+    Rows are committed in batches as they are computed (SQLite in WAL mode), so a killed run loses at most the batch
+    in flight and the same command continues where it was. One writer at a time: a second one gets an error.
+
+    Args:
+        path: the SQLite file, created with its folder when missing.
+        read_only: open an existing file for reading.
+
+    Raises:
+        ResultsError: no such file, no permission, not a results file, another schema version, or in use.
+    """
+
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self._read_only = read_only
+        if read_only and not self.path.exists():
+            raise ResultsError(f"no results file at {self.path}; make one with `radapt evaluate --results {self.path}`")
+        with self._explained():
+            if not read_only:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            target = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            self._db = sqlite3.connect(target, uri=True, timeout=5, isolation_level=None)
+        try:
+            with self._explained():
+                self._open()
+        except ResultsError:
+            self._give_back()
+            raise
+
+    def _open(self) -> None:
+        if not self._read_only:
+            self._lock()
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables and not self._read_only:
+            self._db.executescript(f"BEGIN; {_TABLES} INSERT INTO meta VALUES ('schema', '{SCHEMA}'); COMMIT;")
+        elif not {"meta", "settings", "samples", "examples"} <= tables:
+            raise ResultsError(f"{self.path} is not a results file of this library; choose another path")
+        found = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        if found is None or found[0] != str(SCHEMA):
+            got = "none" if found is None else found[0]
+            raise ResultsError(
+                f"{self.path} has schema version {got}, this version reads {SCHEMA}; "
+                "write to another file, or read it with the version that made it"
+            )
+        if not self._read_only:  # only now is it known to be ours, so only now is anything changed
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _lock(self) -> None:
+        """Hold an advisory writer lock beside the file for as long as this object lives."""
+        self._guard = sqlite3.connect(self.path.with_name(self.path.name + ".lock"), timeout=0, isolation_level=None)
+        self._guard.execute("BEGIN EXCLUSIVE")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise ResultsError(self._explain(error)) from error
+
+    def _explain(self, error: Exception) -> str:
+        text = str(error)
+        if "locked" in text:
+            return f"{self.path} is in use by another run; wait for it, or write to another file"
+        if "not a database" in text or "malformed" in text:
+            return f"{self.path} is not a results file (or is damaged): {text}"
+        if "FOREIGN KEY" in text:
+            return f"{self.path} does not know this setting; call begin(setting) before add"
+        if self._read_only and "readonly" in text:
+            return f"{self.path} was opened for reading; open it without read_only to write"
+        if isinstance(error, OSError) or "readonly" in text or "unable to open" in text:
+            verb = "read" if self._read_only else "write"
+            return f"cannot {verb} {self.path}: {text}; check that its folder exists and is yours to {verb}"
+        return f"cannot use {self.path}: {text}"
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and give its lock back."""
+        with suppress(sqlite3.Error):  # refused while another reads it, and then not needed
+            if not self._read_only:  # a WAL file cannot be read from a read-only folder; a plain one can
+                self._db.execute("PRAGMA journal_mode = DELETE")
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._db.close()
+        if hasattr(self, "_guard"):
+            self._guard.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._db.execute(query, values).fetchall()
+
+    def begin(self, setting: Setting) -> set[int]:
+        """Register a setting (its label and ``n`` are updated) and return the positions already done."""
+        with self._transaction():
+            position = self._db.execute("SELECT COUNT(*) FROM settings").fetchone()[0]
+            self._db.execute(
+                "INSERT INTO settings (key, position, setting) VALUES (?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET setting = excluded.setting",
+                (setting.key, position, json.dumps(asdict(setting), sort_keys=True)),
+            )
+        return {row[0] for row in self._read("SELECT position FROM samples WHERE key = ?", setting.key)}
+
+    def add(
+        self, setting: Setting, samples: Sequence[Sample], *, seconds: float = 0.0, examples: Iterable[Example] = ()
+    ) -> None:
+        """Store samples of a setting and the time they took, in one transaction."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO samples VALUES (:key, :position, :label, :prediction, :score, :loss, "
+                ":iterations, :forwards, :backwards, :distance)",
+                [{"key": setting.key, **asdict(sample)} for sample in samples],
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO examples VALUES (:key, :position, :clean, :adversarial, :truth, :before, "
+                ":after)",
+                [{"key": setting.key, **asdict(example)} for example in examples],
+            )
+            self._db.execute("UPDATE settings SET seconds = seconds + ? WHERE key = ?", (seconds, setting.key))
+
+    def flag(self, setting: Setting, flags: Mapping[str, object]) -> None:
+        """Store the flags of the sanity checks with a setting, replacing earlier ones."""
+        with self._transaction():
+            self._db.execute("UPDATE settings SET flags = ? WHERE key = ?", (json.dumps(dict(flags)), setting.key))
+
+    def figures(self) -> list[Figure]:
+        """Every setting that has samples, in the order of its first registration."""
+        rows = self._read(
+            "SELECT setting, seconds, flags, COUNT(*), SUM(score), SUM(score * score), MIN(score), MAX(score), "
+            "SUM(forwards), SUM(backwards) FROM settings JOIN samples USING (key) GROUP BY key "
+            "ORDER BY settings.position"
+        )
+        result = []
+        for text, seconds, flags, n, score, squares, least, most, forwards, backwards in rows:
+            low, high = score_interval(score, squares, n, proportion=least >= 0 and most <= 1)
+            result.append(
+                Figure(
+                    setting=Setting(**json.loads(text)),
+                    n=n,
+                    percent=100 * score / n,
+                    low=low,
+                    high=high,
+                    seconds=seconds,
+                    forwards=forwards,
+                    backwards=backwards,
+                    flags=json.loads(flags),
+                )
+            )
+        return result
+
+    def samples(self, setting: Setting) -> list[Sample]:
+        """The samples of a setting, in order of position."""
+        columns = "position, label, prediction, score, loss, iterations, forwards, backwards, distance"
+        rows = self._read(f"SELECT {columns} FROM samples WHERE key = ? ORDER BY position", setting.key)
+        return [Sample(**dict(zip(columns.split(", "), row, strict=True))) for row in rows]
+
+    def examples(self, setting: Setting) -> list[Example]:
+        """The example pictures of a setting, in order of position."""
+        columns = "position, clean, adversarial, truth, before, after"
+        rows = self._read(f"SELECT {columns} FROM examples WHERE key = ? ORDER BY position", setting.key)
+        return [Example(**dict(zip(columns.split(", "), row, strict=True))) for row in rows]

@@ -1,0 +1,160 @@
+"""How samples stream through slots: what each costs, and what is reported on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from radapt.attacks import Score, make
+from radapt.attacks.pgd import PGD
+from radapt.errors import InputError
+
+
+class Countdown:
+    """Sample ``i`` is fooled at its pass number ``fall[i]`` with a gradient, or never."""
+
+    losses = ("count",)
+
+    def __init__(self, fall: list[int]) -> None:
+        self.fall, self.size = fall, len(fall)
+        self.passes = [0] * len(fall)
+        self.batches: list[tuple[int, bool]] = []
+
+    def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Score:
+        graded = pixels.requires_grad
+        self.batches.append((len(pixels), graded))
+        if graded:
+            for sample in set(index.tolist()):
+                self.passes[sample] += 1
+        fooled = torch.tensor([self.passes[sample] >= self.fall[sample] for sample in index.tolist()])
+        return Score(pixels.flatten(1).sum(1), fooled)
+
+
+NEVER = 10**6
+
+
+def images(count: int) -> Tensor:
+    return torch.full((count, 3, 4, 4), 0.5)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 7, 30])
+def test_every_pass_is_full_and_only_the_needed_ones_are_made(slots: int) -> None:
+    objective = Countdown([NEVER, 0, 3, 1, NEVER, 2, 0, 5, 3])
+    outcome = PGD(eps=0.1, steps=5)(objective, images(9), slots=slots)
+    assert {size for size, _ in objective.batches} == {slots}
+    # Fooled at pass p, a sample has taken p - 1 steps; never fooled, all five, the last point without a gradient.
+    assert outcome.iterations.tolist() == [5, 0, 2, 0, 5, 1, 0, 4, 2]
+    assert outcome.backwards.tolist() == [5, 0, 3, 1, 5, 2, 0, 5, 3]
+    # Besides: the clean image and the final check; and the last point of those that went all the way.
+    assert outcome.forwards.tolist() == [8, 2, 5, 3, 8, 4, 2, 7, 5]
+    assert outcome.fooled.tolist() == [False, True, True, True, False, True, True, True, True]
+
+
+def test_the_model_runs_no_more_often_than_full_batches_need() -> None:
+    objective = Countdown([1] * 30 + [10] * 10)
+    PGD(eps=0.1, steps=10)(objective, images(40), slots=5)
+    graded = [size for size, graded in objective.batches if graded]
+    # 30 x 1 + 10 x 10 passes of samples in batches of 5 is 26; the batch's stragglers would make it 6 + 20 at best.
+    assert len(graded) == 26
+
+
+def test_the_last_point_needs_no_gradient() -> None:
+    objective = Countdown([NEVER] * 6)
+    PGD(eps=0.1, steps=4)(objective, images(6), slots=6)
+    assert objective.batches == [(6, False), *[(6, True)] * 4, (6, False), (6, False)]
+
+
+def test_restarts_follow_until_a_sample_is_fooled() -> None:
+    objective = Countdown([NEVER, 2, 6, 0])
+    outcome = PGD(eps=0.1, steps=4, restarts=3)(objective, images(4), slots=2)
+    assert outcome.iterations.tolist() == [12, 1, 5, 0]
+    assert outcome.backwards.tolist() == [12, 2, 6, 0]
+    assert outcome.forwards.tolist() == [17, 4, 9, 2]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_progress_counts_up_to_every_sample(slots: int) -> None:
+    calls: list[tuple[int, int]] = []
+    objective = Countdown([NEVER, 0, 3, 1, NEVER, 2, 0])
+    outcome = PGD(eps=0.1, steps=4)(
+        objective, images(7), slots=slots, progress=lambda done, fooled: calls.append((done, fooled))
+    )
+    assert calls == sorted(calls)
+    assert calls[0][0] >= 2
+    assert calls[-1] == (7, int(outcome.fooled.sum()))
+
+
+class Formula:
+    """An objective from a function of pixels and sample numbers; nothing is ever fooled."""
+
+    losses = ("value",)
+
+    def __init__(self, value: Callable[[Tensor, Tensor], Tensor], size: int) -> None:
+        self.value, self.size = value, size
+
+    def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Score:
+        return Score(self.value(pixels, index), torch.zeros(len(pixels), dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name: str) -> None:
+    def value(pixels: Tensor, index: Tensor) -> Tensor:
+        # Sample 0 has a gradient; that of 1 vanishes; that of 2 vanishes above the middle.
+        total = pixels.flatten(1).sum(1)
+        return torch.where(index == 0, total, torch.where(index == 1, 0 * total, total.clamp(max=24.0)))
+
+    outcome = make(name, eps=0.1, steps=20)(Formula(value, 3), images(3), slots=3)
+    assert outcome.zero_gradient[0] == 0
+    assert outcome.zero_gradient[1] == 1
+    assert 0 < outcome.zero_gradient[2] <= 1
+    assert outcome.loss_rose.tolist() == [True, False, False]
+    assert torch.equal(outcome.pixels[1], images(1)[0])
+    assert outcome.iterations.tolist() == [20, 20, 20]
+
+
+@pytest.mark.parametrize("when", ["clean", "later", "gradient"])
+def test_samples_without_a_finite_loss_or_gradient_are_named(when: str) -> None:
+    def value(pixels: Tensor, index: Tensor) -> Tensor:
+        total = pixels.flatten(1).sum(1)
+        bad = (index == 2) | (index == 4)
+        if when == "clean":
+            return torch.where(bad, torch.nan, total)
+        if when == "later":
+            return torch.where(bad & (total != 24.0), torch.inf, total)
+        # Finite, but with a root whose derivative at zero is not.
+        return torch.where(bad, 0 * total, total).sqrt()
+
+    with pytest.raises(InputError, match="not a finite number for samples 'set/2', 'set/4';"):
+        PGD(eps=0.1, steps=3)(Formula(value, 5), images(5), slots=8, keys=[f"set/{i}" for i in range(5)])
+
+
+def test_an_objective_that_fails_names_the_samples_and_the_cause() -> None:
+    def value(pixels: Tensor, index: Tensor) -> Tensor:
+        if (index == 3).any():
+            raise KeyError("no such caption")
+        return pixels.flatten(1).sum(1)
+
+    with pytest.raises(InputError, match="failed on samples '2', '3': KeyError: 'no such caption'") as caught:
+        PGD(eps=0.1, steps=3)(Formula(value, 4), images(4), slots=2)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda pixels, index: torch.ones(len(pixels)),
+        lambda pixels, index: pixels.detach().flatten(1).sum(1),
+        lambda pixels, index: torch.ones(len(pixels), requires_grad=True) * 2,
+    ],
+)
+def test_a_loss_without_a_gradient_is_refused(value: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(InputError, match="no gradient with respect to the pixels, which pgd needs"):
+        PGD(eps=0.1, steps=3)(Formula(value, 2), images(2), slots=2)
+
+
+def test_a_loss_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(InputError, match="one loss and one flag per sample"):
+        PGD(eps=0.1, steps=3)(Formula(lambda pixels, index: pixels.sum(), 2), images(2), slots=2)

@@ -1,0 +1,204 @@
+"""What every attack must do; a new file in the folder is tested on arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from radapt.attacks import Attack, ClassificationObjective, Outcome, make, names
+from radapt.errors import InputError, SettingsError
+
+Attacked = Callable[[nn.Module, Tensor], ClassificationObjective]
+
+
+@pytest.fixture(params=[(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))])
+def attack(request: pytest.FixtureRequest) -> Attack:
+    name, norm, eps = request.param
+    return make(name, norm=norm, eps=eps, steps=12)
+
+
+def part(objective: ClassificationObjective, rows: Tensor) -> ClassificationObjective:
+    return ClassificationObjective(objective._logits, objective.labels[rows], 4)
+
+
+def assert_same(one: Outcome, other: Outcome, rows: Tensor) -> None:
+    """Sample ``i`` of ``one`` is sample ``rows[i]`` of ``other``, to the last bit."""
+    for field in vars(one):
+        assert torch.equal(getattr(one, field), getattr(other, field)[rows]), field
+
+
+def test_images_stay_in_the_ball_and_in_the_box(
+    attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
+) -> None:
+    pixels[0], pixels[1] = 0.0, 1.0
+    outcome = attack(attacked(model, pixels), pixels, slots=8)
+    change = (outcome.pixels.double() - pixels.double()).flatten(1)
+    distance = change.abs().amax(1) if attack.norm == "linf" else change.norm(dim=1)
+    assert outcome.pixels.shape == pixels.shape
+    assert outcome.pixels.dtype == torch.float32
+    assert outcome.pixels.min() >= 0
+    assert outcome.pixels.max() <= 1
+    assert distance.max() <= attack.eps + 1e-6
+    assert torch.allclose(outcome.distance.double(), distance, atol=1e-6)
+    # A search that never leaves the middle of the ball is no attack.
+    assert distance.max() > 0.5 * attack.eps
+
+
+def test_the_verdict_and_the_loss_are_those_of_the_returned_images(
+    attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
+) -> None:
+    objective = attacked(model, pixels)
+    outcome = attack(objective, pixels, slots=23)
+    with torch.no_grad():
+        score = objective(outcome.pixels, torch.arange(23))
+        clean = objective(pixels, torch.arange(23))
+    assert torch.equal(outcome.fooled, score.fooled)
+    assert torch.allclose(outcome.loss, score.loss, rtol=1e-5)
+    assert torch.allclose(outcome.clean_loss, clean.loss, rtol=1e-5)
+    assert torch.equal(outcome.loss_rose, outcome.loss > outcome.clean_loss)
+    assert outcome.fooled.sum() > clean.fooled.sum()
+    assert not outcome.fooled.all()
+    assert not outcome.unconfirmed.any()
+
+
+def test_neighbours_order_and_shards_do_not_matter(
+    attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
+) -> None:
+    objective, keys = attacked(model, pixels), [f"set/{i}" for i in range(23)]
+    whole = attack(objective, pixels, keys=keys, slots=4)
+    for rows in (torch.arange(22, -1, -1), torch.arange(0, 23, 2), torch.arange(1, 23, 2), torch.tensor([6])):
+        shard = attack(part(objective, rows), pixels[rows], keys=[keys[i] for i in rows], slots=4)
+        assert_same(shard, whole, rows)
+
+
+def test_the_number_of_slots_does_not_change_verdicts(
+    attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
+) -> None:
+    outcomes = [attack(attacked(model, pixels), pixels, slots=slots) for slots in (1, 7, 64)]
+    for other in outcomes[1:]:
+        assert torch.equal(outcomes[0].fooled, other.fooled)
+        assert torch.equal(outcomes[0].iterations, other.iterations)
+
+
+def test_the_seed_and_the_key_draw_the_random_numbers(attack: Attack, pixels: Tensor, attacked: Attacked) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+    objective = attacked(model, pixels)
+    state = torch.get_rng_state()
+    first = attack(objective, pixels, slots=8)
+    assert_same(attack(objective, pixels, slots=8, seed=0), first, torch.arange(23))
+    other_seed = attack(objective, pixels, slots=8, seed=1)
+    other_keys = attack(objective, pixels, slots=8, keys=[f"other/{i}" for i in range(23)])
+    assert not torch.equal(first.pixels, other_seed.pixels)
+    assert not torch.equal(first.pixels, other_keys.pixels)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_model_is_left_as_it_was(attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given = pixels.clone()
+    attack(attacked(model, pixels), pixels, slots=8)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert torch.equal(pixels, given)
+    assert not pixels.requires_grad
+
+
+def test_a_misclassified_image_is_left_alone(
+    attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
+) -> None:
+    outcome = attack(attacked(model, pixels), pixels, slots=8)
+    wrong = torch.arange(23) % 5 == 0
+    assert outcome.fooled[wrong].all()
+    assert torch.equal(outcome.pixels[wrong], pixels[wrong])
+    assert not outcome.distance[wrong].any()
+    assert not outcome.iterations[wrong].any()
+    assert not outcome.backwards[wrong].any()
+    assert outcome.iterations[~wrong & ~outcome.fooled].all()
+
+
+def test_it_works_where_gradients_are_off(attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked) -> None:
+    expected = attack(attacked(model, pixels), pixels, slots=8)
+    objective = attacked(model, pixels)
+    with torch.inference_mode():
+        outcome = attack(objective, pixels + 0, slots=8)
+    assert_same(outcome, expected, torch.arange(23))
+
+
+def test_a_warm_start_is_at_least_as_good_as_its_starting_points(
+    attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
+) -> None:
+    objective = attacked(model, pixels)
+    first = attack(objective, pixels, slots=8)
+    second = attack(objective, pixels, slots=8, start=first.pixels, seed=5)
+    assert (second.fooled | ~first.fooled).all()
+    assert (second.loss >= first.loss - 1e-6)[~first.fooled].all()
+
+
+def test_rounding_outside_the_box_is_forgiven(attack: Attack, pixels: Tensor, attacked: Attacked) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+    pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = -3e-8, 1 + 2e-7
+    outcome = attack(attacked(model, pixels), pixels, slots=8)
+    assert outcome.pixels.min() >= 0
+    assert outcome.pixels.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (torch.zeros(2, 1, 6, 6), "N x 3 x height x width"),
+        (torch.zeros(3, 6, 6), "N x 3 x height x width"),
+        (torch.zeros(0, 3, 6, 6), "at least one image"),
+        (torch.zeros(2, 3, 6, 6, dtype=torch.uint8), "divide bytes by 255"),
+        (torch.full((2, 3, 6, 6), 255.0), r"must lie in \[0, 1\]"),
+        (torch.full((2, 3, 6, 6), -0.01), r"must lie in \[0, 1\]"),
+        (torch.full((2, 3, 6, 6), torch.nan), "sample 0 contain NaN"),
+        (torch.full((2, 3, 6, 6), torch.inf), r"must lie in \[0, 1\]"),
+        (torch.zeros(3, 3, 6, 6), "the objective has 2 samples, but there are 3 images"),
+    ],
+)
+def test_wrong_images_are_refused(attack: Attack, broken: Tensor, message: str) -> None:
+    objective = ClassificationObjective(nn.Flatten(), torch.tensor([0, 1]), 108)
+    with pytest.raises(InputError, match=message):
+        attack(objective, broken)
+
+
+def test_wrong_keys_starts_slots_and_losses_are_refused(attack: Attack) -> None:
+    objective, pixels = ClassificationObjective(nn.Flatten(), torch.tensor([0, 1]), 108), torch.rand(2, 3, 6, 6)
+    with pytest.raises(InputError, match="got 1 keys for 2 images"):
+        attack(objective, pixels, keys=["a"])
+    with pytest.raises(InputError, match="start has shape"):
+        attack(objective, pixels, start=pixels[:1])
+    with pytest.raises(SettingsError, match="slots must be a whole number of at least 1, got 0"):
+        attack(objective, pixels, slots=0)
+    with pytest.raises(SettingsError, match="did you mean 'margin'"):
+        make(attack.name, eps=0.1, loss="margins")(objective, pixels)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "linf", "eps": 4.0}, "write 4/255 instead of 4"),
+        ({"norm": "linf", "eps": 0.0}, "above 0"),
+        ({"norm": "l2", "eps": -1.0}, "above 0"),
+        ({"norm": "l2", "eps": float("nan")}, "above 0"),
+        ({"norm": "l1", "eps": 0.1}, "unknown norm 'l1'.*Allowed: l2, linf"),
+        ({"eps": 0.1, "steps": 0}, "steps must be a whole number"),
+        ({"eps": 0.1, "restarts": 0}, "restarts must be a whole number"),
+        ({"eps": 0.1, "epsilon": 1}, "no setting 'epsilon'; did you mean 'eps'"),
+        ({}, "needs eps"),
+    ],
+)
+def test_wrong_settings_are_refused(name: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make(name, **settings)
+
+
+def test_an_unknown_attack_gets_a_suggestion() -> None:
+    with pytest.raises(SettingsError, match="unknown attack 'apdg'; did you mean"):
+        make("apdg", eps=0.1)
+    assert {"pgd", "apgd"} <= set(names())

@@ -1,0 +1,138 @@
+"""Cards: what a good one holds, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import radapt.data
+from radapt.data import Card, card, datasets, load_dataset
+from radapt.errors import SettingsError
+
+GOOD: dict[str, Any] = {
+    "name": "birds",
+    "title": "Birds",
+    "task": "zero-shot",
+    "source": "shapeworld",
+    "metric": "top-1",
+    "licence": "CC0-1.0",
+    "citation": "None.",
+    "description": "Pictures.",
+    "tests": "Nothing.",
+    "templates": ["a photo of {a c}"],
+    "options": {"label": "shape"},
+    "n": 5,
+}
+REQUIRED = ("name", "title", "task", "source", "metric", "licence", "citation", "description", "tests")
+
+
+def write(folder: Path, content: object, name: str = "birds.yaml") -> str:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def test_every_file_of_the_folder_is_a_data_set() -> None:
+    files = sorted((Path(radapt.data.__file__).parent / "cards").iterdir())
+    assert [file.stem for file in files] == datasets()
+    assert {"shapes", "colours", "textures", "compositions", "digits", "shapeworld-retrieval"} <= set(datasets())
+
+
+def test_names_are_read_as_written_on_a_command_line() -> None:
+    assert card("Small_Objects ") == card("small-objects")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"unknown data set 'shape'; did you mean 'shapes'\?"):
+        card("shape")
+
+
+def test_a_card_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
+    data = load_dataset(write(tmp_path, GOOD), n=3)
+    assert (data.name, len(data), data.prompts[9]) == ("birds", 3, ("a photo of an arrow",))
+    assert len(load_dataset(write(tmp_path, GOOD))) == 5
+
+
+def test_class_names_of_the_card_replace_those_of_the_source(tmp_path: Path) -> None:
+    content = {
+        **GOOD,
+        "classes": ["disc", "box"],
+        "options": {"label": "shape", "world": {"shape": ["circle", "square"]}},
+    }
+    assert load_dataset(write(tmp_path, content)).classes == ("disc", "box")
+    with pytest.raises(SettingsError, match="2 names for 12 classes"):
+        load_dataset(write(tmp_path, {**content, "options": {"label": "shape"}}))
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_missing_key_is_named(key: str) -> None:
+    with pytest.raises(SettingsError, match=f"missing {key}"):
+        Card.of({k: v for k, v in GOOD.items() if k != key})
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+@pytest.mark.parametrize("value", [None, 3, "", "  ", "two\nlines", ["a"]])
+def test_a_text_must_be_one_line(key: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=key):
+        Card.of({**GOOD, key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"license": "MIT"}, "unknown key 'license'; did you mean 'licence'"),
+        ({"task": "zeroshot"}, "did you mean 'zero-shot'"),
+        ({"metric": "top1"}, "did you mean 'top-1'"),
+        ({"metric": "CIDEr"}, "Allowed: mean-per-class, top-1"),
+        ({"name": "Birds!"}, "small letters"),
+        ({"n": 0}, "from 1 up"),
+        ({"n": True}, "from 1 up"),
+        ({"n": "all"}, "from 1 up"),
+        ({"options": ["label"]}, "options must be a mapping"),
+        ({"templates": []}, "needs templates"),
+        ({"templates": "a photo of {c}"}, "must be a list"),
+        ({"templates": ["a photo"]}, "no place for the class name"),
+        ({"templates": ["{c}", "{c}"]}, "twice"),
+        ({"classes": [True, False]}, "quote yes, no"),
+        ({"task": "vqa", "metric": "accuracy"}, "belong to zero-shot sets"),
+    ],
+)
+def test_a_wrong_value_is_explained(change: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Card.of({**GOOD, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "shapewrld"}, "did you mean 'shapeworld'"),
+        ({"options": {"label": "shap"}}, "did you mean 'shape'"),
+        ({"options": {}}, "unknown label None"),
+        ({"options": {"label": "shape", "wrld": {}}}, "did you mean 'world'"),
+        ({"options": {"label": "shape", "world": {"colour": "rde"}}}, "birds.*did you mean 'red'"),
+        ({"options": {"label": "shape", "world": {"nois": 0.1}}}, "did you mean 'noise'"),
+        ({"options": {"label": "shape", "world": 3}}, "world must be a mapping"),
+        ({"options": {"label": "shape", "size": 48.0}}, "size must be a whole number"),
+        ({"source": "digits"}, "unknown option 'label'"),
+        ({"source": "digits", "options": {}, "n": 598}, "the test split has 597 samples, n=598"),
+    ],
+)
+def test_wrong_options_are_explained_when_the_set_is_loaded(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_dataset(write(tmp_path, {**GOOD, **change}))
+
+
+def test_a_file_that_is_no_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read the card .*absent\.yaml"):
+        card(str(tmp_path / "absent.yaml"))
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        card(write(tmp_path, "name: [birds"))
+    with pytest.raises(SettingsError, match="must be a mapping"):
+        card(write(tmp_path, "- birds"))
+    with pytest.raises(SettingsError, match=r"call the file birds\.yaml"):
+        card(write(tmp_path, GOOD, "fish.yaml"))

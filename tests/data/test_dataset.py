@@ -1,0 +1,91 @@
+"""The Dataset noun: prompts, positions, and data that do not fit together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from radapt.data import Card, Dataset, card, fill
+from radapt.errors import InputError
+
+
+def make(details: Card | None = None, **changes: Any) -> Dataset:
+    values: dict[str, Any] = {
+        "card": details or card("shapes"),
+        "split": "test",
+        "images": np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3),
+        "labels": torch.tensor([0, 1, 1, 0]),
+        "classes": ("apple", "pear"),
+    }
+    return Dataset(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "sentence"),
+    [
+        ("a photo of {a c}.", "arrow", "a photo of an arrow."),
+        ("a photo of {a c}.", "star", "a photo of a star."),
+        ("a photo of {a c}.", "Orange cat", "a photo of an Orange cat."),
+        ("a photo of a {c}.", "arrow", "a photo of a arrow."),
+        ("{a c}: the {c}", "orange star", "an orange star: the orange star"),
+        ("{b} {c}", "x", "{b} x"),
+    ],
+)
+def test_templates_are_filled(template: str, name: str, sentence: str) -> None:
+    assert fill(template, name) == sentence
+
+
+def test_prompts_are_grouped_by_class() -> None:
+    expected = (
+        ("a photo of an apple", "a picture of an apple", "an apple"),
+        ("a photo of a pear", "a picture of a pear", "a pear"),
+    )
+    assert make().prompts == expected
+
+
+def test_pictures_come_in_the_order_asked_for() -> None:
+    data = make()
+    pixels = data.pixels([2, 0, 2])
+    assert pixels.shape == (3, 3, 2, 2)
+    assert torch.equal(pixels[0], pixels[2])
+    # Sample 2 starts at byte 24; its second channel, lower left pixel is byte 24 + 2 * 3 + 1.
+    assert pixels[0, 1, 1, 0].item() == pytest.approx(31 / 255, abs=1e-7)
+    assert torch.equal(data.pixels(torch.tensor([2, 0, 2])), pixels)
+    assert data.pixels([]).shape == (0, 3, 2, 2)
+
+
+def test_white_is_exactly_one() -> None:
+    assert make(images=np.full((4, 2, 2, 3), 255, np.uint8)).pixels([0]).unique().tolist() == [1.0]
+
+
+def test_changed_pixels_leave_the_data_set_alone() -> None:
+    data = make()
+    data.pixels([0]).fill_(0.5)
+    assert data.pixels([0])[0, 0, 0, 0].item() == 0
+
+
+@pytest.mark.parametrize("position", [-1, 4, 1000])
+def test_a_position_outside_is_refused(position: int) -> None:
+    with pytest.raises(InputError, match=f"shapes: no sample {position}; positions are 0 to 3"):
+        make().pixels([0, position])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": torch.tensor([0, 1, 2, 0])}, "labels must be 0 to 1, found 0 to 2"),
+        ({"labels": torch.tensor([0, -1, 1, 0])}, "found -1 to 1"),
+        ({"labels": torch.tensor([0, 1])}, "4 images needs 4 labels, got 2"),
+        ({"labels": torch.tensor([0, 1, 1, 0], dtype=torch.int32)}, "labels must be int64"),
+        ({"captions": (("a",),) * 4}, "needs 0 captions, got 4"),
+        ({"images": np.zeros((4, 3, 2, 2), np.uint8)}, "N x height x width x 3"),
+        ({"details": card("shapeworld-vqa")}, "needs 0 labels, got 4"),
+        ({"details": card("shapeworld-retrieval"), "labels": torch.empty(0, dtype=torch.int64)}, "needs 4 captions"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**changes)

@@ -1,0 +1,187 @@
+"""Rendering against independent references: areas in closed form, spectra, mean colours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from radapt.data.shapeworld import World, draw, render
+from radapt.data.shapeworld.scene import COLOURS
+
+WORLDS = {
+    "default": World(),
+    "held-out": World(pairs="held_out", balance="composition"),
+    "grey": World(grey=True),
+    "clutter": World(clutter=10),
+    "outline": World(outline=True),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_picture_does_not_depend_on_its_neighbours(world: World) -> None:
+    batch, scenes = render(world, "test", range(70))
+    some, some_scenes = render(world, "test", [69, 5, 7])
+    np.testing.assert_array_equal(some, batch[[69, 5, 7]])
+    assert some_scenes == [scenes[i] for i in (69, 5, 7)]
+    assert draw(world, "test", [69, 5, 7]) == some_scenes
+
+
+def test_no_pictures_are_an_empty_batch() -> None:
+    pictures, scenes = render(World(), "test", [])
+    assert (pictures.shape, scenes) == ((0, 48, 48, 3), [])
+
+
+def test_split_and_seed_make_other_pictures() -> None:
+    first = render(World(), "test", range(4))[0]
+    assert (first != render(World(), "train", range(4))[0]).mean() > 0.5
+    assert (first != render(World(), "test", range(4), seed=1)[0]).mean() > 0.5
+
+
+def test_pictures_stay_as_the_models_saw_them() -> None:
+    """Mean colours of a 3 x 3 grid, recorded; if this fails on purpose, raise RENDERER and train the models anew."""
+    pictures, scenes = render(World(), "train", [0, 12345])
+    described = [(s.shape, s.colour, s.texture, s.size, s.background) for s in scenes]
+    assert described == [
+        ("circle", "blue", "striped", "large", "navy"),
+        ("arrow", "white", "dotted", "medium", "maroon"),
+    ]
+    first = "29 35 125 28 41 143 22 29 123 18 35 131 13 46 158 19 46 144 25 31 113 24 45 143 20 21 107"
+    second = "101 28 24 121 51 55 98 26 27 124 63 68 168 148 147 112 48 52 91 15 25 90 21 20 84 13 14"
+    recorded = np.array([first.split(), second.split()], dtype=float)
+    measured = pictures.reshape(2, 3, 16, 3, 16, 3).mean((2, 4)).reshape(2, 27)
+    np.testing.assert_allclose(measured, recorded, atol=1)
+
+
+AREAS = {
+    "circle": math.pi * 0.9,
+    "square": 1.6**2,
+    "ring": math.pi * (0.96**2 - 0.52**2),
+    "diamond": 2 * 0.65,
+    "hexagon": 1.5 * math.sqrt(3),
+    "triangle": 0.75 * math.sqrt(3),
+    "bar": 2 * 0.6,
+    # Two bars of half-width 0.26 and half-length 0.95 less their overlap.
+    "cross": 2 * (2 * 0.95) * (2 * 0.26) - (2 * 0.26) ** 2,
+    # A pentagram's area from its edges' distance to the centre, d = 0.309, and its outer radius, d / cos 72.
+    "star": 5 * 0.309 / math.cos(math.radians(72)) * 0.309 * math.sin(math.radians(36)) / math.cos(math.radians(36)),
+}
+
+
+@pytest.mark.parametrize("shape", AREAS)
+def test_area_of_a_shape_is_the_closed_form(shape: str) -> None:
+    world = World(
+        shape=(shape,),
+        colour=("white",),
+        background=("black",),
+        texture=("plain",),
+        pairs="all",
+        radius=(0.35, 0.4),
+        shift=0.0,
+        angle=3.0,
+        noise=0.0,
+    )
+    pictures, scenes = render(world, "test", range(12), size=96)
+    for picture, scene in zip(pictures.astype(np.float64), scenes, strict=True):
+        ground = picture[0, 0]
+        brightest = picture.reshape(-1, 3)[(picture - ground).sum(2).argmax()]
+        cover = (picture - ground).sum(2) / (brightest - ground).sum()
+        assert cover.sum() / 96**2 == pytest.approx(AREAS[shape] * scene.radius**2, rel=0.02)
+
+
+@pytest.mark.parametrize("shape", ["crescent", "arrow", "heart"])
+def test_other_shapes_stay_inside_their_radius(shape: str) -> None:
+    world = World(shape=(shape,), colour=("white",), background=("black",), pairs="all", shift=0.0, noise=0.0)
+    pictures, scenes = render(world, "test", range(8), size=96)
+    axis = (np.arange(96) + 0.5) / 96 - 0.5
+    distance = np.hypot(axis[:, None], axis[None, :])
+    for picture, scene in zip(pictures.astype(int), scenes, strict=True):
+        painted = np.abs(picture - picture[0, 0]).sum(2) > 60
+        assert 0.2 < painted.mean() / (math.pi * scene.radius**2) < 0.9
+        assert distance[painted].max() < 1.25 * scene.radius
+
+
+def high_frequency_energy(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Energy above 0.2 cycles per pixel, per picture, in float64."""
+    spectrum = np.abs(np.fft.fft2(pictures, axes=(1, 2))) ** 2
+    frequency = np.hypot(np.fft.fftfreq(48)[:, None], np.fft.fftfreq(48)[None, :])
+    return spectrum[:, frequency > 0.2].sum((1, 2))
+
+
+@pytest.mark.parametrize("texture", ["striped", "dotted", "chequered"])
+def test_textures_are_a_high_frequency_cue(texture: str) -> None:
+    # The draws are the same but for the texture, so the pictures are compared one by one.
+    plain, textured = (
+        render(World(texture=(name,), noise=0.0, size=("large",)), "test", range(36))[0].astype(np.float64)
+        for name in ("plain", texture)
+    )
+    assert np.median(high_frequency_energy(textured) / high_frequency_energy(plain)) > 3
+    blurred = gaussian_filter(textured, sigma=(0, 2, 2, 0))
+    assert (high_frequency_energy(blurred) / high_frequency_energy(textured)).max() < 0.1
+
+
+def test_colours_survive_a_strong_blur() -> None:
+    world = World(
+        shape=("circle", "square", "hexagon"), size=("large",), texture=("plain",), pairs="all", balance="colour"
+    )
+    pictures, scenes = render(world, "test", range(60))
+    blurred = gaussian_filter(pictures.astype(np.float64) / 255, sigma=(0, 4, 4, 0))
+    values = np.array(list(COLOURS.values()))
+    for picture, scene in zip(blurred, scenes, strict=True):
+        colour = picture[int(scene.y * 48), int(scene.x * 48)]
+        assert list(COLOURS)[((values - colour) ** 2).sum(1).argmin()] == scene.colour
+
+
+def test_noise_has_a_natural_spectrum() -> None:
+    """Amplitude falls as 1/f: the slope of log amplitude against log frequency is -1."""
+    plain = {"background": ("grey",), "colour": ("brown",), "pairs": "all", "radius": (0.01, 0.01)}
+    quiet, noisy = (
+        render(World(**plain, noise=noise), "test", range(24))[0].astype(np.float64) / 255  # type: ignore[arg-type]
+        for noise in (0.0, 0.08)
+    )
+    noise = noisy - quiet
+    assert noise.std() == pytest.approx(0.08, rel=0.05)
+    amplitude = np.sqrt((np.abs(np.fft.fft2(noise, axes=(1, 2))) ** 2).mean((0, 3)))
+    frequency = np.hypot(np.fft.fftfreq(48)[:, None], np.fft.fftfreq(48)[None, :])
+    band = (frequency > 0.03) & (frequency < 0.5)
+    slope = np.polyfit(np.log(frequency[band]), np.log(amplitude[band]), 1)[0]
+    assert slope == pytest.approx(-1, abs=0.1)
+
+
+def test_grey_pictures_have_no_colour_but_their_noise() -> None:
+    pictures = render(World(grey=True, noise=0.0), "test", range(24))[0]
+    assert (pictures == pictures[..., :1]).all()
+
+
+def test_outlines_are_two_pixels_of_the_border() -> None:
+    plain = {
+        "shape": ("square",),
+        "colour": ("white",),
+        "background": ("black",),
+        "texture": ("plain",),
+        "pairs": "all",
+    }
+    world = World(**plain, outline=True, noise=0.0, shift=0.0, angle=0.0)  # type: ignore[arg-type]
+    pictures, scenes = render(world, "test", range(6))
+    for picture, scene in zip(pictures.astype(np.float64), scenes, strict=True):
+        light = (picture - picture[0, 0]).sum(2)
+        cover = (light / light.max()).sum()
+        side = 1.6 * scene.radius * 48
+        assert cover == pytest.approx(side**2 - (side - 4) ** 2, rel=0.06)
+
+
+def test_clutter_lies_behind_the_object() -> None:
+    world = {"shape": ("circle",), "texture": ("plain",), "size": ("large",), "noise": 0.0}
+    clear, cluttered = (
+        render(World(**world, clutter=count), "test", range(12))
+        for count in (0, 15)  # type: ignore[arg-type]
+    )
+    assert clear[1] == cluttered[1]
+    axis = (np.arange(48) + 0.5) / 48
+    for before, after, scene in zip(clear[0], cluttered[0], clear[1], strict=True):
+        distance = np.hypot(axis[None, :] - scene.x, axis[:, None] - scene.y)
+        np.testing.assert_array_equal(before[distance < 0.9 * scene.radius], after[distance < 0.9 * scene.radius])
+        assert (before != after).any(2).mean() > 0.01

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.report.conftest import METHODS, setting
+
+from radapt.errors import ResultsError
+from radapt.report import figure
+from radapt.report._labels import overlap, place
+from radapt.report._points import panels
+from radapt.report.table import Table, tabulate
+from radapt.results import Results
+
+
+@pytest.fixture
+def table(results_file: Path) -> Table:
+    with Results(results_file, read_only=True) as results:
+        return tabulate(results.figures())
+
+
+def test_marks_stand_where_the_figures_are(table: Table) -> None:
+    (axes,) = figure.tradeoff(table).axes
+    marks = {
+        (line.get_markerfacecolor() == figure.SURFACE, round(float(x), 6), round(float(y), 6))
+        for line in axes.lines
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        if line.get_marker() not in ("None", None, "")
+    }
+    (panel,) = panels(table, mean=True)
+    expected = {(True, round(p.clean[0], 6), round(p.transfer[0], 6)) for p in panel.points if p.transfer}
+    expected |= {(False, round(p.clean[0], 6), round(p.white_box[0], 6)) for p in panel.points if p.white_box}
+    assert marks == expected
+    assert len(expected) == 15
+    assert {"CLIP", "R-Adapt+ (adaptive)"} <= {text.get_text() for text in axes.texts}
+
+
+def test_labels_do_not_overlap_each_other(table: Table) -> None:
+    drawn = figure.tradeoff(table)
+    (axes,) = drawn.axes
+    boxes = [text.get_window_extent().extents for text in axes.texts]
+    assert len(boxes) == len(METHODS)
+    assert all(overlap(tuple(one), tuple(two)) == 0 for at, one in enumerate(boxes) for two in boxes[:at])
+
+
+def test_there_is_one_small_panel_for_each_data_set(table: Table) -> None:
+    drawn = figure.tradeoff(table, datasets=True)
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == [
+        f"{name}, l∞ 4/255" for name in ("shapes", "colours", "digits")
+    ]
+
+
+def test_png_opens_and_is_not_blank(table: Table) -> None:
+    with Image.open(io.BytesIO(figure.png(figure.tradeoff(table)))) as image:
+        assert image.format == "PNG"
+        assert image.width > 800
+        assert len(image.convert("RGB").getcolors(10**6) or []) > 50
+
+
+def test_svg_is_xml_with_readable_text_and_is_reproducible(table: Table) -> None:
+    text = figure.svg(figure.tradeoff(table))
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    words = {"".join(found.itertext()) for found in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"R-Adapt_CLIP", "clean accuracy (%)", "white-box attack"} <= words
+    assert figure.svg(figure.tradeoff(table)) == text
+
+
+@pytest.mark.parametrize("name", ["$x_1$ 50% \\frac", "<b>&\"'", "_hidden", "模型", "line\nbreak"])
+def test_odd_names_are_drawn_as_they_are(make: Callable[..., Results], name: str) -> None:
+    entries = [(setting(name, data, source), 50) for data in ("a", "b") for source in ("", "undefended", "self")]
+    with make(*entries) as results:
+        table = tabulate(results.figures())
+    for datasets in (False, True):
+        drawn = figure.tradeoff(table, datasets=datasets)
+        root = ElementTree.fromstring(figure.svg(drawn))
+        words = "".join("".join(found.itertext()) for found in root.iter("{http://www.w3.org/2000/svg}text"))
+        assert name.replace("\n", "\ufffd") in words
+        assert figure.png(drawn).startswith(b"\x89PNG")
+
+
+def test_two_threats_make_two_panels(make: Callable[..., Results]) -> None:
+    entries = [(setting("x", source="self", eps=k / 255), 90 - 10 * k) for k in (2, 4)]
+    with make((setting("x"), 100), *entries) as results:
+        drawn = figure.tradeoff(tabulate(results.figures()))
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["shapes, l∞ 2/255", "shapes, l∞ 4/255"]
+
+
+def test_many_methods_keep_distinct_looks() -> None:
+    assert len({figure.look(index)[:2] for index in range(70)}) == 70
+
+
+def test_without_a_pair_there_is_nothing_to_draw(make: Callable[..., Results]) -> None:
+    with make((setting("x"), 100)) as results, pytest.raises(ResultsError, match="needs a clean figure"):
+        figure.tradeoff(tabulate(results.figures()))
+
+
+def test_drawing_leaves_matplotlib_as_it_was(table: Table) -> None:
+    before = dict(mpl.rcParams)
+    figure.png(figure.tradeoff(table))
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_report_imports_neither_torch_nor_pyplot() -> None:
+    code = "import sys, radapt.report; print(sorted({'torch', 'matplotlib.pyplot', 'transformers'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip() == "[]"
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.floats(100, 700), st.floats(100, 500)), min_size=1, max_size=8))
+def test_labels_stay_inside_and_apart(anchors: list[tuple[float, float]]) -> None:
+    boxes = place(anchors, [(60.0, 12.0)] * len(anchors), [], (0.0, 0.0, 800.0, 600.0))
+    for at, one in enumerate(boxes):
+        assert overlap(one, (0.0, 0.0, 800.0, 600.0)) == pytest.approx(60 * 12)
+        assert all(overlap(one, other) < 1e-6 for other in boxes[:at])

@@ -1,0 +1,160 @@
+"""The public names: every module declares its own, and the package offers a short, documented, checked list."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+SOURCE = Path(__file__).parents[1] / "src" / "radapt"
+FILES = sorted(SOURCE.rglob("*.py"))
+REFERENCE = SOURCE.parents[1] / "docs" / "reference.md"
+MOST = 25
+
+
+def dotted(path: Path) -> str:
+    """Name under which a file is imported."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a module, those in its conditions and guarded blocks included."""
+    for node in body:
+        yield node
+        for field in ("body", "orelse", "finalbody") if isinstance(node, ast.If | ast.Try | ast.With) else ():
+            yield from statements(getattr(node, field, []))
+        for handler in getattr(node, "handlers", []):
+            yield from statements(handler.body)
+
+
+def assigned(node: ast.stmt) -> Iterator[str]:
+    """Names that a statement defines; imports define none."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    for target in targets:
+        yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+
+
+def declared(source: str) -> list[str] | None:
+    """The module's literal ``__all__``; None when it has none, or one that is put together at run time."""
+    for node in ast.parse(source).body:
+        if "__all__" in assigned(node):
+            try:
+                return list(ast.literal_eval(node.value))  # type: ignore[attr-defined]
+            except (ValueError, TypeError):
+                return None
+    return None
+
+
+def undeclared(source: str) -> set[str]:
+    """Public names that a module defines and does not declare."""
+    names = {name for node in statements(ast.parse(source).body) for name in assigned(node)}
+    return {name for name in names if not name.startswith("_")} - set(declared(source) or ())
+
+
+def is_bare(source: str) -> bool:
+    """Whether a module holds nothing but its docstring."""
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in ast.parse(source).body)
+
+
+def has_docstring(value: Any) -> bool:
+    """Whether a class, a function or a module has a docstring of its own; plain values need none."""
+    if not (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value)):
+        return True
+    text = value.__dict__.get("__doc__") or ""
+    # A dataclass without a docstring gets its signature for one.
+    return bool(text) and not text.startswith(f"{getattr(value, '__name__', '')}(")
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_module_declares_what_it_defines(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    if not is_bare(source):
+        assert declared(source) is not None, f"{dotted(path)} has no literal __all__"
+    assert undeclared(source) == set(), f"{dotted(path)}: declare these in __all__, or give them an underscore"
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_declared_names_exist_once(path: Path) -> None:
+    names = declared(path.read_text(encoding="utf-8")) or []
+    module = importlib.import_module(dotted(path))
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert len(names) == len(set(names))
+
+
+def test_the_package_offers_a_short_list_of_documented_names() -> None:
+    import radapt
+
+    names = list(radapt.__all__)
+    assert 0 < len(names) <= MOST
+    assert [name for name in names if not hasattr(radapt, name)] == []
+    assert [name for name in names if not has_docstring(getattr(radapt, name))] == []
+
+
+def test_the_package_exports_nothing_else() -> None:
+    """Beside its list, the package shows modules and private names only."""
+    import radapt
+
+    others = {name for name in vars(radapt) if not name.startswith("_")} - set(radapt.__all__) - {"annotations"}
+    assert {name for name in others if not inspect.ismodule(getattr(radapt, name))} == set()
+
+
+def test_every_public_name_has_an_entry_in_the_reference() -> None:
+    import radapt
+
+    pages = re.findall(r"^::: (\S+)", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    homes = {name: getattr(getattr(radapt, name), "__module__", "") for name in radapt.__all__}
+    covered = {name for name, home in homes.items() if any(f"{home}.".startswith(f"{page}.") for page in pages)}
+    assert set(homes) - covered - {"__version__"} == set()
+
+
+def test_shapes_in_signatures_are_checked_at_run_time() -> None:
+    from radapt.attacks import ClassificationObjective
+
+    objective = ClassificationObjective(lambda pixels: pixels.flatten(1)[:, :3], torch.tensor([0, 1]), classes=3)
+    objective(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
+    with pytest.raises(TypeCheckError, match="pixels"):
+        objective(torch.rand(2, 4, 4, 3), torch.tensor([0, 1]))
+    with pytest.raises(TypeCheckError, match="index"):
+        objective(torch.rand(2, 3, 4, 4), torch.tensor([0, 1, 1]))
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    import radapt
+    from radapt._version import __version__
+
+    assert radapt.__version__ == __version__
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("__all__ = ['a']\ndef a(): ...\ndef b(): ...", {"b"}),
+        ("__all__ = ['A']\nclass A: ...\nclass B: ...", {"B"}),
+        ("__all__ = []\nLIMIT = 3", {"LIMIT"}),
+        ("__all__ = []\nLIMIT: int = 3\nx, y = 1, 2", {"LIMIT", "x", "y"}),
+        ("__all__ = []\ntry:\n    import ray\nexcept ImportError:\n    ray_is_there = False", {"ray_is_there"}),
+        ("__all__ = []\nfrom math import pi\n_hidden = 1", set()),
+        ("def a(): ...", {"a"}),
+    ],
+)
+def test_an_undeclared_name_is_caught(source: str, names: set[str]) -> None:
+    assert undeclared(source) == names
+
+
+@pytest.mark.parametrize(
+    "source", ["import math", "__all__ = [name for name in dir()]", "__all__ = base.__all__ + ['a']"]
+)
+def test_a_missing_or_computed_list_is_caught(source: str) -> None:
+    assert declared(source) is None
+    assert not is_bare(source)
