@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -24,6 +24,7 @@ def sample(position: int, score: float = 1.0) -> Sample:
     return Sample(position=position, label=3, prediction=2, score=score, loss=0.5, forwards=2, backwards=1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_equals_scipy_for_counts(counts: tuple[int, int]) -> None:
     successes, n = counts
@@ -31,6 +32,7 @@ def test_wilson_equals_scipy_for_counts(counts: tuple[int, int]) -> None:
     assert wilson(successes, n) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0, 1))
 def test_wilson_limits_solve_the_score_equation_and_hold_the_mean(n: int, share: float) -> None:
     low, high = (limit / 100 for limit in wilson(share * n, n))
@@ -60,6 +62,7 @@ def test_mean_interval_squares_and_adds() -> None:
     assert (mean, low, high) == pytest.approx((30.0, 30.0 - 5.0 / 2, 30.0 + 10.0 / 2))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
 def test_mean_interval_stays_in_range_and_has_a_width(counts: list[int]) -> None:
     mean, low, high = mean_interval([(2.0 * count, *wilson(count, 50)) for count in counts])

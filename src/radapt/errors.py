@@ -7,6 +7,7 @@
     ├── InputError         images, labels or texts are wrong (also a ValueError)
     ├── AdapterError       an adapter cannot be attached, read or written
     ├── ModelError         a model cannot be loaded or is of an unsupported kind
+    │   └── UnknownModelError  there is no model of that name (also a SettingsError)
     ├── ResultsError       a results file cannot be used
     └── CheckError         a result broke a rule that must always hold (a bug, or a faulty attack)
 """
@@ -21,6 +22,7 @@ __all__ = [
     "RadaptError",
     "ResultsError",
     "SettingsError",
+    "UnknownModelError",
 ]
 
 
@@ -42,6 +44,10 @@ class AdapterError(RadaptError):
 
 class ModelError(RadaptError):
     """A model cannot be loaded or is of an unsupported kind."""
+
+
+class UnknownModelError(ModelError, SettingsError):
+    """There is no model of that name."""
 
 
 class ResultsError(RadaptError):

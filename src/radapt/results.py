@@ -7,9 +7,8 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from radapt._interval import score_interval, wilson
@@ -17,7 +16,7 @@ from radapt.errors import ResultsError
 
 __all__ = ["Example", "Figure", "Results", "Sample", "Setting", "wilson"]
 
-SCHEMA = 1
+_SCHEMA = 1
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (
@@ -170,14 +169,14 @@ class Results:
             self._lock()
         tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables and not self._read_only:
-            self._db.executescript(f"BEGIN; {_TABLES} INSERT INTO meta VALUES ('schema', '{SCHEMA}'); COMMIT;")
+            self._db.executescript(f"BEGIN; {_TABLES} INSERT INTO meta VALUES ('schema', '{_SCHEMA}'); COMMIT;")
         elif not {"meta", "settings", "samples", "examples"} <= tables:
             raise ResultsError(f"{self.path} is not a results file of this library; choose another path")
         found = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if found is None or found[0] != str(SCHEMA):
+        if found is None or found[0] != str(_SCHEMA):
             got = "none" if found is None else found[0]
             raise ResultsError(
-                f"{self.path} has schema version {got}, this version reads {SCHEMA}; "
+                f"{self.path} has schema version {got}, this version reads {_SCHEMA}; "
                 "write to another file, or read it with the version that made it"
             )
         if not self._read_only:  # only now is it known to be ours, so only now is anything changed
@@ -215,9 +214,7 @@ class Results:
     def __enter__(self) -> Results:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -234,15 +231,9 @@ class Results:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._explained():
+        with self._explained(), self._db:  # the connection commits, or rolls back on any exception
             self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+            yield
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._explained():
@@ -251,11 +242,10 @@ class Results:
     def begin(self, setting: Setting) -> set[int]:
         """Register a setting (its label and ``n`` are updated) and return the positions already done."""
         with self._transaction():
-            position = self._db.execute("SELECT COUNT(*) FROM settings").fetchone()[0]
             self._db.execute(
-                "INSERT INTO settings (key, position, setting) VALUES (?, ?, ?) "
+                "INSERT INTO settings (key, position, setting) VALUES (?, (SELECT COUNT(*) FROM settings), ?) "
                 "ON CONFLICT (key) DO UPDATE SET setting = excluded.setting",
-                (setting.key, position, json.dumps(asdict(setting), sort_keys=True)),
+                (setting.key, json.dumps(asdict(setting), sort_keys=True)),
             )
         return {row[0] for row in self._read("SELECT position FROM samples WHERE key = ?", setting.key)}
 
@@ -291,29 +281,20 @@ class Results:
         result = []
         for text, seconds, flags, n, score, squares, least, most, forwards, backwards in rows:
             low, high = score_interval(score, squares, n, proportion=least >= 0 and most <= 1)
-            result.append(
-                Figure(
-                    setting=Setting(**json.loads(text)),
-                    n=n,
-                    percent=100 * score / n,
-                    low=low,
-                    high=high,
-                    seconds=seconds,
-                    forwards=forwards,
-                    backwards=backwards,
-                    flags=json.loads(flags),
-                )
-            )
+            cost = {"seconds": seconds, "forwards": forwards, "backwards": backwards}
+            mean = {"percent": 100 * score / n, "low": low, "high": high}
+            result.append(Figure(setting=Setting(**json.loads(text)), n=n, flags=json.loads(flags), **mean, **cost))
         return result
 
     def samples(self, setting: Setting) -> list[Sample]:
         """The samples of a setting, in order of position."""
-        columns = "position, label, prediction, score, loss, iterations, forwards, backwards, distance"
-        rows = self._read(f"SELECT {columns} FROM samples WHERE key = ? ORDER BY position", setting.key)
-        return [Sample(**dict(zip(columns.split(", "), row, strict=True))) for row in rows]
+        return [Sample(**row) for row in self._stored("samples", Sample, setting)]
 
     def examples(self, setting: Setting) -> list[Example]:
         """The example pictures of a setting, in order of position."""
-        columns = "position, clean, adversarial, truth, before, after"
-        rows = self._read(f"SELECT {columns} FROM examples WHERE key = ? ORDER BY position", setting.key)
-        return [Example(**dict(zip(columns.split(", "), row, strict=True))) for row in rows]
+        return [Example(**row) for row in self._stored("examples", Example, setting)]
+
+    def _stored(self, table: str, kind: type, setting: Setting) -> list[dict[str, Any]]:
+        names = [column.name for column in fields(kind)]
+        query = f"SELECT {', '.join(names)} FROM {table} WHERE key = ? ORDER BY position"
+        return [dict(zip(names, row, strict=True)) for row in self._read(query, setting.key)]

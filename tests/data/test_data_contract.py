@@ -123,11 +123,10 @@ def test_prompts_of_classes_differ(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n", [0, -1, True, 2.0])
+@pytest.mark.parametrize("n", [0, -1, True])
 def test_a_wrong_number_of_samples_is_refused(name: str, n: int) -> None:
     with pytest.raises(SettingsError, match="n must be a whole number from 1 up"):
-        # Without the run-time check of types, which comes first in the tests.
-        getattr(load_dataset, "__wrapped__", load_dataset)(name, n=n)
+        load_dataset(name, n=n)
 
 
 @pytest.mark.parametrize("name", NAMES)

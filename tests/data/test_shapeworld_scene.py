@@ -24,7 +24,7 @@ def test_a_fifth_of_the_compositions_is_held_out_evenly() -> None:
 
 @pytest.mark.parametrize("balance", [*ATTRIBUTES, "composition"])
 def test_held_out_compositions_never_occur_in_training(balance: str) -> None:
-    scenes = draw(World(balance=balance), "train", range(1500))
+    scenes = draw(World(balance=balance), "train", range(600))
     assert not any(held_out(scene.shape, scene.colour) for scene in scenes)
 
 
@@ -61,6 +61,7 @@ def test_generators_of_streams_and_indices_are_independent() -> None:
     assert generator("0/a", 5).random() == generator("0/a", 5).random()
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from([*ATTRIBUTES]), value=st.text(min_size=1))
 def test_an_unknown_value_is_refused_with_those_allowed(name: str, value: str) -> None:
     if value not in ATTRIBUTES[name]:
@@ -69,6 +70,7 @@ def test_an_unknown_value_is_refused_with_those_allowed(name: str, value: str) -
         assert all(allowed in str(caught.value) for allowed in ATTRIBUTES[name])
 
 
+@settings(deadline=None)
 @given(key=st.text())
 def test_an_unknown_option_is_refused(key: str) -> None:
     if key not in World.__dataclass_fields__:
@@ -79,15 +81,17 @@ def test_an_unknown_option_is_refused(key: str) -> None:
 NUMBERS = {"shift": 0.5, "angle": 3.1415926, "noise": 1.0}
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from([*NUMBERS]), value=st.floats(allow_nan=True, allow_infinity=True))
 def test_numbers_outside_their_range_are_refused(name: str, value: float) -> None:
     if 0 <= value <= NUMBERS[name]:
         assert getattr(World.of({name: value}), name) == value
     else:
-        with pytest.raises(SettingsError, match=f"{name} must be a number from 0 to "):
+        with pytest.raises(SettingsError, match=f"{name} must be from 0 to "):
             World.of({name: value})
 
 
+@settings(deadline=None)
 @given(low=st.floats(-0.2, 0.8), high=st.floats(-0.2, 0.8))
 def test_a_radius_is_a_rising_pair(low: float, high: float) -> None:
     if 0 < low <= high <= 0.5:
@@ -102,13 +106,13 @@ def test_a_radius_is_a_rising_pair(low: float, high: float) -> None:
     [
         ({"pairs": "heldout"}, "did you mean 'held_out'"),
         ({"balance": "color"}, "did you mean 'colour'"),
-        ({"shape": 3}, "shape must be a tuple of names, got 3"),
+        ({"shape": 3}, "shape must be a list of texts .*, got 3"),
         ({"shape": ["circle", "circle"]}, "names a value twice"),
-        ({"radius": 0.3}, "radius must be"),
+        ({"radius": 0.3}, "radius must be two numbers, got 0.3"),
         ({"radius": [0.1, 0.2, 0.3]}, "radius must be"),
         ({"noise": "loud"}, "noise must be a number"),
         ({"noise": True}, "noise must be a number"),
-        ({"clutter": -1}, "clutter must be a whole number"),
+        ({"clutter": -1}, "clutter must be 0 or more"),
         ({"clutter": 1.5}, "clutter must be a whole number"),
         ({"outline": 1}, "outline must be true or false"),
         ({"grey": "yes"}, "grey must be true or false"),
@@ -145,7 +149,7 @@ def drawable(options: dict[str, Any]) -> bool:
     return options["balance"] == "background" or min(contrast.values()) > 0.3
 
 
-@settings(max_examples=200)
+@settings(max_examples=150, deadline=None)
 @given(
     options=st.fixed_dictionaries(
         {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.report.conftest import METHODS, N, png, setting, store
@@ -135,6 +135,7 @@ def test_plots_use_the_colours_of_the_page(text: str) -> None:
     assert "prefers-color-scheme: dark" in text
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_the_perturbation_is_enlarged_ten_times_around_grey(data: st.DataObject) -> None:
     shape = (3, 4, 3)

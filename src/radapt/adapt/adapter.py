@@ -81,7 +81,7 @@ class _AdapterMount:
         settings = self.settings
         if settings.alpha == 0:
             return output
-        key = (tuple(grids), output.device, output.dtype)
+        key = (tuple(grids), output.device, output.dtype, torch.is_inference_mode_enabled())
         if key != self._key or self.anchor.requires_grad:
             placed = [place_tokens(self.anchor, settings.grid, grid, layout) for grid in grids]
             scaled = settings.alpha * torch.cat(placed)

@@ -37,18 +37,30 @@ def response(size: int, cutoff: float) -> Float[Tensor, " size"]:
     return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
 
 
-@functools.lru_cache(maxsize=32)
+@torch.compiler.assume_constant_result  # the compiler takes the cached matrix instead of tracing how it is made
 def _circulant(size: int, cutoff: float, device: torch.device) -> Tensor:
-    """The filter along one axis as a (symmetric) circulant matrix: circular convolution with the exact kernel."""
-    kernel = torch.fft.ifft(response(size, cutoff)).real
-    rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
-    return kernel[rows].to(device, torch.float32)
+    return _matrix(size, cutoff, device)
+
+
+@torch.compiler.assume_constant_result
+def _transfer(height: int, width: int, cutoff: float, device: torch.device) -> Tensor:
+    return _half_plane(height, width, cutoff, device)
 
 
 @functools.lru_cache(maxsize=32)
-def _transfer(height: int, width: int, cutoff: float, device: torch.device) -> Tensor:
-    half = response(width, cutoff)[: width // 2 + 1]
-    return (response(height, cutoff)[:, None] * half).to(device, torch.float32)
+def _matrix(size: int, cutoff: float, device: torch.device) -> Tensor:
+    """The filter along one axis as a (symmetric) circulant matrix: circular convolution with the exact kernel."""
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in a later backward pass
+        kernel = torch.fft.ifft(response(size, cutoff)).real
+        rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
+        return kernel[rows].to(device, torch.float32)
+
+
+@functools.lru_cache(maxsize=32)
+def _half_plane(height: int, width: int, cutoff: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        half = response(width, cutoff)[: width // 2 + 1]
+        return (response(height, cutoff)[:, None] * half).to(device, torch.float32)
 
 
 def gaussian_filter(

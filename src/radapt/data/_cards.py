@@ -15,6 +15,8 @@ import yaml
 from radapt.errors import SettingsError
 from radapt.find import nearest
 
+from ._plain import plain
+
 __all__ = ["METRICS", "Card", "card", "datasets"]
 
 METRICS = {
@@ -63,7 +65,9 @@ class Card:
     def __post_init__(self) -> None:
         for entry in fields(self):
             if entry.type == "str":
-                self._check_text(entry.name, getattr(self, entry.name))
+                text = getattr(self, entry.name).strip()
+                if not text or "\n" in text:
+                    raise self._error(f"{entry.name} must be one line of text (fold it with '>-'), got {text!r}")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             raise self._error(f"name must be small letters, digits and hyphens, got {self.name!r}")
         if self.task not in METRICS:
@@ -71,25 +75,15 @@ class Card:
         metrics = METRICS[self.task]
         if self.metric not in metrics:
             raise self._error(f"unknown metric {self.metric!r} of {self.task}{nearest(self.metric, metrics)}")
-        if not isinstance(self.options, Mapping):
-            raise self._error(f"options must be a mapping, got {self.options!r}")
-        if self.n is not None and (type(self.n) is not int or self.n <= 0):
-            raise self._error(f"n must be a whole number from 1 up, or left out for the whole split, got {self.n!r}")
+        if self.n is not None and self.n <= 0:
+            raise self._error(f"n must be 1 or more, or left out for the whole split, got {self.n}")
         self._check_prompts()
-
-    def _check_text(self, key: str, text: object) -> None:
-        if not isinstance(text, str) or not text.strip():
-            raise self._error(f"{key} must be a text, got {text!r}")
-        if "\n" in text.strip():
-            raise self._error(f"{key} must be one line; fold it with '>-'")
 
     def _check_prompts(self) -> None:
         for key in ("classes", "templates"):
             texts = getattr(self, key)
-            if not isinstance(texts, tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
-                raise self._error(f"{key} must be a list of texts (quote yes, no and numbers), got {texts!r}")
-            if len(set(texts)) < len(texts):
-                raise self._error(f"{key} has an entry twice")
+            if len(set(texts)) < len(texts) or "" in texts:
+                raise self._error(f"{key} must be different and not empty, got {texts!r}")
         for template in self.templates:
             if "{c}" not in template and "{a c}" not in template:
                 raise self._error(f"template {template!r} has no place for the class name; write {{c}} or {{a c}}")
@@ -114,15 +108,15 @@ class Card:
         """
         if not isinstance(content, Mapping):
             raise SettingsError(f"{where}: must be a mapping of keys to values, got {type(content).__name__}")
-        known = {entry.name: entry for entry in fields(cls)}
+        hints = {entry.name: str(entry.type) for entry in fields(cls)}
         for key in content:
-            if key not in known:
-                raise SettingsError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-        required = [n for n, e in known.items() if e.default is MISSING and e.default_factory is MISSING]
+            if key not in hints:
+                raise SettingsError(f"{where}: unknown key {key!r}{nearest(key, hints)}")
+        required = [e.name for e in fields(cls) if e.default is MISSING and e.default_factory is MISSING]
         missing = [name for name in required if name not in content]
         if missing:
             raise SettingsError(f"{where}: missing {', '.join(missing)}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        values: dict[str, Any] = {key: plain(f"{where}: {key}", hints[key], value) for key, value in content.items()}
         return cls(**values)
 
 

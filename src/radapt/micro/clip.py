@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from radapt.data.digits import DIGITS, load_digits
 from radapt.data.shapeworld import ATTRIBUTES, World, caption, generator, mentioned, render
+from radapt.models import VLM
+from radapt.models.hf_clip import HFClip
 from radapt.train import Schedule, fit
 
-__all__ = ["build_model", "build_tokenizer", "train_clip"]
+__all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
 
 PIXELS = 48
 _NAMES = [*ATTRIBUTES, "digit"]
@@ -69,6 +72,12 @@ def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
     )
     torch.manual_seed(seed)
     return CLIPModel(config)
+
+
+def build_processor() -> CLIPImageProcessorPil:
+    """Resize and crop to 48 pixels; mean 0.5 and standard deviation 0.25 per channel."""
+    size = {"size": {"shortest_edge": PIXELS}, "crop_size": {"height": PIXELS, "width": PIXELS}}
+    return CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
 
 
 class _Pool:
@@ -186,19 +195,19 @@ def _article(phrase: str) -> str:
 def train_clip(
     out: Path,
     *,
-    steps: int = 3000,
-    batch: int = 256,
+    steps: int = 4000,
+    batch: int = 128,
     pool: int = 50_000,
     digit_share: float = 0.1,
     lr: float = 1e-3,
     weight_decay: float = 0.05,
     seed: int = 0,
     quiet: bool = False,
-) -> CLIPModel:
-    """Train the micro CLIP and save it to a folder in the Hugging Face format; a killed run resumes.
+) -> VLM:
+    """Train the micro CLIP and save it, in float16, to a folder in the Hugging Face format; a killed run resumes.
 
     Args:
-        out: folder of the result; its checkpoint lies beside it.
+        out: folder of the result; the checkpoint lies beside it.
         steps, batch, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay.
         pool: number of rendered training pictures.
         digit_share: share of each batch that shows handwritten digits.
@@ -211,7 +220,7 @@ def train_clip(
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
     schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
     fit(parameters, objective, schedule, label="micro/clip", checkpoint=checkpoint, quiet=quiet)
-    model.eval().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    vlm = HFClip("micro/clip", model.eval().requires_grad_(False), tokenizer, build_processor())
+    vlm.save_pretrained(out, dtype=torch.float16)
     checkpoint.unlink()
-    return model
+    return vlm

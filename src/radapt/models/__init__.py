@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from radapt.errors import ModelError
+from radapt.errors import ModelError, UnknownModelError
 from radapt.find import members, nearest
 
 from ._tower import Grid, Layout, Mount, Tower, place_tokens
 from ._vlm import VLM
 
-__all__ = ["VLM", "Grid", "Layout", "Mount", "Tower", "load", "micro_models", "place_tokens", "tower_of"]
+__all__ = ["VLM", "Grid", "Layout", "Mount", "Tower", "families", "load", "micro_models", "place_tokens", "tower_of"]
 
 _MICRO = Path(str(files("radapt"))) / "micro" / "weights"
 
@@ -28,12 +28,21 @@ def micro_models() -> list[str]:
     return sorted(f"micro/{folder.parent.name}" for folder in _MICRO.glob("*/config.json"))
 
 
+def families() -> list[tuple[str, tuple[str, ...], bool]]:
+    """Supported families: member, the ``model_type`` values it covers, and whether :func:`load` loads it whole."""
+    return [(name, family.MODEL_TYPES, hasattr(family, "load")) for name, family in _members()]
+
+
+def _members() -> list[tuple[str, ModuleType]]:
+    return [(name, importlib.import_module(f"{__name__}.{name.replace('-', '_')}")) for name in members(__name__)]
+
+
 def _family(model_type: str, wanted: str, name: str) -> ModuleType:
-    families = [importlib.import_module(f"{__name__}.{member.replace('-', '_')}") for member in members(__name__)]
-    for family in families:
-        if model_type in family.MODEL_TYPES and hasattr(family, wanted):
+    able = [family for _, family in _members() if hasattr(family, wanted)]
+    for family in able:
+        if model_type in family.MODEL_TYPES:
             return family
-    supported = [kind for family in families if hasattr(family, wanted) for kind in family.MODEL_TYPES]
+    supported = [kind for family in able for kind in family.MODEL_TYPES]
     what = "be loaded by radapt.load" if wanted == "load" else "carry an adapter"
     raise ModelError(f"{name}: a model of type {model_type!r} cannot {what}{nearest(model_type, supported)}")
 
@@ -71,7 +80,8 @@ def load(
         device, dtype: where and in what precision the weights are; a model object keeps its own precision.
 
     Raises:
-        ModelError: unknown name, files that cannot be had or read, or an unsupported family.
+        UnknownModelError: there is no model of that name.
+        ModelError: files that cannot be had or read, or an unsupported family.
     """
     if isinstance(model, VLM):
         return model
@@ -82,7 +92,7 @@ def load(
     name, source = str(model), str(model)
     if name.startswith("micro/"):
         if name not in micro_models():
-            raise ModelError(f"unknown model {name!r}{nearest(name, micro_models())}")
+            raise UnknownModelError(f"unknown model {name!r}{nearest(name, micro_models())}")
         source = str(_MICRO / name.removeprefix("micro/"))
     family = _family(_read_type(source, name), "load", name)
     loaded = family.load(source, name=name, tokenizer=tokenizer, dtype=dtype)
@@ -100,7 +110,9 @@ def _read_type(source: str, name: str) -> str:
             config = folder / "config.json"
         elif folder.exists() or len(folder.parts) != 2:
             near = nearest(name, micro_models())
-            raise ModelError(f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}")
+            raise UnknownModelError(
+                f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}"
+            )
         else:
             config = Path(hf_hub_download(source, "config.json"))
         return str(json.loads(config.read_text())["model_type"])

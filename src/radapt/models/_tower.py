@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ class Tower(ABC):
         hook = self.hook(mount, self)
         self.root.register_forward_pre_hook(hook.before, with_kwargs=True)
         self.attention.register_forward_hook(hook.after)
+        _forget_compiled()
 
     def unmount(self) -> bool:
         """Remove what is mounted, so that the model is exactly as it was; say whether there was anything."""
@@ -138,6 +140,8 @@ class Tower(ABC):
                 del hooks[key]
                 self.root._forward_pre_hooks_with_kwargs.pop(key, None)
                 found = True
+        if found:
+            _forget_compiled()
         return found
 
     hook: ClassVar[type[PixelHook]]
@@ -150,6 +154,12 @@ class Tower(ABC):
         """Map pixels in [0, 1] to what the encoder takes; differentiable."""
         mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+def _forget_compiled() -> None:
+    """Drop compiled graphs: those made of modules without hooks would go on without the hooks added since."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 class PixelHook(ABC):

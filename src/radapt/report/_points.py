@@ -10,7 +10,7 @@ from radapt.report.table import Cell, Line, Section, Table
 
 __all__ = ["Panel", "Point", "panels"]
 
-Interval = tuple[float, float, float]
+_Interval = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,9 @@ class Point:
 
     method: str
     index: int
-    clean: Interval
-    transfer: Interval | None
-    white_box: Interval | None
+    clean: _Interval
+    transfer: _Interval | None
+    white_box: _Interval | None
     over: int
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from radapt.errors import SettingsError
 from radapt.find import nearest
 
+from .._plain import plain
+
 __all__ = [
     "ATTRIBUTES",
     "BACKGROUNDS",
@@ -114,8 +116,6 @@ class World:
     def __post_init__(self) -> None:
         for name, values in ATTRIBUTES.items():
             chosen = getattr(self, name)
-            if not isinstance(chosen, tuple):
-                raise SettingsError(f"{name} must be a tuple of names, got {chosen!r}")
             for got in chosen:
                 if got not in values:
                     raise SettingsError(f"unknown {name} {got!r}{nearest(got, values)}")
@@ -127,24 +127,18 @@ class World:
         ):
             if got not in allowed:
                 raise SettingsError(f"unknown {name} {got!r}{nearest(got, allowed)}")
-        self._check_numbers()
+        for name, number, high in (
+            ("shift", self.shift, 0.5),
+            ("angle", self.angle, math.pi),
+            ("noise", self.noise, 1),
+        ):
+            if not 0 <= number <= high:
+                raise SettingsError(f"{name} must be from 0 to {high:.5g}, got {number}")
+        if self.clutter < 0:
+            raise SettingsError(f"clutter must be 0 or more, got {self.clutter}")
+        if self.radius is not None and not 0 < self.radius[0] <= self.radius[1] <= 0.5:
+            raise SettingsError(f"radius must be two rising numbers, more than 0 and at most 0.5, got {self.radius}")
         self._check_drawable()
-
-    def _check_numbers(self) -> None:
-        for name, high in (("shift", 0.5), ("angle", math.pi), ("noise", 1.0)):
-            if not _between(getattr(self, name), 0, high):
-                raise SettingsError(f"{name} must be a number from 0 to {high:.5g}, got {getattr(self, name)!r}")
-        if type(self.clutter) is not int or self.clutter < 0:
-            raise SettingsError(f"clutter must be a whole number from 0 up, got {self.clutter!r}")
-        for name in ("outline", "grey"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingsError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        radius = self.radius
-        if radius is None:
-            return
-        pair = isinstance(radius, tuple) and len(radius) == 2 and all(_between(r, 0, 0.5) for r in radius)
-        if not pair or not 0 < radius[0] <= radius[1]:
-            raise SettingsError(f"radius must be two rising numbers, more than 0 and at most 0.5, got {radius!r}")
 
     def _check_drawable(self) -> None:
         """Every value that may be drawn first must leave something to draw after it."""
@@ -168,16 +162,13 @@ class World:
         Raises:
             SettingsError: for an unknown key or a wrong value.
         """
-        known = {field.name: field.type for field in fields(cls)}
+        hints = {field.name: str(field.type) for field in fields(cls)}
         settings: dict[str, Any] = {}
         for key, value in options.items():
-            if key not in known:
-                raise SettingsError(f"unknown world option {key!r}{nearest(key, known)}")
-            if key in ATTRIBUTES and isinstance(value, str):
-                value = [value]
-            if known[key] == "float" and type(value) is int:
-                value = float(value)
-            settings[key] = tuple(value) if isinstance(value, list) else value
+            if key not in hints:
+                raise SettingsError(f"unknown world option {key!r}{nearest(key, hints)}")
+            single = key in ATTRIBUTES and isinstance(value, str)
+            settings[key] = plain(key, hints[key], [value] if single else value)
         return cls(**settings)
 
     def classes(self, label: str) -> list[tuple[str, ...]]:
@@ -185,10 +176,6 @@ class World:
         if label == "composition":
             return _compositions(self)
         return [(value,) for value in getattr(self, label) or ATTRIBUTES[label]]
-
-
-def _between(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,115 @@
+"""What the commands share: options, errors, and files that they write."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from radapt.errors import InputError, RadaptError, SettingsError
+
+if TYPE_CHECKING:
+    from radapt.adapt import Adapter
+    from radapt.data import Dataset
+    from radapt.models import VLM
+    from radapt.results import Figure
+
+__all__ = [
+    "Json",
+    "Quiet",
+    "candidate_parts",
+    "console",
+    "fraction",
+    "guard",
+    "load_sets",
+    "split_names",
+    "write_file",
+    "write_rows",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+console = Console()
+_errors = Console(stderr=True)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file, as JSON rows.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def guard(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors into one line on stderr: exit code 2 for wrong usage, 1 for failure."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except RadaptError as error:
+            _errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2 if isinstance(error, SettingsError | InputError) else 1) from error
+        except KeyboardInterrupt as error:
+            _errors.print("[bold red]interrupted[/]; what was computed is kept, run the same command to continue")
+            raise typer.Exit(1) from error
+        except OSError as error:
+            _errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+def _plain(error: Exception) -> str:
+    return str(error).replace("[", r"\[")
+
+
+def fraction(text: str) -> float:
+    """A number or a fraction such as ``4/255``."""
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise SettingsError(f"{text!r} is neither a number nor a fraction such as 4/255") from None
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def load_sets(names: str, *, split: str, n: int | None) -> list[Dataset]:
+    """Data sets by name, separated by commas."""
+    from radapt.data import load_dataset
+
+    return [load_dataset(name, split=split, n=n) for name in split_names(names)]
+
+
+def candidate_parts(text: str) -> tuple[str, VLM, Adapter | None]:
+    """Read ``[LABEL=]MODEL[+ADAPTER]``: label, model and adapter."""
+    from radapt.adapt import Adapter
+    from radapt.models import load
+
+    label, equals, rest = text.partition("=")
+    name, plus, folder = (rest if equals else text).partition("+")
+    if not name or (equals and not label) or (plus and not folder):
+        raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {text!r}")
+    adapter = Adapter.from_pretrained(folder) if plus else None
+    return (label if equals else text), load(name), adapter
+
+
+def write_file(path: Path | None, content: str) -> None:
+    """Write a file whole or not at all; nothing when there is no path."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content)
+    partial.replace(path)
+
+
+def write_rows(path: Path | None, figures: Iterable[Figure]) -> None:
+    """Write figures as a list of flat JSON objects."""
+    write_file(path, json.dumps([figure.row() for figure in figures], indent=2) + "\n")

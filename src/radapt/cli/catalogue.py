@@ -1,0 +1,81 @@
+"""``radapt models | datasets | attacks``: what there is."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ._shared import console, guard
+
+__all__ = ["attacks", "datasets", "models"]
+
+Name = Annotated[str | None, typer.Argument(help="Show this one in full.")]
+
+
+@guard
+def models() -> None:
+    """List the models that ship with the package, and the families that can be loaded or adapted.
+
+    [bold]Example:[/] radapt models
+    """
+    from radapt.models import families, micro_models
+
+    table = Table("model", "kind")
+    for name in micro_models():
+        table.add_row(name, "ships with the package; no download")
+    for family, kinds, loads in families():
+        what = "load, adapt, attack" if loads else "carries an adapter (Adapter.attach)"
+        table.add_row(f"Hugging Face models of type {', '.join(kinds)}", f"{what} [{family}]".replace("[", r"\["))
+    console.print(table)
+
+
+@guard
+def datasets(name: Name = None) -> None:
+    """List the data sets, or show the card of one.
+
+    [bold]Examples:[/]
+      radapt datasets
+      radapt datasets textures
+    """
+    from radapt.data import card
+    from radapt.data import datasets as names
+
+    if name is None:
+        table = Table("data set", "task", "what it tests")
+        for each in names():
+            table.add_row(each, card(each).task, card(each).tests)
+        console.print(table)
+        return
+    details = card(name)
+    for field in fields(details):
+        value = getattr(details, field.name)
+        console.print(f"[bold]{field.name}[/]: ", end="")
+        console.print(str(value), markup=False, highlight=False)
+
+
+@guard
+def attacks(name: Name = None) -> None:
+    """List the attacks with their settings, or describe one.
+
+    [bold]Examples:[/]
+      radapt attacks
+      radapt attacks apgd
+    """
+    from radapt.attacks import names
+    from radapt.find import find
+
+    if name is not None:
+        import inspect
+
+        kind = find("radapt.attacks", name, "ATTACK")
+        console.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
+        return
+    table = Table("attack", "what it is", "settings (--option NAME=VALUE)")
+    for each in names():
+        kind = find("radapt.attacks", each, "ATTACK")
+        settings = [f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(kind)]
+        table.add_row(each, (kind.__doc__ or "").split(".\n")[0].strip(), ", ".join(settings))
+    console.print(table)

@@ -1,0 +1,53 @@
+"""The command line: ``radapt demo | adapt | evaluate | finetune | micro | report | models | datasets | attacks``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from radapt._version import __version__
+
+from . import adapt, catalogue, demo, evaluate, finetune, micro, report
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Make vision-language models resist adversarial images without retraining them, and measure it honestly.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"radapt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command("demo")(demo.demo)
+app.command("adapt")(adapt.adapt)
+app.command("tune")(adapt.tune)
+app.command("evaluate")(evaluate.evaluate)
+app.command("finetune")(finetune.finetune)
+app.add_typer(micro.app, name="micro")
+app.command("report")(report.report)
+app.command("models")(catalogue.models)
+app.command("datasets")(catalogue.datasets)
+app.command("attacks")(catalogue.attacks)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,108 @@
+"""What is evaluated: candidates (a model, with or without an adapter) and threats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from radapt._version import __version__
+from radapt.attacks import Attack, make
+from radapt.data import Dataset
+from radapt.errors import SettingsError
+from radapt.models import VLM
+from radapt.results import Setting
+
+__all__ = ["Attachable", "Candidate", "Threat"]
+
+
+class Attachable(Protocol):
+    """What can be put on a model for the time of an evaluation: an adapter."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that changes a model's output."""
+        ...
+
+    def attach(self, model: VLM) -> AbstractContextManager[Any]:
+        """Put it on the model; leaving the context takes it off."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One line of a report: a defended (or undefended) model.
+
+    Args:
+        method: its name in reports.
+        model: the model, without an adapter.
+        adapter: what is put on it, if anything.
+    """
+
+    method: str
+    model: VLM
+    adapter: Attachable | None = None
+
+    def on(self) -> AbstractContextManager[Any]:
+        """The candidate with its adapter, for the time of a ``with`` block."""
+        return nullcontext() if self.adapter is None else self.adapter.attach(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """An attack and whose gradients it uses.
+
+    Args:
+        attack: name of the attack.
+        eps: radius of the ball in pixel units (4/255).
+        norm: ``linf`` or ``l2``.
+        source: ``self`` (white-box: the attacker sees the whole defended model), ``undefended`` (transfer), or the
+            ``method`` of another candidate (transfer).
+        options: the attack's other settings (``steps``, ``restarts``...).
+
+    Raises:
+        SettingsError: an unknown attack or option, or a value out of range.
+    """
+
+    attack: str
+    eps: float
+    source: str
+    norm: str = "linf"
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)  # a mapping has no hash
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise SettingsError("a threat must say whose gradients make the attack: source='self' or 'undefended'")
+        _ = self.make()
+
+    def make(self, **changes: object) -> Attack:
+        """The attack itself, with some settings changed."""
+        return make(self.attack, **{"eps": self.eps, "norm": self.norm, **self.options, **changes})
+
+    def settings(self) -> dict[str, object]:
+        """Every setting of the attack, defaults included, but for its norm and radius."""
+        return {name: value for name, value in asdict(self.make()).items() if name not in ("eps", "norm")}
+
+
+def setting_of(
+    candidate: Candidate, task: str, data: Dataset, threat: Threat | None, source: str, seed: int
+) -> Setting:
+    """The setting of one figure; ``threat`` None is the clean figure, ``source`` names the source's model."""
+    attacked: dict[str, Any] = {}
+    if threat is not None:
+        attacked = {"attack": threat.attack, "norm": threat.norm, "eps": threat.eps, "options": threat.settings()}
+        attacked |= {"source": threat.source, "seed": seed}
+        if threat.source != "self":
+            attacked["options"] = {**attacked["options"], "source_model": source}
+    return Setting(
+        method=candidate.method,
+        model=candidate.model.name,
+        adapter="" if candidate.adapter is None else candidate.adapter.fingerprint,
+        task=task,
+        dataset=data.name,
+        split=data.split,
+        n=len(data),
+        version=__version__,
+        **attacked,
+    )

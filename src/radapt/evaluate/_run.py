@@ -1,0 +1,293 @@
+"""Running a plan: every candidate on every data set, clean and under every threat, into a results file."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from radapt.attacks import Outcome
+from radapt.data import Dataset
+from radapt.errors import SettingsError
+from radapt.find import find, members, nearest
+from radapt.models import VLM
+from radapt.results import Example, Figure, Results, Sample, Setting
+from radapt.types import Pixels
+
+from ._plan import Candidate, Threat, setting_of
+from ._task import Answer, BoundTask, Task
+from ._sanity import Tally, check_model, check_undefended, check_white_box
+
+__all__ = ["evaluate"]
+
+_CHUNK = 128
+_EXAMPLES = 4
+_CHECKED = 16
+
+
+@dataclass
+class _Unit:
+    """One figure to be made: a candidate on a data set under a threat, or clean."""
+
+    candidate: Candidate
+    task: Task
+    threat: Threat | None
+    source: Candidate | None
+    setting: Setting
+    todo: list[int] = field(default_factory=list)
+
+    @property
+    def white_box(self) -> bool:
+        """Whether the attacker sees the candidate itself."""
+        return self.threat is not None and self.threat.source == "self"
+
+    def __str__(self) -> str:
+        what = "clean" if self.threat is None else f"{self.threat.attack} from {self.threat.source}"
+        return f"{self.setting.dataset} · {self.setting.method} · {what}"
+
+
+def evaluate(
+    candidates: Sequence[Candidate],
+    *,
+    datasets: Sequence[Dataset],
+    threats: Sequence[Threat],
+    results: Results,
+    undefended: VLM | None = None,
+    seed: int = 0,
+    slots: int = 32,
+    sanity: bool = True,
+    quiet: bool = False,
+) -> list[Figure]:
+    """Evaluate candidates on data sets, clean and under threats; what the results file holds already is not redone.
+
+    Images for a transfer threat are made against its source with the whole budget (no early stop) and shared by all
+    candidates; a white-box attack (``source="self"``) differentiates through the candidate's adapter.
+
+    Args:
+        candidates: the lines of the report.
+        datasets: data sets with labels; each sample of each is used.
+        threats: the attacks, each with its source.
+        results: an open results file; rows are committed every 128 samples.
+        undefended: what ``source="undefended"`` means; by default each candidate's model without its adapter.
+        seed: seed of the per-sample random numbers.
+        slots: images per pass of the model; figures at one number of slots are the same bit for bit.
+        sanity: run the sanity checks and store their flags.
+        quiet: no progress bar.
+
+    Returns:
+        The figures of this plan, in order.
+
+    Raises:
+        SettingsError: nothing to evaluate, two candidates of one name or with the same figures, a model that carries an
+            adapter already, an unknown source, or a data set of a task that cannot be evaluated.
+    """
+    if not candidates or not datasets:
+        raise SettingsError("nothing to evaluate: give at least one candidate and one data set")
+    _check_candidates(candidates, undefended)
+    units = list(_units(candidates, datasets, threats, undefended, seed))
+    for unit in units:
+        done = results.begin(unit.setting)
+        unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
+    runner = _Runner(results, undefended, seed, slots, sanity)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, disable=quiet, transient=True) as progress:
+        bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
+        for unit in units:
+            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=str(unit))
+            if unit.todo:
+                runner.run(unit, lambda n: progress.update(bar, advance=n))
+    keys = {unit.setting.key: i for i, unit in enumerate(units)}
+    figures = [figure for figure in results.figures() if figure.setting.key in keys]
+    return sorted(figures, key=lambda figure: keys[figure.setting.key])
+
+
+def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:
+    names = [candidate.method for candidate in candidates]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"candidates must have different names, got {', '.join(names)}")
+    seen: dict[str, str] = {}
+    for candidate in candidates:
+        first = seen.setdefault(_name(candidate), candidate.method)
+        if first != candidate.method:
+            raise SettingsError(
+                f"candidates {first!r} and {candidate.method!r} are the same model ({candidate.model.name}) with the same "
+                "adapter, so their figures would be one; leave one out, or give different models different names"
+            )
+    models = {candidate.method: candidate.model for candidate in candidates}
+    for name, model in (models if undefended is None else {**models, "undefended": undefended}).items():
+        if model.tower.mounted() is not None:
+            raise SettingsError(f"the model of {name!r} carries an adapter already; detach it and give it as adapter=")
+
+
+def _task(data: Dataset) -> Task:
+    tasks = members("radapt.evaluate")
+    if data.card.task not in tasks:
+        raise SettingsError(f"{data.name} is a set for {data.card.task}, which cannot be evaluated{nearest('', tasks)}")
+    task: Task = find("radapt.evaluate", data.card.task, "TASK")(data)
+    return task
+
+
+def _units(
+    candidates: Sequence[Candidate],
+    datasets: Sequence[Dataset],
+    threats: Sequence[Threat],
+    undefended: VLM | None,
+    seed: int,
+) -> Iterable[_Unit]:
+    by_name = {candidate.method: candidate for candidate in candidates}
+    for data in datasets:
+        task = _task(data)
+        for candidate in candidates:
+            for threat in (None, *threats):
+                source = None if threat is None else _source(candidate, threat, by_name, undefended)
+                yield _Unit(
+                    candidate=candidate,
+                    task=task,
+                    threat=threat,
+                    source=source,
+                    setting=setting_of(candidate, task.name, data, threat, _name(source), seed),
+                )
+
+
+def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate], undefended: VLM | None) -> Candidate:
+    if threat.source == "self":
+        return candidate
+    if threat.source == "undefended":
+        return Candidate(method="undefended", model=undefended or candidate.model)
+    if threat.source not in by_name:
+        allowed = ("self", "undefended", *by_name)
+        raise SettingsError(f"unknown source {threat.source!r}{nearest(threat.source, allowed)}")
+    return by_name[threat.source]
+
+
+def _name(source: Candidate | None) -> str:
+    if source is None:
+        return ""
+    return source.model.name if source.adapter is None else f"{source.model.name}+{source.adapter.fingerprint}"
+
+
+class _Runner:
+    """Makes figures one after the other, and shares between them what they have in common."""
+
+    def __init__(self, results: Results, undefended: VLM | None, seed: int, slots: int, sanity: bool) -> None:
+        self._results, self._undefended = results, undefended
+        self._seed, self._slots, self._sanity = seed, slots, sanity
+        self._bound: dict[tuple[Task, VLM], BoundTask] = {}
+        self._outcomes: dict[tuple[object, ...], Outcome] = {}
+        self._task: Task | None = None
+
+    def run(self, unit: _Unit, advance: Callable[[int], None]) -> None:
+        """Make one figure, chunk by chunk; every chunk is committed before the next begins."""
+        if unit.task is not self._task:  # transferred images are kept for one data set at a time
+            self._outcomes.clear()
+            self._task = unit.task
+        tally = Tally()
+        for first in range(0, len(unit.todo), _CHUNK):
+            started = time.perf_counter()
+            positions = unit.todo[first : first + _CHUNK]
+            outcome = self._attack(unit, positions)
+            if unit.white_box and outcome is not None:
+                tally.add(outcome)
+            samples, examples = self._score(unit, positions, outcome)
+            seconds = time.perf_counter() - started
+            if self._sanity and first + _CHUNK >= len(unit.todo):
+                # Before the last samples are stored: a figure that is complete has had its checks.
+                self._results.flag(unit.setting, {**tally.flags(), **self._check(unit, samples)})
+            self._results.add(unit.setting, samples, seconds=seconds, examples=examples)
+            advance(len(positions))
+
+    def _bind(self, task: Task, model: VLM) -> BoundTask:
+        key = (task, model)
+        if key not in self._bound:
+            self._bound[key] = task.bind(model)
+        return self._bound[key]
+
+    def _attack(self, unit: _Unit, positions: Sequence[int]) -> Outcome | None:
+        if unit.threat is None or unit.source is None:
+            return None
+        key = (_name(unit.source), unit.threat, tuple(positions))
+        if key in self._outcomes:
+            return self._outcomes[key]
+        data, model = unit.task.data, unit.source.model
+        with unit.source.on():
+            objective = self._bind(unit.task, model).objective(positions, stop=unit.white_box)
+            outcome = unit.threat.make()(
+                objective,
+                data.pixels(positions).to(model.device),
+                keys=[data.keys[position] for position in positions],
+                seed=self._seed,
+                slots=self._slots,
+            )
+        if not unit.white_box:
+            self._outcomes[key] = outcome
+        return outcome
+
+    def _answer(self, unit: _Unit, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
+        """Answers by batches of ``slots``, the last one padded, so that they do not depend on the batch."""
+        bound, answers = self._bind(unit.task, unit.candidate.model), list[Answer]()
+        with unit.candidate.on():
+            for first in range(0, len(positions), self._slots):
+                rows = list(range(first, min(first + self._slots, len(positions))))
+                padded = rows + [rows[0]] * (self._slots - len(rows))
+                answers += bound.answer(pixels[padded], [positions[row] for row in padded])[: len(rows)]
+        return answers
+
+    def _score(
+        self, unit: _Unit, positions: Sequence[int], outcome: Outcome | None
+    ) -> tuple[list[Sample], list[Example]]:
+        clean = unit.task.data.pixels(positions)
+        pixels = clean if outcome is None else outcome.pixels.cpu()
+        answers = self._answer(unit, pixels, positions)
+        samples = []
+        for row, (position, answer) in enumerate(zip(positions, answers, strict=True)):
+            cost: dict[str, Any] = {}
+            if outcome is not None:
+                cost = {name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")}
+                cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
+            facts = {"label": unit.task.label(position), "prediction": answer.prediction, "score": answer.score}
+            samples.append(Sample(position=position, **facts, **cost))
+        shown = [row for row, position in enumerate(positions) if position < _EXAMPLES]
+        if outcome is None or not shown:
+            return samples, []
+        before = self._answer(unit, clean[shown], [positions[row] for row in shown])
+        examples = [
+            Example(
+                position=positions[row],
+                clean=_png(clean[row]),
+                adversarial=_png(pixels[row]),
+                truth=unit.task.truth(positions[row]),
+                before=was.text,
+                after=answers[row].text,
+            )
+            for row, was in zip(shown, before, strict=True)
+        ]
+        return samples, examples
+
+    def _check(self, unit: _Unit, last: Sequence[Sample]) -> dict[str, object]:
+        data, model = unit.task.data, unit.candidate.model
+        few = range(min(_CHECKED, len(data)))
+        images = data.pixels(few).to(model.device)
+        with unit.candidate.on():
+            if unit.threat is None:
+                return check_model(model, images)
+            if not unit.white_box:
+                return {}
+            bound, keys, slots = self._bind(unit.task, model), data.keys[: len(few)], min(self._slots, _CHECKED)
+            flags = check_white_box(bound, unit.threat, images, keys, few, seed=self._seed, slots=slots)
+        if unit.candidate.adapter is None and model is self._undefended:
+            flags |= check_undefended([sample.score for sample in (*self._results.samples(unit.setting), *last)])
+        return flags
+
+
+def _png(image: Tensor) -> bytes:
+    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

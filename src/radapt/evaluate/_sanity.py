@@ -1,0 +1,105 @@
+"""Checks that run by themselves and whose flags are stored with the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from radapt.attacks import Outcome
+from radapt.models import VLM
+from radapt.types import Pixels
+
+from ._plan import Threat
+from ._task import BoundTask
+
+__all__ = ["Tally", "check_model", "check_undefended", "check_white_box"]
+
+_LARGE_EPS = 64 / 255
+_RANDOM = 1e-4
+
+
+@dataclass
+class Tally:
+    """Per-sample signs of a failing attack, summed over the batches of one setting."""
+
+    attacked: int = 0
+    flat: int = 0
+    vanished: int = 0
+    unconfirmed: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the samples of one batch."""
+        tried = outcome.iterations > 0
+        self.attacked += int(tried.sum())
+        self.flat += int((tried & ~outcome.loss_rose).sum())
+        self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
+        self.unconfirmed += int(outcome.unconfirmed.sum())
+
+    def flags(self) -> dict[str, object]:
+        """Flags of a setting; empty when nothing is wrong."""
+        flags: dict[str, object] = {}
+        if self.flat > 0.05 * self.attacked:
+            flags["loss not rising"] = f"on {self.flat} of {self.attacked} attacked samples the loss did not rise"
+        if self.vanished > 0.05 * self.attacked:
+            flags["zero gradient"] = f"gradients were zero on {self.vanished} of {self.attacked} attacked samples"
+        if self.unconfirmed:
+            flags["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
+        return flags
+
+
+def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
+    """Whether repeated passes of a model agree; a random defence needs expectation over transformations."""
+    with torch.no_grad():
+        first, second = (model.encode_image(pixels.to(model.device)).float() for _ in range(2))
+    spread = float((first - second).abs().max() / first.abs().max())
+    if spread <= _RANDOM:
+        return {}
+    return {"random": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"}
+
+
+def check_white_box(
+    bound: BoundTask,
+    threat: Threat,
+    pixels: Pixels,
+    keys: Sequence[str],
+    positions: Sequence[int],
+    *,
+    seed: int,
+    slots: int,
+) -> dict[str, object]:
+    """Signs of masked gradients, on a few samples: a large ball must leave nothing, and more steps must not help.
+
+    Args:
+        bound: the task on the defended model, its adapter attached.
+        threat: the white-box threat.
+        pixels, keys, positions: the samples that the check uses.
+        seed, slots: as in the evaluation.
+    """
+    flags: dict[str, object] = {}
+    objective = bound.objective(positions, stop=True)
+    if threat.norm == "linf" and threat.eps < _LARGE_EPS:
+        large = threat.make(eps=_LARGE_EPS)(objective, pixels, keys=keys, seed=seed, slots=slots)
+        left = int((~large.fooled).sum())
+        if left > 0.05 * len(positions):
+            flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
+    usual = threat.make()(objective, pixels, keys=keys, seed=seed, slots=slots)
+    survivors = (~usual.fooled).nonzero().flatten().tolist()
+    if survivors:
+        rows = bound.objective([positions[i] for i in survivors], stop=True)
+        kept = [keys[i] for i in survivors]
+        steps = 3 * threat.make().steps
+        longer = threat.make(steps=steps)(rows, pixels[survivors], keys=kept, seed=seed, slots=slots)
+        gained = int(longer.fooled.sum())
+        if gained > 0.05 * len(positions):
+            flags["more steps help"] = f"{steps} steps fool {gained} more of {len(positions)} samples: use more steps"
+    return flags
+
+
+def check_undefended(scores: Sequence[float]) -> dict[str, object]:
+    """Whether the undefended model falls under the white-box attack; if not, the attack is weak or the cue is easy."""
+    left = sum(scores)
+    if left <= 0.1 * len(scores):
+        return {}
+    return {"undefended stands": f"the undefended model keeps {left:.0f} of {len(scores)}: weak attack, or an easy cue"}
