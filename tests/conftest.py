@@ -62,3 +62,85 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+PICTURE = {"image_size": 32, "patch_size": 8}
+
+
+def _lively(model: Any) -> Any:
+    """Weights ten times the usual size, so that small models react visibly to their input; ready for inference."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(10)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def tiny_clip() -> Any:
+    """A random ``CLIPModel`` for 32-pixel images: 4 x 4 patches, 32 features, two blocks."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {**TINY, "vocab_size": 80, "max_position_embeddings": 20, "bos_token_id": 2, "eos_token_id": 3}
+    config = CLIPConfig(vision_config={**TINY, **PICTURE}, text_config={**text, "pad_token_id": 0}, projection_dim=16)
+    return _lively(CLIPModel(config))
+
+
+@pytest.fixture
+def tiny_vlm(tiny_clip: Any) -> Any:
+    """The tiny CLIP as a VLM, with the micro models' tokenizer and the normalisation (x - 0.5) / 0.25."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from radapt.micro.clip import build_tokenizer
+    from radapt.models.hf_clip import HFClip
+
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    return HFClip("tiny/clip", tiny_clip, build_tokenizer(), processor)
+
+
+@pytest.fixture
+def tiny_llava(tiny_clip: Any) -> Any:
+    """A random LLaVA on the vision tower of the tiny CLIP; token 59 stands for the picture."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    text = LlamaConfig(**TINY, num_key_value_heads=4, vocab_size=60)
+    vision = CLIPVisionConfig(**TINY, **PICTURE)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=59, vision_feature_layer=-1)
+    model = _lively(LlavaForConditionalGeneration(config))
+    model.model.vision_tower.load_state_dict(tiny_clip.vision_model.state_dict())
+    return model
+
+
+@pytest.fixture
+def tiny_qwen() -> Any:
+    """A random Qwen3-VL with patches of 8 pixels, merged two by two; token 59 stands for a part of a picture."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 4, "patch_size": 8}
+    vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32, "num_position_embeddings": 16}
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
+    text = {**TINY, "num_key_value_heads": 4, "head_dim": 8, "vocab_size": 60, "rope_parameters": rope}
+    tokens = {"image_token_id": 59, "video_token_id": 58, "vision_start_token_id": 57, "vision_end_token_id": 56}
+    config = Qwen3VLConfig(vision_config={**vision, "deepstack_visual_indexes": [0]}, text_config=text, **tokens)
+    return _lively(Qwen3VLForConditionalGeneration(config))
+
+
+@pytest.fixture
+def tiny_shapes() -> Callable[..., Any]:
+    """Builds a zero-shot set of 32-pixel ShapeWorld pictures: ``tiny_shapes(n, split="train")``."""
+    import torch
+
+    from radapt.data import Dataset, card
+    from radapt.data.shapeworld import World, render
+
+    def build(n: int, split: str = "train") -> Dataset:
+        pictures, scenes = render(World(), split, range(n), size=32)
+        classes = [name for (name,) in World().classes("shape")]
+        labels = torch.tensor([classes.index(scene.shape) for scene in scenes])
+        return Dataset(card=card("shapes"), split=split, images=pictures, labels=labels, classes=tuple(classes))
+
+    return build

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def has_docstring(value: Any) -> bool:
     """Whether a class, a function or a module has a docstring of its own; plain values need none."""
     if not (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value)):
         return True
-    text = value.__dict__.get("__doc__") or ""
+    text = (vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__) or ""
     # A dataclass without a docstring gets its signature for one.
     return bool(text) and not text.startswith(f"{getattr(value, '__name__', '')}(")
 
@@ -158,3 +159,23 @@ def test_an_undeclared_name_is_caught(source: str, names: set[str]) -> None:
 def test_a_missing_or_computed_list_is_caught(source: str) -> None:
     assert declared(source) is None
     assert not is_bare(source)
+
+
+def test_a_missing_docstring_is_caught() -> None:
+    class Base:
+        """Documented."""
+
+    class Derived(Base):
+        pass
+
+    @dataclass
+    class Plain:
+        x: int
+
+    def bare() -> None:
+        pass
+
+    assert has_docstring(Base)
+    assert has_docstring(has_docstring)
+    assert has_docstring("0.1.0")
+    assert not any(has_docstring(value) for value in (Derived, Plain, bare))

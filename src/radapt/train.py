@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,7 +38,7 @@ class Schedule:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0 or not 0 <= self.warmup < 1:
+        if self.steps < 1 or not self.lr > 0 or not 0 <= self.warmup < 1:
             raise SettingsError(f"a schedule needs steps >= 1, lr > 0 and warmup in [0, 1), got {self}")
 
     def factor(self, step: int) -> float:
@@ -99,7 +98,9 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             value = loss(step)
             if not math.isfinite(value.item()):
-                raise CheckError(f"{label}: the loss is {value.item()} at step {step}; try a smaller lr than {schedule.lr}")
+                raise CheckError(
+                    f"{label}: the loss is {value.item()} at step {step}; try a smaller lr than {schedule.lr}"
+                )
             value.backward()
             if schedule.clip:
                 torch.nn.utils.clip_grad_norm_(list(parameters.values()), schedule.clip)
@@ -112,7 +113,11 @@ def fit(
 
 
 def _save(
-    path: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, schedule: Schedule, history: list[float]
+    path: Path,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    history: list[float],
 ) -> None:
     tensors = {f"parameter/{name}": p.detach().contiguous() for name, p in parameters.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -120,7 +125,7 @@ def _save(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, {"schedule": json.dumps(asdict(schedule)), "history": json.dumps(history)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _resume(
@@ -128,12 +133,19 @@ def _resume(
 ) -> list[float]:
     if path is None or not path.exists():
         return []
-    with safe_open(path, "pt") as file:
+    try:
+        file = safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise SettingsError(f"the checkpoint {path} cannot be read ({error}); remove it to start afresh") from error
+    with file:
         metadata = file.metadata()
         if json.loads(metadata["schedule"]) != asdict(schedule):
-            raise SettingsError(f"{path} belongs to a training with {metadata['schedule']}; remove it or use those settings")
+            raise SettingsError(
+                f"{path} belongs to a training with {metadata['schedule']}; remove it or use those settings"
+            )
         names = set(file.keys())
-        if {f"parameter/{name}" for name in parameters} != {n for n in names if n.startswith("parameter/")}:
+        shapes = {n: file.get_slice(n).get_shape() for n in names if n.startswith("parameter/")}
+        if shapes != {f"parameter/{name}": list(p.shape) for name, p in parameters.items()}:
             raise SettingsError(f"{path} belongs to a training of other parameters; remove it to start afresh")
         with torch.no_grad():
             for name, parameter in parameters.items():

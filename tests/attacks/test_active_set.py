@@ -100,13 +100,14 @@ class Formula:
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd"])
-def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name: str) -> None:
+@pytest.mark.parametrize("slots", [1, 3])
+def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name: str, slots: int) -> None:
     def value(pixels: Tensor, index: Tensor) -> Tensor:
         # Sample 0 has a gradient; that of 1 vanishes; that of 2 vanishes above the middle.
         total = pixels.flatten(1).sum(1)
         return torch.where(index == 0, total, torch.where(index == 1, 0 * total, total.clamp(max=24.0)))
 
-    outcome = make(name, eps=0.1, steps=20)(Formula(value, 3), images(3), slots=3)
+    outcome = make(name, eps=0.1, steps=20)(Formula(value, 3), images(3), slots=slots)
     assert outcome.zero_gradient[0] == 0
     assert outcome.zero_gradient[1] == 1
     assert 0 < outcome.zero_gradient[2] <= 1

@@ -119,7 +119,7 @@ def test_half_precision_images_come_back_in_float32() -> None:
     assert torch.allclose(outcome.pixels, torch.tensor(0.6), atol=1e-6)
 
 
-def test_a_warm_start_is_brought_into_the_ball() -> None:
+def test_a_warm_start_is_brought_into_the_ball_and_serves_the_first_restart_only() -> None:
     seen: list[Tensor] = []
 
     class Watched(Brightness):
@@ -127,8 +127,13 @@ def test_a_warm_start_is_brought_into_the_ball() -> None:
             seen.append(pixels.detach())
             return super().__call__(pixels, index)
 
-    PGD(eps=0.1, steps=2)(Watched(3), IMAGES, slots=3, start=torch.ones_like(IMAGES))
-    assert torch.allclose(seen[1], torch.tensor(0.6), atol=1e-6)
+    attack = PGD(eps=0.1, steps=2, restarts=2, step_size=1e-3)
+    attack(Watched(3), IMAGES, slots=3, start=torch.zeros_like(IMAGES))
+    clean, first, _, _, second = seen[:5]
+    assert torch.equal(clean, IMAGES)
+    assert torch.allclose(first, torch.tensor(0.4), atol=1e-6)
+    # The second restart is random again.
+    assert ((second - 0.4).abs() > 0.01).float().mean() > 0.8
 
 
 def test_an_embedding_moves_away_from_its_reference() -> None:

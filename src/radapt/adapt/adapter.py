@@ -96,15 +96,22 @@ class Attachment:
         self._tower, self._mount = tower, mount
         tower.mount(mount)
 
+    @property
+    def active(self) -> bool:
+        """Whether the adapter is still on the model."""
+        return self._tower.mounted() is self._mount
+
     def detach(self) -> None:
         """Restore the model; does nothing when this adapter is detached already."""
-        if self._tower.mounted() is self._mount:
+        if self.active:
             self._tower.unmount()
 
     def __enter__(self) -> Attachment:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.detach()
 
 
@@ -131,7 +138,9 @@ class Adapter:
     def __repr__(self) -> str:
         s = self.settings
         d0 = "no filter" if s.d0 is None else f"cutoff={s.cutoff:.4g} (D0={s.d0:.3g} at 224 px)"
-        return f"Adapter({s.method}, {d0}, alpha={s.alpha:g}, mix={s.mix!r}, tokens={len(self.anchor)}, width={s.width})"
+        return (
+            f"Adapter({s.method}, {d0}, alpha={s.alpha:g}, mix={s.mix!r}, tokens={len(self.anchor)}, width={s.width})"
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -172,7 +181,7 @@ class Adapter:
                 f"{', '.join(differing)}; make one for this model, e.g. radapt.training_free(model)"
             )
         attachment = Attachment(tower, _AdapterMount(s, self.anchor))
-        self._attachments.append(attachment)
+        self._attachments = [*(a for a in self._attachments if a.active), attachment]  # forget those that are over
         return attachment
 
     def detach(self) -> None:

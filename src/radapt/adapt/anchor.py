@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ def capture_anchor(model: VLM | nn.Module, *, image: str = "white") -> Anchor:
         raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
     captured: list[Tensor] = []
 
-    def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+    def hook(module: nn.Module, args: object, output: Tensor | tuple[Any, ...]) -> None:
         captured.append(output[0] if isinstance(output, tuple) else output)
 
     weight = next(tower.root.parameters())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,7 +36,7 @@ def save(adapter: Adapter, folder: Path) -> Path:
         _write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         partial = folder / f"{WEIGHTS}.partial"
         save_file({"anchor": adapter.anchor.detach().float().cpu().contiguous()}, partial, {"format": "pt"})
-        os.replace(partial, folder / WEIGHTS)
+        partial.replace(folder / WEIGHTS)
         _write(folder / "README.md", card(adapter).encode())
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
@@ -47,7 +46,7 @@ def save(adapter: Adapter, folder: Path) -> Path:
 def _write(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read(name_or_folder: str | Path) -> Adapter:
@@ -62,7 +61,9 @@ def read(name_or_folder: str | Path) -> Adapter:
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read ({error}); it is damaged, save the adapter again") from error
+        raise AdapterError(
+            f"{folder / WEIGHTS} cannot be read ({error}); it is damaged, save the adapter again"
+        ) from error
     if set(tensors) != {"anchor"}:
         raise AdapterError(f"{folder / WEIGHTS} holds the tensors {sorted(tensors)}, allowed is only 'anchor'")
     return Adapter(settings, tensors["anchor"].float())
@@ -114,7 +115,9 @@ def push(adapter: Adapter, repository: str, *, private: bool, token: str | None)
 def card(adapter: Adapter) -> str:
     """Model card: how the adapter was made, how to use it, and what it does not promise."""
     s = adapter.settings
-    filter_line = "none" if s.cutoff is None else f"Gaussian, {s.cutoff:.4g} cycles per pixel (D0 = {s.d0:.3g} at 224 px)"
+    filter_line = (
+        "none" if s.cutoff is None else f"Gaussian, {s.cutoff:.4g} cycles per pixel (D0 = {s.d0:.3g} at 224 px)"
+    )
     origin = "".join(f"| {name} | {value} |\n" for name, value in s.origin.items())
     return f"""---
 library_name: radapt

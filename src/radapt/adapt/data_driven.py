@@ -142,12 +142,19 @@ def data_driven(
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
     if (loss == "text") != (labels is not None and classifier is not None):
-        raise InputError("loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither")
+        raise InputError(
+            "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
+        )
     if len(pixels) == 0:
         raise InputError("no training images; the paper takes 2,000")
+    if labels is not None and len(labels) != len(pixels):
+        raise InputError(f"there must be one label per image, got {len(labels)} labels for {len(pixels)} images")
+    if batch < 1:
+        raise SettingsError(f"batch must be 1 or more, got {batch}")
     vlm = load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
-    inner = attack_steps or (10 if adversary == "static" else 4)
+    default = 10 if adversary == "static" else 4
+    inner = default if attack_steps is None else attack_steps
     attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
     anchor = start.anchor.to(vlm.device).requires_grad_()
     training = _Anchor(vlm, Adapter(start.settings, anchor), pixels, labels, classifier, attack, adversary, batch, seed)

@@ -29,7 +29,11 @@ def adapter_for(
 ) -> Adapter:
     """An adapter for a model's tower with a given anchor."""
     tower = tower_of(model)
-    name = model.name if isinstance(model, VLM) else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    name = (
+        model.name
+        if isinstance(model, VLM)
+        else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    )
     settings = AdapterSettings(
         cutoff=cutoff,
         alpha=alpha,

@@ -51,7 +51,7 @@ class ClassificationObjective:
         InputError: a label is out of range.
     """
 
-    losses = ("ce", "margin")
+    losses: tuple[str, ...] = ("ce", "margin")
 
     def __init__(self, logits: Callable[[Pixels], Logits], labels: Labels, classes: int, *, stop: bool = True) -> None:
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
@@ -83,7 +83,7 @@ class EmbeddingObjective:
         reference: embeddings of the clean samples.
     """
 
-    losses = ("l2",)
+    losses: tuple[str, ...] = ("l2",)
 
     def __init__(self, encode: Callable[[Pixels], Embeddings], reference: Embeddings) -> None:
         self._encode, self.reference, self.size = encode, reference, len(reference)

@@ -22,8 +22,8 @@ from radapt.results import Example, Figure, Results, Sample, Setting
 from radapt.types import Pixels
 
 from ._plan import Candidate, Threat, setting_of
-from ._task import Answer, BoundTask, Task
 from ._sanity import Tally, check_model, check_undefended, check_white_box
+from ._task import Answer, BoundTask, Task
 
 __all__ = ["evaluate"]
 
@@ -117,7 +117,7 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
         first = seen.setdefault(_name(candidate), candidate.method)
         if first != candidate.method:
             raise SettingsError(
-                f"candidates {first!r} and {candidate.method!r} are the same model ({candidate.model.name}) with the same "
+                f"candidates {first!r} and {candidate.method!r} have the same model name ({candidate.model.name}) and "
                 "adapter, so their figures would be one; leave one out, or give different models different names"
             )
     models = {candidate.method: candidate.model for candidate in candidates}
@@ -251,8 +251,8 @@ class _Runner:
             if outcome is not None:
                 cost = {name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")}
                 cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
-            facts = {"label": unit.task.label(position), "prediction": answer.prediction, "score": answer.score}
-            samples.append(Sample(position=position, **facts, **cost))
+            label, prediction = unit.task.label(position), answer.prediction
+            samples.append(Sample(position=position, label=label, prediction=prediction, score=answer.score, **cost))
         shown = [row for row, position in enumerate(positions) if position < _EXAMPLES]
         if outcome is None or not shown:
             return samples, []

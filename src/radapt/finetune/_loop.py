@@ -49,7 +49,9 @@ class Method(ABC):
 def _vision_parameters(model: VLM) -> dict[str, Tensor]:
     """The vision tower and its projection, ready for training; the text tower stays frozen."""
     model.model.requires_grad_(False)
-    chosen = {name: p for name, p in model.model.named_parameters() if name.startswith(("vision_model", "visual_projection"))}
+    chosen = {
+        name: p for name, p in model.model.named_parameters() if name.startswith(("vision_model", "visual_projection"))
+    }
     for parameter in chosen.values():
         parameter.requires_grad_(True)
     return dict(chosen)

@@ -16,6 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from radapt.data.digits import DIGITS, load_digits
 from radapt.data.shapeworld import ATTRIBUTES, World, caption, generator, mentioned, render
+from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.models.hf_clip import HFClip
 from radapt.train import Schedule, fit
@@ -131,7 +132,9 @@ class _Loss:
     known exactly and there are no false negatives (for one positive per row this is CLIP's loss, Radford et al. 2021).
     """
 
-    def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pool: _Pool, batch: int, seed: int) -> None:
+    def __init__(
+        self, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pool: _Pool, batch: int, seed: int
+    ) -> None:
         self.model, self.tokenizer, self.pool, self.batch, self.seed = model, tokenizer, pool, batch, seed
 
     def _captions(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[list[str], Tensor]:
@@ -212,7 +215,12 @@ def train_clip(
         pool: number of rendered training pictures.
         digit_share: share of each batch that shows handwritten digits.
         seed: seed of the weights, the pictures and the batches.
+
+    Raises:
+        SettingsError: fewer pictures than a batch takes.
     """
+    if pool < batch:
+        raise SettingsError(f"pool must be at least the batch of {batch} pictures, got {pool}")
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), seed).train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}

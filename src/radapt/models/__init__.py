@@ -38,11 +38,12 @@ def _members() -> list[tuple[str, ModuleType]]:
 
 
 def _family(model_type: str, wanted: str, name: str) -> ModuleType:
-    able = [family for _, family in _members() if hasattr(family, wanted)]
+    listed = "LOADS" if wanted == "load" else "MODEL_TYPES"
+    able = [family for _, family in _members() if hasattr(family, listed)]
     for family in able:
-        if model_type in family.MODEL_TYPES:
+        if model_type in getattr(family, listed):
             return family
-    supported = [kind for family in able for kind in family.MODEL_TYPES]
+    supported = [kind for family in able for kind in getattr(family, listed)]
     what = "be loaded by radapt.load" if wanted == "load" else "carry an adapter"
     raise ModelError(f"{name}: a model of type {model_type!r} cannot {what}{nearest(model_type, supported)}")
 
@@ -121,5 +122,5 @@ def _read_type(source: str, name: str) -> str:
             f"cannot fetch {name!r} from the hub ({type(error).__name__}){nearest(name, micro_models())}. Without "
             "network, pass a local folder or set HF_HOME to a filled cache; for a gated repository set HF_TOKEN"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{name!r} has no readable config.json with a model_type: {error}") from error

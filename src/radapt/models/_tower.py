@@ -211,5 +211,3 @@ def square(patches: int) -> Grid:
     """Token grid of a square image."""
     side = math.isqrt(patches)
     return side, side
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils import logging
 
 from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Pixels
@@ -19,9 +22,11 @@ from radapt.types import Embeddings, Pixels
 from ._tower import ImageTower, Layout, Tower, square
 from ._vlm import VLM
 
-__all__ = ["MODEL_TYPES", "HFClip", "load", "tower"]
+__all__ = ["LOADS", "MODEL_TYPES", "HFClip", "load", "tower"]
 
 MODEL_TYPES = ("clip", "clip_vision_model")
+LOADS = ("clip",)
+"""Those of them that ``radapt.load`` loads: a vision tower alone is not a vision-language model."""
 
 
 def tower(model: nn.Module) -> Tower:
@@ -71,7 +76,9 @@ class HFClip(VLM):
             raise InputError(f"texts must be non-empty sentences, got {list(texts)[:3]!r}")
         if self._tokenizer is None:
             raise ModelError(f"{self.name} came without a tokenizer; pass one: radapt.load(model, tokenizer=...)")
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        longest = self.model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        tokens = tokens.to(self.device)
         with torch.no_grad():
             embedding: Tensor = self.model.get_text_features(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
@@ -84,13 +91,16 @@ class HFClip(VLM):
 
     def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         weights = {name: value.to(dtype) for name, value in self.model.state_dict().items()}
-        self.model.save_pretrained(folder, state_dict=weights)
+        with _no_bars():
+            self.model.save_pretrained(folder, state_dict=weights)
         self._processor.save_pretrained(folder)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(folder)
 
 
-def load(source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32) -> VLM:
+def load(
+    source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32
+) -> VLM:
     """Load a CLIP from the hub or a folder, or wrap one that is already loaded.
 
     Raises:
@@ -104,15 +114,21 @@ def load(source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dt
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return HFClip(name, source, tokenizer, processor)
     try:
-        model = CLIPModel.from_pretrained(source, dtype=dtype)
+        with _no_bars():
+            model, report = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
         processor = CLIPImageProcessorPil.from_pretrained(source)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"cannot load {name!r}: {reason}. Without network, pass a local folder with config.json, "
             "model.safetensors, tokenizer and preprocessor_config.json; for a gated repository set HF_TOKEN"
         ) from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(
+            f"the weights of {name!r} lack {len(report['missing_keys'])} tensors ({missing}); get them again"
+        )
     expected = model.config.text_config.vocab_size
     if len(tokenizer) < expected // 2:
         raise ModelError(

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from radapt.adapt import Adapter, attached, data_driven, training_free
+from radapt.attacks import EmbeddingObjective, make
+from radapt.errors import InputError, ModelError, SettingsError
+
+EPS = 16 / 255
+SHORT: dict[str, Any] = {"eps": EPS, "attack_steps": 2, "batch": 4, "quiet": True}
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.rand(8, 3, 32, 32)
+
+
+def embedding_loss(model: Any, adapter: Adapter, clean: Tensor, adversarial: Tensor) -> float:
+    """Mean of ||f_A(x_adv) - f(x)||^2."""
+    with torch.no_grad():
+        reference = model.encode_image(clean)
+        with adapter.attach(model):
+            return float((model.encode_image(adversarial) - reference).square().sum(1).mean())
+
+
+def transferred(model: Any, clean: Tensor) -> Tensor:
+    with torch.no_grad():
+        objective = EmbeddingObjective(model.encode_image, model.encode_image(clean))
+    adversarial: Tensor = make("pgd", eps=EPS, steps=5)(objective, clean).pixels
+    return adversarial
+
+
+@pytest.mark.parametrize("adversary", ["static", "adaptive"])
+def test_the_trained_anchor_brings_embeddings_back(tiny_vlm: Any, pixels: Tensor, adversary: str) -> None:
+    start = training_free(tiny_vlm, alpha=0.8)
+    before = {name: value.clone() for name, value in tiny_vlm.model.state_dict().items()}
+    adapter = data_driven(tiny_vlm, pixels, adversary=adversary, steps=30, lr=0.05, **SHORT)
+    adversarial = transferred(tiny_vlm, pixels)
+    trained = embedding_loss(tiny_vlm, adapter, pixels, adversarial)
+    assert trained < 0.8 * embedding_loss(tiny_vlm, start, pixels, adversarial)
+    origin = adapter.settings.origin
+    assert origin["last_loss"] < origin["first_loss"]
+    assert (origin["adversary"], origin["images"], origin["attack"]) == (adversary, 8, "PGD-2")
+    assert adapter.settings.method == "data-driven"
+    assert adapter.change(method="training-free", origin=start.settings.origin).settings == start.settings
+    # Only the anchor has changed.
+    assert not adapter.anchor.requires_grad
+    assert not attached(tiny_vlm)
+    assert all(torch.equal(value, before[name]) for name, value in tiny_vlm.model.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in tiny_vlm.model.parameters())
+
+
+def test_trainable_weights_get_no_gradient_either(tiny_vlm: Any, pixels: Tensor) -> None:
+    tiny_vlm.model.requires_grad_(True)
+    before = {name: value.clone() for name, value in tiny_vlm.model.state_dict().items()}
+    data_driven(tiny_vlm, pixels, steps=2, **SHORT)
+    assert all(torch.equal(value, before[name]) for name, value in tiny_vlm.model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in tiny_vlm.model.parameters())
+
+
+def test_a_model_object_gives_the_anchor_of_its_vlm(tiny_clip: Any, pixels: Tensor) -> None:
+    import radapt
+
+    expected = data_driven(radapt.load(tiny_clip), pixels, steps=3, **SHORT)
+    assert torch.equal(data_driven(tiny_clip, pixels, steps=3, **SHORT).anchor, expected.anchor)
+
+
+def test_the_text_loss_lowers_the_cross_entropy(tiny_vlm: Any, pixels: Tensor) -> None:
+    classifier = tiny_vlm.classifier([["a circle"], ["a square"], ["a star"]])
+    labels = torch.arange(8) % 3
+    options = {"labels": labels, "classifier": classifier, "loss": "text", "steps": 30, "lr": 0.05, **SHORT}
+    adapter = data_driven(tiny_vlm, pixels, **options)
+
+    def cross_entropy(adapter: Adapter) -> float:
+        with torch.no_grad(), adapter.attach(tiny_vlm):
+            return float(torch.nn.functional.cross_entropy(tiny_vlm.logits(pixels, classifier), labels))
+
+    assert cross_entropy(adapter) < 0.9 * cross_entropy(training_free(tiny_vlm, alpha=0.8))
+    assert adapter.settings.origin["loss"] == "text"
+
+
+def test_seeds_settle_the_anchor(tiny_vlm: Any, pixels: Tensor) -> None:
+    first, again, other = (data_driven(tiny_vlm, pixels, steps=4, seed=seed, **SHORT).anchor for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("adversary", ["static", "adaptive"])
+def test_a_killed_run_resumes_to_the_same_anchor(
+    tiny_vlm: Any, pixels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adversary: str
+) -> None:
+    options = {"adversary": adversary, "steps": 25, **SHORT}
+    whole = data_driven(tiny_vlm, pixels, **options)
+    file = tmp_path / "anchor.safetensors"
+    module = importlib.import_module("radapt.adapt.data_driven")
+    step, calls = module._Anchor.__call__, []
+
+    def dies(self: Any, number: int) -> Tensor:
+        calls.append(number)
+        if number == 22:
+            raise KeyboardInterrupt
+        loss: Tensor = step(self, number)
+        return loss
+
+    monkeypatch.setattr(module._Anchor, "__call__", dies)
+    with pytest.raises(KeyboardInterrupt):
+        data_driven(tiny_vlm, pixels, checkpoint=file, **options)
+    assert file.exists()
+    assert not attached(tiny_vlm)
+    calls.clear()
+    monkeypatch.setattr(module._Anchor, "__call__", lambda self, number: calls.append(number) or step(self, number))
+    resumed = data_driven(tiny_vlm, pixels, checkpoint=file, **options)
+    assert calls == [20, 21, 22, 23, 24]
+    assert torch.equal(resumed.anchor, whole.anchor)
+    assert resumed.settings == whole.settings
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"loss": "embeding"}, SettingsError, "did you mean 'embedding'"),
+        ({"adversary": "statik"}, SettingsError, "did you mean 'static'"),
+        ({"alpha": 0.0}, SettingsError, "alpha = 0 leaves the anchor without effect"),
+        ({"loss": "text"}, InputError, "needs labels and a classifier"),
+        ({"labels": torch.zeros(8, dtype=torch.int64)}, InputError, "takes neither"),
+        ({"classifier": torch.eye(16)[:2]}, InputError, "takes neither"),
+        ({"steps": 0}, SettingsError, "steps >= 1"),
+        ({"lr": 0.0}, SettingsError, "lr > 0"),
+        ({"batch": 0}, SettingsError, "batch"),
+        ({"attack_steps": 0}, SettingsError, "steps"),
+        ({"attack_steps": -1}, SettingsError, "steps"),
+        ({"eps": -0.1}, SettingsError, "eps"),
+        ({"cutoff": -1.0}, SettingsError, "cutoff"),
+        (
+            {"loss": "text", "classifier": torch.eye(16)[:2], "labels": torch.full((8,), 2)},
+            InputError,
+            r"labels must lie in 0\.\.1",
+        ),
+        (
+            {"loss": "text", "classifier": torch.eye(16)[:2], "labels": torch.zeros(7, dtype=torch.int64)},
+            InputError,
+            "7 labels",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(
+    tiny_vlm: Any, pixels: Tensor, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        data_driven(tiny_vlm, pixels, **{"quiet": True, "steps": 2, **options})
+
+
+def test_wrong_images_are_refused(tiny_vlm: Any, pixels: Tensor) -> None:
+    with pytest.raises(InputError, match="no training images"):
+        data_driven(tiny_vlm, pixels[:0], quiet=True)
+    with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
+        data_driven(tiny_vlm, pixels * 255, steps=1, quiet=True)
+
+
+def test_a_model_that_cannot_be_loaded_whole_is_refused(tiny_clip: Any, pixels: Tensor) -> None:
+    from transformers import CLIPVisionModel
+
+    with pytest.raises(ModelError, match="clip_vision_model"):
+        data_driven(CLIPVisionModel(tiny_clip.config.vision_config), pixels, quiet=True)

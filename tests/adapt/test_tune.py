@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from radapt.adapt import attached, training_free, tune
+from radapt.attacks import ClassificationObjective, make
+from radapt.errors import SettingsError
+from radapt.models import tower_of
+
+PGD = make("pgd", eps=4 / 255, steps=2)
+
+
+@pytest.fixture
+def rigged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracies (clean, robust) that hang on alpha and cut-off only: 0.5 is the best compromise."""
+    table = {0.1: (90.0, 10.0), 0.5: (80.0, 60.0), 0.9: (20.0, 70.0)}
+
+    def accuracies(model: Any, data: Any, attack: Any, seed: int) -> tuple[float, float]:
+        settings = tower_of(model).mounted().settings  # type: ignore[union-attr]
+        clean, robust = table[settings.alpha]
+        return clean, robust - (5.0 if settings.cutoff is None else 0.0) - (2.0 if data.name == "colours" else 0.0)
+
+    monkeypatch.setattr(importlib.import_module("radapt.adapt.tune"), "_accuracies", accuracies)
+
+
+@pytest.mark.usefixtures("rigged")
+def test_keeps_the_best_of_all_pairs(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    adapter, data = training_free(tiny_vlm, alpha=1.0), tiny_shapes(4, "validation")
+    alphas, cutoffs = (0.1, 0.5, 0.9), (None, 0.2)
+    tuned = tune(tiny_vlm, adapter, datasets=[data], attack=PGD, alphas=alphas, cutoffs=cutoffs)
+    assert [(trial.alpha, trial.cutoff, trial.score) for trial in tuned.trials] == [
+        (0.5, 0.2, 70.0),
+        (0.5, None, 67.5),
+        (0.1, 0.2, 50.0),
+        (0.1, None, 47.5),
+        (0.9, 0.2, 45.0),
+        (0.9, None, 42.5),
+    ]
+    assert (tuned.adapter.settings.alpha, tuned.adapter.settings.cutoff) == (0.5, 0.2)
+    assert torch.equal(tuned.adapter.anchor, adapter.anchor)
+    assert not attached(tiny_vlm)
+
+
+@pytest.mark.usefixtures("rigged")
+@pytest.mark.parametrize(("weight", "best"), [(0.0, 0.1), (0.5, 0.5), (1.0, 0.9)])
+def test_the_weight_says_what_counts(tiny_vlm: Any, tiny_shapes: Any, weight: float, best: float) -> None:
+    options = {"datasets": [tiny_shapes(4, "validation")], "attack": PGD, "alphas": (0.1, 0.5, 0.9)}
+    tuned = tune(tiny_vlm, training_free(tiny_vlm, cutoff=0.2), weight=weight, **options)
+    assert tuned.adapter.settings.alpha == best
+    assert tuned.adapter.settings.cutoff == 0.2  # the adapter's own
+
+
+def test_accuracies_are_those_of_the_adapted_model(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    data, adapter = tiny_shapes(12, "validation"), training_free(tiny_vlm, alpha=0.3)
+    strong = make("pgd", eps=32 / 255, steps=5)
+    (trial,) = tune(tiny_vlm, adapter, datasets=[data], attack=strong, alphas=[0.3], seed=7).trials
+    classifier, pixels = tiny_vlm.classifier(data.prompts), data.pixels(range(12))
+    with adapter.attach(tiny_vlm):
+        objective = ClassificationObjective(lambda x: tiny_vlm.logits(x, classifier), data.labels, len(classifier))
+        adversarial = strong(objective, pixels, keys=data.keys, seed=7).pixels
+        right = [tiny_vlm.logits(x, classifier).argmax(1) == data.labels for x in (pixels, adversarial)]
+    assert trial.clean == pytest.approx(100 * right[0].float().mean().item())
+    assert trial.robust == pytest.approx(100 * right[1].float().mean().item())
+    assert trial.score == pytest.approx((trial.clean + trial.robust) / 2)
+
+
+def test_a_test_split_is_refused(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    splits = [tiny_shapes(4, "validation"), tiny_shapes(4, "test")]
+    with pytest.raises(SettingsError, match=r"never tuned on a test split \(shapes\)"):
+        tune(tiny_vlm, training_free(tiny_vlm), datasets=splits, attack=PGD)
+
+
+@pytest.mark.parametrize("options", [{"weight": 1.5}, {"weight": -0.1}, {"weight": float("nan")}, {"alphas": ()}])
+def test_wrong_settings_are_refused(tiny_vlm: Any, tiny_shapes: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"weight must lie|nothing to try"):
+        tune(tiny_vlm, training_free(tiny_vlm), datasets=[tiny_shapes(4, "validation")], attack=PGD, **options)
+
+
+def test_no_data_is_refused(tiny_vlm: Any) -> None:
+    with pytest.raises(SettingsError, match="nothing to try"):
+        tune(tiny_vlm, training_free(tiny_vlm), datasets=[], attack=PGD)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Run
+
+import radapt.adapt
+import radapt.data
+import radapt.evaluate
+from radapt.adapt import Adapter
+from radapt.data import Dataset, load_dataset
+from radapt.evaluate import Threat, evaluate
+
+METHODS = [
+    "CLIP", "TeCoA", "FARE", "R-Adapt_CLIP", "R-Adapt_FARE", "R-Adapt_TeCoA", "R-Adapt+ (static)",
+    "R-Adapt+ (adaptive)",
+]  # fmt: skip
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The demo with little to compute: the adversaries of the anchors that it trains."""
+    adversaries: list[str] = []
+    train = radapt.adapt.data_driven
+
+    def quickly(*given: Any, **named: Any) -> Adapter:
+        adversaries.append(named["adversary"])
+        return train(*given, **{**named, "steps": 1, "attack_steps": 1, "batch": 4})
+
+    def few(name: str, *, split: str = "test", n: int | None = None) -> Dataset:
+        return load_dataset(name, split=split, n=min(n or 8, 8))
+
+    def short(**settings: Any) -> Threat:
+        return Threat(**{**settings, "options": {"steps": 2}})
+
+    monkeypatch.setattr(radapt.adapt, "data_driven", quickly)
+    monkeypatch.setattr(radapt.data, "load_dataset", few)
+    monkeypatch.setattr(radapt.evaluate, "Threat", short)
+    monkeypatch.setattr(radapt.evaluate, "evaluate", partial(evaluate, slots=4, sanity=False))
+    return adversaries
+
+
+def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str]) -> None:
+    result = run("demo", "--n", 4, "--out", "demo", "-q", "--json", "rows.json")
+    assert result.exit_code == 0, result.output
+    assert trained == ["static", "adaptive"]
+    rows = json.loads(Path("rows.json").read_text())
+    assert list(dict.fromkeys(row["method"] for row in rows)) == METHODS
+    assert list(dict.fromkeys(row["dataset"] for row in rows)) == ["shapes", "colours", "textures"]
+    assert len(rows) == 8 * 3 * 3
+    assert {row["kind"] for row in rows} == {"clean", "transfer", "white-box"}
+    assert all(row["n"] == 4 for row in rows)
+    # Every transferred image was made against the undefended model.
+    assert {json.loads(row["options"])["source_model"] for row in rows if row["kind"] == "transfer"} == {"micro/clip"}
+    written = {path.name for path in Path("demo/report").iterdir()}
+    assert {"report.html", "table.md", "tradeoff.png"} <= written
+    assert all(name in result.output for name in ("CLIP", "FARE", "TeCoA"))
+
+    again = run("demo", "--n", 4, "--out", "demo", "-q", "--json", "again.json")
+    assert again.exit_code == 0, again.output
+    assert trained == ["static", "adaptive"]  # read, not trained anew
+    assert json.loads(Path("again.json").read_text()) == rows

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from radapt import finetune
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, make
+from radapt.errors import InputError, SettingsError
+from radapt.finetune.fare import FARE
+from radapt.finetune.tecoa import TeCoA
+
+EPS = 8 / 255
+SHORT: dict[str, Any] = {"eps": EPS, "attack_steps": 2, "batch": 8, "quiet": True}
+PGD = make("pgd", eps=EPS, steps=5)
+
+
+def bits(model: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.model.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], model: Any) -> set[str]:
+    return {name for name, value in model.model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def embedding_loss(original: Any, tuned: Any, clean: Tensor) -> float:
+    """max over the ball of ||f(x + d) - f_original(x)||^2, by a fresh attack."""
+    with torch.no_grad():
+        reference = original.encode_image(clean)
+    return float(PGD(EmbeddingObjective(tuned.encode_image, reference), clean).loss.mean())
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_fare_resists_its_attack_and_keeps_the_original(tiny_vlm: Any, tiny_shapes: Any, trainable: bool) -> None:
+    data, before = tiny_shapes(8), bits(tiny_vlm)
+    tiny_vlm.model.requires_grad_(trainable)
+    clean = data.pixels(range(8))
+    tuned, history = finetune.finetune(FARE(), tiny_vlm, data, label="FARE", steps=30, lr=3e-3, **SHORT)
+    assert len(history) == 30
+    assert embedding_loss(tiny_vlm, tuned, clean) < 0.8 * embedding_loss(tiny_vlm, tiny_vlm, clean)
+    assert changed(before, tiny_vlm) == set()
+    assert all(p.grad is None and p.requires_grad == trainable for p in tiny_vlm.model.parameters())
+    moved = changed(before, tuned)
+    assert moved
+    assert all(name.startswith(("vision_model.", "visual_projection.")) for name in moved)
+    assert "visual_projection.weight" in moved
+    assert not any(p.requires_grad for p in tuned.model.parameters())
+
+
+def test_fare_starts_at_the_distance_of_the_attack(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    # At step 0 the twin is the original, so its loss is the attack's.
+    data = tiny_shapes(8)
+    _, history = finetune.finetune(FARE(), tiny_vlm, data, label="FARE", steps=1, lr=1e-9, **SHORT)
+    assert 0 < history[0] <= 1.05 * embedding_loss(tiny_vlm, tiny_vlm, data.pixels(range(8)))
+
+
+def test_tecoa_lowers_the_cross_entropy_under_attack(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    data, before = tiny_shapes(8), bits(tiny_vlm)
+    clean, classifier = data.pixels(range(8)), tiny_vlm.classifier(data.prompts)
+
+    def loss(model: Any) -> float:
+        objective = ClassificationObjective(
+            lambda x: model.logits(x, classifier), data.labels, len(classifier), stop=False
+        )
+        adversarial = PGD(objective, clean).pixels
+        return float(F.cross_entropy(model.logits(adversarial, classifier), data.labels).detach())
+
+    tuned, _ = finetune.finetune(TeCoA(), tiny_vlm, data, label="TeCoA", steps=30, lr=3e-3, **SHORT)
+    assert loss(tuned) < 0.8 * loss(tiny_vlm)
+    assert changed(before, tiny_vlm) == set()
+    assert all(name.startswith(("vision_model.", "visual_projection.")) for name in changed(before, tuned))
+
+
+@pytest.mark.parametrize("name", ["fare", "tecoa"])
+def test_the_attack_leaves_no_gradient_in_the_weights(
+    tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    method = finetune.make(name)
+    loss, steps = type(method).loss, []
+
+    def watched(self: Any, twin: Any, rows: Tensor, clean: Tensor, adversarial: Tensor) -> Tensor:
+        assert all(p.grad is None for model in (twin.original, twin.tuned) for p in model.model.parameters())
+        assert not adversarial.requires_grad
+        assert 0 < (adversarial - clean).abs().max() <= EPS + 1e-6
+        steps.append(rows.tolist())
+        result: Tensor = loss(self, twin, rows, clean, adversarial)
+        return result
+
+    monkeypatch.setattr(type(method), "loss", watched)
+    options = {**SHORT, "batch": 4}
+    finetune.finetune(method, tiny_vlm, tiny_shapes(9), label=name, steps=4, lr=1e-3, **options)
+    assert len(steps) == 4
+    for epoch in (steps[:2], steps[2:]):  # no picture twice within an epoch
+        rows = [row for step in epoch for row in step]
+        assert len(set(rows)) == 8
+        assert set(rows) <= set(range(9))
+    assert steps[:2] != steps[2:]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, options = tiny_shapes(6), {"label": "FARE", "steps": 22, "lr": 1e-3, **SHORT, "batch": 3, "attack_steps": 1}
+    whole, history = finetune.finetune(FARE(), tiny_vlm, data, **options)
+    file, loss, calls = tmp_path / "fare.safetensors", FARE.loss, []
+
+    def dies(self: Any, *args: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 22:
+            raise KeyboardInterrupt
+        result: Tensor = loss(self, *args)
+        return result
+
+    monkeypatch.setattr(FARE, "loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.finetune(FARE(), tiny_vlm, data, checkpoint=file, **options)
+    assert file.exists()
+    monkeypatch.setattr(FARE, "loss", loss)
+    resumed, again = finetune.finetune(FARE(), tiny_vlm, data, checkpoint=file, **options)
+    assert again == history
+    assert changed(bits(whole), resumed) == set()
+    assert not file.exists()
+
+
+def test_tecoa_needs_classes(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    from dataclasses import replace
+
+    from radapt.data import card
+
+    data = tiny_shapes(4)
+    captions = tuple(("a circle",) for _ in range(4))
+    plain = replace(data, card=card("shapeworld-captions"), labels=data.labels[:0], classes=(), captions=captions)
+    with pytest.raises(InputError, match="TeCoA needs a data set with classes; shapeworld-captions has none"):
+        finetune.finetune(TeCoA(), tiny_vlm, plain, label="TeCoA", steps=1, **{**SHORT, "batch": 2})
+    tuned, _ = finetune.finetune(FARE(), tiny_vlm, plain, label="FARE", steps=1, **{**SHORT, "batch": 2})
+    assert tuned.model is not tiny_vlm.model
+
+
+@pytest.mark.parametrize("batch", [0, -1, 9])
+def test_a_batch_must_fit_the_data(tiny_vlm: Any, tiny_shapes: Any, batch: int) -> None:
+    with pytest.raises(SettingsError, match=r"batch must lie in 1\.\.8 .*got"):
+        finetune.finetune(FARE(), tiny_vlm, tiny_shapes(8), label="FARE", **{**SHORT, "batch": batch})
+
+
+def test_methods_by_name() -> None:
+    assert {"fare", "tecoa"} <= set(finetune.names())
+    assert isinstance(finetune.make("FARE"), FARE)
+    with pytest.raises(SettingsError, match="did you mean 'tecoa'"):
+        finetune.make("teco")
