@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -134,7 +135,7 @@ def _resume(
     if path is None or not path.exists():
         return []
     try:
-        file = safe_open(path, "pt")
+        file: Any = safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
         raise SettingsError(f"the checkpoint {path} cannot be read ({error}); remove it to start afresh") from error
     with file:

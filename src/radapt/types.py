@@ -9,7 +9,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Anchor", "Embeddings", "Flags", "Index", "Labels", "Logits", "PerSample", "Pixels"]
+__all__ = ["Anchor", "Classifier", "Embeddings", "Flags", "Index", "Labels", "Logits", "PerSample", "Pixels"]
 
 Pixels = Float[Tensor, "batch 3 height width"]
 """Images in [0, 1], before normalisation."""
@@ -20,5 +20,7 @@ Logits = Float[Tensor, "batch classes"]
 PerSample = Float[Tensor, " batch"]
 Flags = Bool[Tensor, " batch"]
 Embeddings = Float[Tensor, "batch embedding"]
+Classifier = Float[Tensor, "classes embedding"]
+"""One unit vector per class."""
 Anchor = Float[Tensor, "tokens features"]
 """One vector per token of the vision tower."""

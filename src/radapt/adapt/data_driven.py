@@ -17,7 +17,7 @@ from radapt.errors import InputError, SettingsError
 from radapt.find import nearest
 from radapt.models import VLM, load
 from radapt.train import Schedule, fit
-from radapt.types import Embeddings, Labels, Pixels
+from radapt.types import Classifier, Embeddings, Labels, Pixels
 
 from .adapter import Adapter
 from .gaussian import cutoff_from_d0
@@ -33,7 +33,7 @@ class _Anchor:
     """Loss of the adapter with a trainable anchor, over batches that depend on (seed, step) only."""
 
     def __init__(
-        self, model: VLM, adapter: Adapter, clean: Pixels, labels: Labels | None, classifier: Embeddings | None,
+        self, model: VLM, adapter: Adapter, clean: Pixels, labels: Labels | None, classifier: Classifier | None,
         attack: PGD, adversary: str, batch: int, seed: int,
     ) -> None:  # fmt: skip
         self.model, self.adapter, self.clean, self.labels, self.classifier = model, adapter, clean, labels, classifier
@@ -96,7 +96,7 @@ def data_driven(
     pixels: Pixels,
     labels: Labels | None = None,
     *,
-    classifier: Embeddings | None = None,
+    classifier: Classifier | None = None,
     loss: str = "embedding",
     adversary: str = "static",
     eps: float = 4 / 255,

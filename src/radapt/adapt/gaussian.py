@@ -37,12 +37,13 @@ def response(size: int, cutoff: float) -> Float[Tensor, " size"]:
     return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
 
 
-@torch.compiler.assume_constant_result  # the compiler takes the cached matrix instead of tracing how it is made
+# The compiler takes the cached matrix instead of tracing how it is made.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _circulant(size: int, cutoff: float, device: torch.device) -> Tensor:
     return _matrix(size, cutoff, device)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _transfer(height: int, width: int, cutoff: float, device: torch.device) -> Tensor:
     return _half_plane(height, width, cutoff, device)
 
@@ -51,7 +52,7 @@ def _transfer(height: int, width: int, cutoff: float, device: torch.device) -> T
 def _matrix(size: int, cutoff: float, device: torch.device) -> Tensor:
     """The filter along one axis as a (symmetric) circulant matrix: circular convolution with the exact kernel."""
     with torch.inference_mode(False):  # a cached inference tensor could not be used in a later backward pass
-        kernel = torch.fft.ifft(response(size, cutoff)).real
+        kernel: Tensor = torch.fft.ifft(response(size, cutoff)).real
         rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
         return kernel[rows].to(device, torch.float32)
 
@@ -91,6 +92,7 @@ def gaussian_filter(
     dense = method == "separable" or (method == "auto" and max(height, width) <= _LARGEST_DENSE)
     with torch.autocast(images.device.type, enabled=False):
         exact = images.float()
+        filtered: Tensor
         if dense:
             rows, columns = _circulant(height, cutoff, images.device), _circulant(width, cutoff, images.device)
             filtered = rows @ (exact @ columns)

@@ -279,10 +279,12 @@ class _Runner:
                 return check_model(model, images)
             if not unit.white_box:
                 return {}
-            bound, keys, slots = self._bind(unit.task, model), data.keys[: len(few)], min(self._slots, _CHECKED)
-            flags = check_white_box(bound, unit.threat, images, keys, few, seed=self._seed, slots=slots)
+            scores = {each.position: each.score for each in (*self._results.samples(unit.setting), *last)}
+            left = [position for position in few if scores[position] == 1]
+            bound, keys = self._bind(unit.task, model), data.keys[: len(few)]
+            flags = check_white_box(bound, unit.threat, images, keys, few, survivors=left, seed=self._seed)
         if unit.candidate.adapter is None and model is self._undefended:
-            flags |= check_undefended([sample.score for sample in (*self._results.samples(unit.setting), *last)])
+            flags |= check_undefended(list(scores.values()))
         return flags
 
 

@@ -66,8 +66,8 @@ def check_white_box(
     keys: Sequence[str],
     positions: Sequence[int],
     *,
+    survivors: Sequence[int],
     seed: int,
-    slots: int,
 ) -> dict[str, object]:
     """Signs of masked gradients, on a few samples: a large ball must leave nothing, and more steps must not help.
 
@@ -75,22 +75,21 @@ def check_white_box(
         bound: the task on the defended model, its adapter attached.
         threat: the white-box threat.
         pixels, keys, positions: the samples that the check uses.
-        seed, slots: as in the evaluation.
+        survivors: rows of those that the attack did not fool.
+        seed: as in the evaluation.
     """
     flags: dict[str, object] = {}
-    objective = bound.objective(positions, stop=True)
     if threat.norm == "linf" and threat.eps < _LARGE_EPS:
-        large = threat.make(eps=_LARGE_EPS)(objective, pixels, keys=keys, seed=seed, slots=slots)
+        objective = bound.objective(positions, stop=True)
+        large = threat.make(eps=_LARGE_EPS)(objective, pixels, keys=keys, seed=seed, slots=len(positions))
         left = int((~large.fooled).sum())
         if left > 0.05 * len(positions):
             flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
-    usual = threat.make()(objective, pixels, keys=keys, seed=seed, slots=slots)
-    survivors = (~usual.fooled).nonzero().flatten().tolist()
     if survivors:
         rows = bound.objective([positions[i] for i in survivors], stop=True)
         kept = [keys[i] for i in survivors]
         steps = 3 * threat.make().steps
-        longer = threat.make(steps=steps)(rows, pixels[survivors], keys=kept, seed=seed, slots=slots)
+        longer = threat.make(steps=steps)(rows, pixels[list(survivors)], keys=kept, seed=seed, slots=len(kept))
         gained = int(longer.fooled.sum())
         if gained > 0.05 * len(positions):
             flags["more steps help"] = f"{steps} steps fool {gained} more of {len(positions)} samples: use more steps"

@@ -17,7 +17,7 @@ from radapt.data import Dataset
 from radapt.errors import InputError, SettingsError
 from radapt.models import VLM
 from radapt.train import Schedule, fit
-from radapt.types import Embeddings, Pixels
+from radapt.types import Classifier, Pixels
 
 __all__ = ["Method", "Twin", "finetune"]
 
@@ -29,7 +29,7 @@ class Twin:
     original: VLM
     tuned: VLM
     data: Dataset
-    classifier: Embeddings
+    classifier: Classifier
 
 
 class Method(ABC):

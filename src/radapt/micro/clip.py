@@ -26,7 +26,10 @@ __all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
 PIXELS = 48
 _NAMES = [*ATTRIBUTES, "digit"]
 _PREFIXES = ("", "a photo of ", "a picture of ")
-_WORDS = "a an on of object background photo picture handwritten digit the is there what shape it colour texture how large yes no ?"
+_WORDS = (
+    "a an on of object background photo picture handwritten digit "
+    "the is there what shape it colour texture how large yes no ?"
+)
 _TOKENS = 20
 
 

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from radapt.errors import InputError
-from radapt.types import Embeddings, Logits, Pixels
+from radapt.types import Classifier, Embeddings, Logits, Pixels
 
 from ._tower import Tower
 
@@ -82,7 +82,7 @@ class VLM(ABC):
             ModelError: the model came without a tokenizer.
         """
 
-    def classifier(self, prompts: Sequence[Sequence[str]]) -> Embeddings:
+    def classifier(self, prompts: Sequence[Sequence[str]]) -> Classifier:
         """Zero-shot classifier: one unit vector per class, the mean over its prompts (Radford et al. 2021, 3.1.4).
 
         Args:
@@ -94,7 +94,7 @@ class VLM(ABC):
         unit = F.normalize(self.encode_text(flat).float(), dim=-1)
         return F.normalize(torch.stack([part.mean(0) for part in unit.split([len(p) for p in prompts])]), dim=-1)
 
-    def logits(self, pixels: Pixels, classifier: Embeddings) -> Logits:
+    def logits(self, pixels: Pixels, classifier: Classifier) -> Logits:
         """Scaled cosines between images and classes, in float32; differentiable with respect to the pixels.
 
         Args:

@@ -64,8 +64,8 @@ class PackedTower(Tower):
     def run(self, images: Tensor) -> None:
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         grid = torch.tensor([[1, height, width]] * len(images), device=images.device)
-        frames = self.root.config.temporal_patch_size  # type: ignore[union-attr]
-        self.root(patchify(images, frames, self.patch_size, self.layout.merge), grid_thw=grid)
+        config: Any = self.root.config
+        self.root(patchify(images, config.temporal_patch_size, self.patch_size, self.layout.merge), grid_thw=grid)
 
 
 def tower(model: nn.Module) -> Tower:
