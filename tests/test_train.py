@@ -119,6 +119,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
     with pytest.raises(SettingsError, match="belongs to a training with"):
         fit(parameters, loss, Schedule(steps=13, lr=0.1), label="test", checkpoint=file, quiet=True)
+    with pytest.raises(SettingsError, match="belongs to a training with"):
+        fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, settings={"seed": 1}, quiet=True)
     with pytest.raises(SettingsError, match="of other parameters"):
         fit({"weight": parameters["weight"]}, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
     other = {"weight": torch.zeros(5, 3, requires_grad=True), "bias": torch.zeros(3, requires_grad=True)}

@@ -58,6 +58,7 @@ def fit(
     label: str,
     checkpoint: Path | None = None,
     every: int = 100,
+    settings: Mapping[str, object] | None = None,
     quiet: bool = False,
 ) -> list[float]:
     """Minimise ``loss(step)`` over the parameters and return the loss of every step.
@@ -72,6 +73,7 @@ def fit(
         label: what the progress bar calls this training.
         checkpoint: a safetensors file to resume from and to save to, removed by the caller when no longer needed.
         every: steps between checkpoints.
+        settings: what else the training depends on (plain values); a checkpoint of other settings is refused.
         quiet: no progress bar.
 
     Raises:
@@ -83,7 +85,8 @@ def fit(
         {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr)
-    history = _resume(checkpoint, parameters, optimizer, schedule)
+    recipe = json.dumps({"label": label, **asdict(schedule), **(settings or {})}, sort_keys=True)
+    history = _resume(checkpoint, parameters, optimizer, recipe)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -109,7 +112,7 @@ def fit(
             history.append(value.item())
             progress.update(task, advance=1, loss=sum(history[-20:]) / len(history[-20:]))
             if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == schedule.steps):
-                _save(checkpoint, parameters, optimizer, schedule, history)
+                _save(checkpoint, parameters, optimizer, recipe, history)
     return history
 
 
@@ -117,7 +120,7 @@ def _save(
     path: Path,
     parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
+    recipe: str,
     history: list[float],
 ) -> None:
     tensors = {f"parameter/{name}": p.detach().contiguous() for name, p in parameters.items()}
@@ -125,12 +128,12 @@ def _save(
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"schedule": json.dumps(asdict(schedule)), "history": json.dumps(history)})
+    save_file(tensors, partial, {"recipe": recipe, "history": json.dumps(history)})
     partial.replace(path)
 
 
 def _resume(
-    path: Path | None, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, schedule: Schedule
+    path: Path | None, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, recipe: str
 ) -> list[float]:
     if path is None or not path.exists():
         return []
@@ -140,10 +143,9 @@ def _resume(
         raise SettingsError(f"the checkpoint {path} cannot be read ({error}); remove it to start afresh") from error
     with file:
         metadata = file.metadata()
-        if json.loads(metadata["schedule"]) != asdict(schedule):
-            raise SettingsError(
-                f"{path} belongs to a training with {metadata['schedule']}; remove it or use those settings"
-            )
+        found = (metadata or {}).get("recipe")
+        if found != recipe:
+            raise SettingsError(f"{path} belongs to a training with {found}; remove it or use those settings")
         names = set(file.keys())
         shapes = {n: file.get_slice(n).get_shape() for n in names if n.startswith("parameter/")}
         if shapes != {f"parameter/{name}": list(p.shape) for name, p in parameters.items()}:

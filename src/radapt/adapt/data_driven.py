@@ -162,7 +162,12 @@ def data_driven(
         training.make_static()
     file = None if checkpoint is None else Path(checkpoint)
     schedule = Schedule(steps=steps, lr=lr)
-    history = fit({"anchor": anchor}, training, schedule, label="anchor", checkpoint=file, every=20, quiet=quiet)
+    settings = {"base": start.fingerprint, "images": len(pixels), "mean": float(pixels.double().mean()), "batch": batch}
+    settings |= {"loss": loss, "adversary": adversary, "eps": eps, "attack_steps": inner, "seed": seed}
+    parameters = {"anchor": anchor}
+    history = fit(
+        parameters, training, schedule, label="anchor", checkpoint=file, every=20, settings=settings, quiet=quiet
+    )
     if file is not None:
         file.unlink(missing_ok=True)
     origin: dict[str, object] = {

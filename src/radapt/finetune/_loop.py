@@ -120,7 +120,11 @@ def finetune(
         return method.loss(twin, rows, clean, outcome.pixels)
 
     schedule = Schedule(steps=steps, lr=lr, warmup=warmup, weight_decay=weight_decay)
-    history = fit(parameters, loss, schedule, label=label, checkpoint=checkpoint, every=20, quiet=quiet)
+    settings = {"model": model.name, "data": [data.name, data.split, len(data)], "batch": batch, "seed": seed}
+    settings |= {"eps": eps, "attack_steps": attack_steps}
+    history = fit(
+        parameters, loss, schedule, label=label, checkpoint=checkpoint, every=20, settings=settings, quiet=quiet
+    )
     tuned.model.requires_grad_(False)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)

@@ -230,7 +230,8 @@ def train_clip(
     objective = _Loss(model, tokenizer, _Pool(pool, digit_share, seed), batch, seed)
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
     schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
-    fit(parameters, objective, schedule, label="micro/clip", checkpoint=checkpoint, quiet=quiet)
+    settings = {"batch": batch, "pool": pool, "digit_share": digit_share, "seed": seed}
+    fit(parameters, objective, schedule, label="micro/clip", checkpoint=checkpoint, settings=settings, quiet=quiet)
     vlm = HFClip("micro/clip", model.eval().requires_grad_(False), tokenizer, build_processor())
     vlm.save_pretrained(out, dtype=torch.float16)
     checkpoint.unlink()
