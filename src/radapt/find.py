@@ -16,8 +16,9 @@ __all__ = ["find", "members", "nearest"]
 def nearest(got: str, allowed: Iterable[str]) -> str:
     """The end of an error message: the nearest valid name, then all of them."""
     names = sorted(str(name) for name in allowed)
-    close = difflib.get_close_matches(str(got).lower(), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
+    written = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(got).lower(), written, n=1, cutoff=0.5)
+    hint = f"; did you mean {written[close[0]]!r}?" if close else "."
     return f"{hint} Allowed: {', '.join(names)}"
 
 

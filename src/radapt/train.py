@@ -85,6 +85,7 @@ def fit(
         {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr)
+    leaves = list(parameters.values())
     recipe = json.dumps({"label": label, **asdict(schedule), **(settings or {})}, sort_keys=True)
     history = _resume(checkpoint, parameters, optimizer, recipe)
     columns = (
@@ -99,16 +100,18 @@ def fit(
         for step in range(len(history), schedule.steps):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * schedule.factor(step)
-            optimizer.zero_grad(set_to_none=True)
             value = loss(step)
             if not math.isfinite(value.item()):
                 raise CheckError(
                     f"{label}: the loss is {value.item()} at step {step}; try a smaller lr than {schedule.lr}"
                 )
-            value.backward()
+            # Gradients of these parameters only: nothing is left on weights that happen to require them.
+            for parameter, gradient in zip(leaves, torch.autograd.grad(value, leaves), strict=True):
+                parameter.grad = gradient
             if schedule.clip:
-                torch.nn.utils.clip_grad_norm_(list(parameters.values()), schedule.clip)
+                torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             history.append(value.item())
             progress.update(task, advance=1, loss=sum(history[-20:]) / len(history[-20:]))
             if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == schedule.steps):

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Iterator
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -306,6 +308,15 @@ def test_gradients_reach_the_pixels_after_a_first_use_in_inference_mode(tiny_cli
     assert gradient.abs().max() > 0
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the tests' run-time checks of signatures, which a compiler cannot trace."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("compile_first", [True, False])
 def test_a_compiled_model_always_obeys(tiny_clip: Any, pixels: Tensor, compile_first: bool) -> None:
     adapter = training_free(tiny_clip, alpha=0.6)
@@ -325,6 +336,7 @@ def test_a_compiled_model_always_obeys(tiny_clip: Any, pixels: Tensor, compile_f
     assert torch.allclose(run(), plain, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_compiled_wrapper_can_be_adapted_itself(tiny_clip: Any, pixels: Tensor) -> None:
     adapter = training_free(tiny_clip, alpha=0.6)
     with adapter.attach(tiny_clip):

@@ -14,7 +14,7 @@ from torch import Tensor
 from radapt.adapt import Adapter, training_free
 from radapt.attacks import ClassificationObjective, Outcome, make
 from radapt.data import Dataset, load_dataset
-from radapt.errors import InputError, SettingsError
+from radapt.errors import InputError, RadaptError, SettingsError
 from radapt.evaluate import Candidate, Threat, evaluate
 from radapt.evaluate.zero_shot import ZeroShot
 from radapt.models import VLM
@@ -237,7 +237,7 @@ def test_an_error_leaves_no_adapter_behind_and_keeps_what_was_done(
         return encode(pixels)
 
     monkeypatch.setattr(clip, "encode_image", failing)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RadaptError, match="out of memory"):
         run(tmp_path / "r.sqlite", lines(clip, adapter), data, WHITE_BOX)
     assert clip.tower.mounted() is None
     done = [("CLIP", "none", ""), ("CLIP", "apgd", "self"), ("R-Adapt", "none", "")]

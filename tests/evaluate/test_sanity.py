@@ -35,7 +35,7 @@ def defend(model: VLM, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor
 
 
 def test_an_honest_model_gets_no_flag(tmp_path: Path) -> None:
-    model = tiny_clip(factor=6)
+    model = tiny_clip(factor=6.0)
     threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 30})
     figures = flags_of(model, tmp_path, threat, undefended=model)
     assert figures[2].percent <= 10

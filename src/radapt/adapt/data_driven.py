@@ -141,7 +141,7 @@ def data_driven(
             raise SettingsError(f"unknown {name} {got!r}{nearest(got, allowed)}")
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
-    if (loss == "text") != (labels is not None and classifier is not None):
+    if {labels is not None, classifier is not None} != {loss == "text"}:
         raise InputError(
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )

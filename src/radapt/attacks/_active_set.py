@@ -19,7 +19,7 @@ __all__ = ["ActiveSet", "Progress"]
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and of those fooled."""
 
-VANISHED = 1e-10
+_VANISHED = 1e-10
 """A gradient whose largest entry is not above this counts as zero: a saturated softmax, or masked gradients."""
 
 
@@ -160,7 +160,7 @@ class ActiveSet:
         broken = ~at.loss.isfinite()
         if self.search.needs_gradient:
             steepest = at.gradient.abs().amax((1, 2, 3))
-            self._zeros = self._zeros + (steepest <= VANISHED)
+            self._zeros = self._zeros + (steepest <= _VANISHED)
             broken = broken | ~steepest.isfinite()
         self._points, self._state = self.search.step(self._clean, at, self._state, self._iteration)
         # Free slots go on unseen; their count must not run away from what a search knows.

@@ -20,7 +20,7 @@ from radapt.types import Flags, Labels, PerSample, Pixels
 
 __all__ = ["Attack", "Outcome"]
 
-TOLERANCE = 1e-6
+_TOLERANCE = 1e-6
 
 
 @final
@@ -149,11 +149,11 @@ class Attack(Search, ABC):
                 at, _ = active.judge(samples, pixels[samples])
                 loss[samples], fooled[samples] = at.loss, at.fooled
                 distance[samples] = self._distance(pixels[samples], clean[samples], active.slots)
-        slack = TOLERANCE * max(1, self.eps)
+        slack = _TOLERANCE * max(1, self.eps)
         rules = {
             "are not finite": ~pixels.isfinite().flatten(1).all(1),
             f"are farther than eps = {self.eps} from the clean ones": ~(distance <= self.eps + slack),
-            "leave [0, 1]": ((pixels < -TOLERANCE) | (pixels > 1 + TOLERANCE)).flatten(1).any(1),
+            "leave [0, 1]": ((pixels < -_TOLERANCE) | (pixels > 1 + _TOLERANCE)).flatten(1).any(1),
         }
         for what, broken in rules.items():
             if broken.any():
@@ -195,7 +195,7 @@ def _images(name: str, pixels: Tensor) -> Pixels:
     if pixels.isnan().any():
         raise InputError(f"{name} of sample {int(pixels.isnan().flatten(1).any(1).nonzero()[0])} contain NaN")
     low, high = pixels.aminmax()
-    if low < -TOLERANCE or high > 1 + TOLERANCE:
+    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
         raise InputError(
             f"{name} must lie in [0, 1], got {low:.4g} to {high:.4g}; give images before normalisation (the model "
             "normalises) and divide bytes by 255"

@@ -19,7 +19,7 @@ from radapt.types import Index, Pixels
 
 __all__ = ["APGD", "ATTACK", "checkpoints"]
 
-MOMENTUM = 0.75
+_MOMENTUM = 0.75
 
 
 @final
@@ -105,7 +105,7 @@ class APGD(Attack):
         gradient = torch.where(_wide(halve), best_gradient, at.gradient)
 
         previous = torch.where(_wide(first), points, state["previous"])
-        share = _wide(torch.where(first, 1.0, MOMENTUM))
+        share = _wide(torch.where(first, 1.0, _MOMENTUM))
         ahead = self.ball.project(points + _wide(step_size) * self.ball.ascent(gradient), clean)
         ahead = self.ball.project(points + share * (ahead - points) + (1 - share) * (points - previous), clean)
         return ahead, {

@@ -32,8 +32,8 @@ __all__ = [
     "write_rows",
 ]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 console = Console()
 _errors = Console(stderr=True)
@@ -42,11 +42,11 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the figure
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
-def guard(command: Callable[P, R]) -> Callable[P, R]:
+def guard(command: Callable[_P, _R]) -> Callable[_P, _R]:
     """Turn errors into one line on stderr: exit code 2 for wrong usage, 1 for failure."""
 
     @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return command(*args, **kwargs)
         except RadaptError as error:

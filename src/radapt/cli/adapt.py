@@ -42,6 +42,7 @@ def adapt(
 ) -> None:
     """Make an adapter and save it; the model's weights stay as they are.
 
+    \b
     [bold]Examples:[/]
       radapt adapt training-free --model micro/clip --out my-adapter
       radapt adapt model-guided --model micro/clip --guide micro/fare --out guided
@@ -106,7 +107,9 @@ def tune(
 ) -> None:
     """Choose alpha and the cut-off of an adapter on a validation split, by clean and white-box accuracy.
 
-    [bold]Example:[/] radapt tune my-adapter --data shapes,colours --alphas 0.2,0.6,1 --d0s 30,40
+    \b
+    [bold]Example:[/]
+      radapt tune my-adapter --data shapes,colours --alphas 0.2,0.6,1 --d0s 30,40
     """
     from radapt.adapt import Adapter, cutoff_from_d0
     from radapt.adapt import tune as run

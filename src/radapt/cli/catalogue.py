@@ -12,14 +12,16 @@ from ._shared import console, guard
 
 __all__ = ["attacks", "datasets", "models"]
 
-Name = Annotated[str | None, typer.Argument(help="Show this one in full.")]
+_Name = Annotated[str | None, typer.Argument(help="Show this one in full.")]
 
 
 @guard
 def models() -> None:
     """List the models that ship with the package, and the families that can be loaded or adapted.
 
-    [bold]Example:[/] radapt models
+    \b
+    [bold]Example:[/]
+      radapt models
     """
     from radapt.models import families, micro_models
 
@@ -33,9 +35,10 @@ def models() -> None:
 
 
 @guard
-def datasets(name: Name = None) -> None:
+def datasets(name: _Name = None) -> None:
     """List the data sets, or show the card of one.
 
+    \b
     [bold]Examples:[/]
       radapt datasets
       radapt datasets textures
@@ -57,9 +60,10 @@ def datasets(name: Name = None) -> None:
 
 
 @guard
-def attacks(name: Name = None) -> None:
+def attacks(name: _Name = None) -> None:
     """List the attacks with their settings, or describe one.
 
+    \b
     [bold]Examples:[/]
       radapt attacks
       radapt attacks apgd

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 # Chosen on the validation split with `radapt tune` (see docs/findings.md), never on the test split.
-ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
-SETS = "shapes,colours,textures"
+_ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
+_SETS = "shapes,colours,textures"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
-IMAGES, STEPS = 1000, {"static": 60, "adaptive": 30}
+_IMAGES, _STEPS = 1000, {"static": 60, "adaptive": 30}
 
 
 def _anchor(model: VLM, adversary: str, out: Path, quiet: bool) -> Adapter:
@@ -31,13 +31,13 @@ def _anchor(model: VLM, adversary: str, out: Path, quiet: bool) -> Adapter:
     folder = out / f"r-adapt-plus-{adversary}"
     if (folder / "adapter_model.safetensors").exists():
         return Adapter.from_pretrained(folder)
-    images = load_dataset("objects", split="train", n=IMAGES)
+    images = load_dataset("objects", split="train", n=_IMAGES)
     adapter = data_driven(
         model,
         images.pixels(range(len(images))),
         adversary=adversary,
-        steps=STEPS[adversary],
-        alpha=ALPHA[adversary],
+        steps=_STEPS[adversary],
+        alpha=_ALPHA[adversary],
         checkpoint=out / f"{adversary}.checkpoint.safetensors",
         quiet=quiet,
     )
@@ -58,7 +58,9 @@ def demo(
 
     The model, its robust twins and the pictures ship with the package. An interrupted demo continues where it was.
 
-    [bold]Example:[/] radapt demo --out radapt-demo --n 100
+    \b
+    [bold]Example:[/]
+      radapt demo --out radapt-demo --n 100
     """
     from radapt.adapt import model_guided, training_free
     from radapt.data import load_dataset
@@ -73,9 +75,9 @@ def demo(
         Candidate(method="CLIP", model=clip),
         Candidate(method="TeCoA", model=tecoa),
         Candidate(method="FARE", model=fare),
-        Candidate(method="R-Adapt_CLIP", model=clip, adapter=training_free(clip, alpha=ALPHA["clip"])),
-        Candidate(method="R-Adapt_FARE", model=clip, adapter=model_guided(clip, fare, alpha=ALPHA["fare"])),
-        Candidate(method="R-Adapt_TeCoA", model=clip, adapter=model_guided(clip, tecoa, alpha=ALPHA["tecoa"])),
+        Candidate(method="R-Adapt_CLIP", model=clip, adapter=training_free(clip, alpha=_ALPHA["clip"])),
+        Candidate(method="R-Adapt_FARE", model=clip, adapter=model_guided(clip, fare, alpha=_ALPHA["fare"])),
+        Candidate(method="R-Adapt_TeCoA", model=clip, adapter=model_guided(clip, tecoa, alpha=_ALPHA["tecoa"])),
         *(
             Candidate(method=f"R-Adapt+ ({adversary})", model=clip, adapter=_anchor(clip, adversary, out, quiet))
             for adversary in ("static", "adaptive")
@@ -85,7 +87,7 @@ def demo(
         Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 20}),
         Threat(attack="apgd", eps=4 / 255, source="self", options={"steps": 30}),
     ]
-    sets = [load_dataset(name, split="test", n=n) for name in SETS.split(",")]
+    sets = [load_dataset(name, split="test", n=n) for name in _SETS.split(",")]
     with Results(out / "results.sqlite") as results:
         figures = evaluate(lines, datasets=sets, threats=threats, results=results, undefended=clip, quiet=quiet)
         print_table(results, console)

@@ -58,6 +58,7 @@ def evaluate(
 ) -> None:
     """Evaluate models and adapters, clean and under attack; a transfer figure always has its white-box partner.
 
+    \b
     [bold]Examples:[/]
       radapt evaluate micro/clip micro/fare --data shapes,colours --n 100
       radapt evaluate CLIP=micro/clip "R-Adapt=micro/clip+my-adapter" --attack pgd --option steps=50

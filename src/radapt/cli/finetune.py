@@ -35,6 +35,7 @@ def finetune(
 ) -> None:
     """Fine-tune a copy of a model's vision tower on adversarial images (the text tower stays frozen).
 
+    \b
     [bold]Examples:[/]
       radapt finetune fare --model micro/clip --attack-steps 4 --steps 320 --lr 3e-4 --out runs/fare
       radapt finetune tecoa --model micro/clip --attack-steps 4 --steps 320 --lr 3e-4 --out runs/tecoa

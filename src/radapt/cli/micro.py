@@ -36,7 +36,9 @@ def train(
 
     Its robust twins are made with `radapt finetune`.
 
-    [bold]Example:[/] radapt micro train --out runs/clip
+    \b
+    [bold]Example:[/]
+      radapt micro train --out runs/clip
     """
     from radapt.micro.clip import train_clip
 

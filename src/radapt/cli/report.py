@@ -20,7 +20,9 @@ def report(
 ) -> None:
     """Print the table of a results file and write Markdown, CSV, LaTeX, JSON, PNG, SVG and one HTML page.
 
-    [bold]Example:[/] radapt report results.sqlite --out report
+    \b
+    [bold]Example:[/]
+      radapt report results.sqlite --out report
     """
     from radapt.report import print_table, write_report
     from radapt.results import Results

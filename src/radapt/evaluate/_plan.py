@@ -14,7 +14,7 @@ from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.results import Setting
 
-__all__ = ["Attachable", "Candidate", "Threat"]
+__all__ = ["Attachable", "Candidate", "Threat", "setting_of"]
 
 
 class Attachable(Protocol):

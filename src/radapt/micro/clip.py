@@ -23,7 +23,7 @@ from radapt.train import Schedule, fit
 
 __all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
 
-PIXELS = 48
+_PIXELS = 48
 _NAMES = [*ATTRIBUTES, "digit"]
 _PREFIXES = ("", "a photo of ", "a picture of ")
 _WORDS = (
@@ -62,7 +62,7 @@ def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
     """An untrained model: vision 8 blocks of width 128 with patches of 8 pixels, text 3 blocks of width 128."""
     shape = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
     config = CLIPConfig(
-        vision_config={**shape, "num_hidden_layers": 8, "image_size": PIXELS, "patch_size": 8},
+        vision_config={**shape, "num_hidden_layers": 8, "image_size": _PIXELS, "patch_size": 8},
         text_config={
             **shape,
             "num_hidden_layers": 3,
@@ -80,7 +80,7 @@ def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
 
 def build_processor() -> CLIPImageProcessorPil:
     """Resize and crop to 48 pixels; mean 0.5 and standard deviation 0.25 per channel."""
-    size = {"size": {"shortest_edge": PIXELS}, "crop_size": {"height": PIXELS, "width": PIXELS}}
+    size = {"size": {"shortest_edge": _PIXELS}, "crop_size": {"height": _PIXELS, "width": _PIXELS}}
     return CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
 
 
@@ -88,8 +88,8 @@ class _Pool:
     """Training pictures with their attributes: columns as in ``_NAMES``, -1 where an attribute does not apply."""
 
     def __init__(self, size: int, digit_share: float, seed: int) -> None:
-        pictures, self.scenes = render(World(), "train", range(size), size=PIXELS, seed=seed)
-        digits, labels = load_digits("train", PIXELS)
+        pictures, self.scenes = render(World(), "train", range(size), size=_PIXELS, seed=seed)
+        digits, labels = load_digits("train", _PIXELS)
         self.pictures = torch.from_numpy(np.concatenate([pictures, digits]))
         self.attributes = torch.full((len(self.pictures), len(_NAMES)), -1)
         for column, name in enumerate(ATTRIBUTES):

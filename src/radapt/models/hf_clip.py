@@ -98,6 +98,18 @@ class HFClip(VLM):
             self._tokenizer.save_pretrained(folder)
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars, which flash by for every local file."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load(
     source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32
 ) -> VLM:
