@@ -107,7 +107,7 @@ def fit(
                 )
             # Gradients of these parameters only: nothing is left on weights that happen to require them.
             for parameter, gradient in zip(leaves, torch.autograd.grad(value, leaves), strict=True):
-                parameter.grad = gradient
+                parameter.grad = gradient.contiguous()
             if schedule.clip:
                 torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
             optimizer.step()

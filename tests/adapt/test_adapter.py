@@ -339,10 +339,10 @@ def test_a_compiled_model_always_obeys(tiny_clip: Any, pixels: Tensor, compile_f
 @pytest.mark.usefixtures("unchecked")
 def test_a_compiled_wrapper_can_be_adapted_itself(tiny_clip: Any, pixels: Tensor) -> None:
     adapter = training_free(tiny_clip, alpha=0.6)
-    with adapter.attach(tiny_clip):
-        expected = embed(tiny_clip, pixels)
-    compiled = torch.compile(tiny_clip, backend="eager")
     tokens = torch.tensor([[2, 5, 3]])
+    with adapter.attach(tiny_clip):
+        expected = tiny_clip(input_ids=tokens, pixel_values=pixels).vision_model_output.pooler_output
+    compiled = torch.compile(tiny_clip, backend="eager")
     with adapter.attach(compiled):
         assert attached(tiny_clip)
         result = compiled(input_ids=tokens, pixel_values=pixels).vision_model_output.pooler_output

@@ -20,7 +20,7 @@ __all__ = ["demo"]
 _ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
 _SETS = "shapes,colours,textures"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
-_IMAGES, _STEPS = 1000, {"static": 60, "adaptive": 30}
+_IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
 
 def _anchor(model: VLM, adversary: str, out: Path, quiet: bool) -> Adapter:
@@ -85,7 +85,7 @@ def demo(
     ]
     threats = [
         Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 20}),
-        Threat(attack="apgd", eps=4 / 255, source="self", options={"steps": 30}),
+        Threat(attack="apgd", eps=4 / 255, source="self", options={"steps": 20}),
     ]
     sets = [load_dataset(name, split="test", n=n) for name in _SETS.split(",")]
     with Results(out / "results.sqlite") as results:

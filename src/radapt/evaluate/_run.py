@@ -88,6 +88,8 @@ def evaluate(
         SettingsError: nothing to evaluate, two candidates of one name or with the same figures, a model that carries an
             adapter already, an unknown source, or a data set of a task that cannot be evaluated.
     """
+    if slots < 1:
+        raise SettingsError(f"slots must be at least 1, got {slots}")
     if not candidates or not datasets:
         raise SettingsError("nothing to evaluate: give at least one candidate and one data set")
     _check_candidates(candidates, undefended)

@@ -80,8 +80,8 @@ def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
 
 def build_processor() -> CLIPImageProcessorPil:
     """Resize and crop to 48 pixels; mean 0.5 and standard deviation 0.25 per channel."""
-    size = {"size": {"shortest_edge": _PIXELS}, "crop_size": {"height": _PIXELS, "width": _PIXELS}}
-    return CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    edge, crop = {"shortest_edge": _PIXELS}, {"height": _PIXELS, "width": _PIXELS}
+    return CLIPImageProcessorPil(size=edge, crop_size=crop, image_mean=[0.5] * 3, image_std=[0.25] * 3)
 
 
 class _Pool:

@@ -106,16 +106,11 @@ def _read_type(source: str, name: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     folder = Path(source)
+    if not folder.is_dir() and (folder.exists() or len(folder.parts) != 2):
+        near = nearest(name, micro_models())
+        raise UnknownModelError(f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}")
     try:
-        if folder.is_dir():
-            config = folder / "config.json"
-        elif folder.exists() or len(folder.parts) != 2:
-            near = nearest(name, micro_models())
-            raise UnknownModelError(
-                f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}"
-            )
-        else:
-            config = Path(hf_hub_download(source, "config.json"))
+        config = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(source, "config.json"))
         return str(json.loads(config.read_text())["model_type"])
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise ModelError(

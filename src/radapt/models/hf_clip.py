@@ -13,8 +13,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Pixels
@@ -51,8 +51,8 @@ class HFClip(VLM):
 
     model: Any
 
-    def __init__(self, name: str, model: nn.Module, tokenizer: Any, processor: Any) -> None:
-        side = int(model.config.vision_config.image_size)  # type: ignore[union-attr]
+    def __init__(self, name: str, model: Any, tokenizer: Any, processor: Any) -> None:
+        side = int(model.config.vision_config.image_size)
         super().__init__(name, model, image_size=(side, side))
         self._tokenizer, self._processor = tokenizer, processor
 
@@ -122,12 +122,14 @@ def load(
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     if isinstance(source, nn.Module):
-        side = source.config.vision_config.image_size  # type: ignore[union-attr]
+        wrapped: Any = source
+        side = wrapped.config.vision_config.image_size
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return HFClip(name, source, tokenizer, processor)
     try:
         with _no_bars():
-            model, report = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
+            loaded: Any = CLIPModel.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, report = loaded
         processor = CLIPImageProcessorPil.from_pretrained(source)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
