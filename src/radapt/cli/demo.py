@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-# Chosen on the validation split with `radapt tune` (see docs/findings.md), never on the test split.
+# Chosen on the validation split with `radapt tune` , never on the test split.
 _ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
-_SETS = "shapes,colours,textures"
+_SETS = "shapes,textures,compositions"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
 _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
