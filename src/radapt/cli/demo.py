@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-# Chosen on the validation split with `radapt tune` , never on the test split.
+# Set beforehand, the same for every data set, and not tuned; `radapt tune` chooses them on a validation split.
 _ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
 _SETS = "shapes,textures,compositions"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
