@@ -140,7 +140,7 @@ license: apache-2.0
 ```python
 import radapt
 
-model = radapt.load({s.base_model!r})
+model = radapt.load({json.dumps(s.base_model)})
 adapter = radapt.Adapter.from_pretrained("THIS_FOLDER")
 with adapter.attach(model):
     ...  # the model resists more; its weights are untouched
