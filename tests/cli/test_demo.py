@@ -50,7 +50,7 @@ def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str
     assert trained == ["static", "adaptive"]
     rows = json.loads(Path("rows.json").read_text())
     assert list(dict.fromkeys(row["method"] for row in rows)) == METHODS
-    assert list(dict.fromkeys(row["dataset"] for row in rows)) == ["shapes", "colours", "textures"]
+    assert list(dict.fromkeys(row["dataset"] for row in rows)) == ["shapes", "textures", "compositions"]
     assert len(rows) == 8 * 3 * 3
     assert {row["kind"] for row in rows} == {"clean", "transfer", "white-box"}
     assert all(row["n"] == 4 for row in rows)
