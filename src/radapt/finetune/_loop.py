@@ -46,17 +46,6 @@ class Method(ABC):
         """What the training minimises on these rows."""
 
 
-def _vision_parameters(model: VLM) -> dict[str, Tensor]:
-    """The vision tower and its projection, ready for training; the text tower stays frozen."""
-    model.model.requires_grad_(False)
-    chosen = {
-        name: p for name, p in model.model.named_parameters() if name.startswith(("vision_model", "visual_projection"))
-    }
-    for parameter in chosen.values():
-        parameter.requires_grad_(True)
-    return dict(chosen)
-
-
 def finetune(
     method: Method,
     model: VLM,
@@ -104,7 +93,10 @@ def finetune(
         raise SettingsError(f"batch must lie in 1..{len(data)} (the number of images), got {batch}")
     tuned = copy.copy(model)
     tuned.model = copy.deepcopy(model.model)
-    parameters = _vision_parameters(tuned)
+    tuned.model.requires_grad_(False)
+    parameters = tuned.image_parameters()
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
     classifier = model.classifier(data.prompts) if method.needs_labels else torch.empty(0, 0)
     twin = Twin(original=model, tuned=tuned, data=data, classifier=classifier)
     attack = PGD(eps=eps, steps=attack_steps)

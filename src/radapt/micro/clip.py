@@ -23,7 +23,7 @@ from radapt.train import Schedule, fit
 
 __all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
 
-_PIXELS = 48
+_PIXELS, _STD = 48, 0.125
 _NAMES = [*ATTRIBUTES, "digit"]
 _PREFIXES = ("", "a photo of ", "a picture of ")
 _WORDS = (
@@ -79,9 +79,9 @@ def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
 
 
 def build_processor() -> CLIPImageProcessorPil:
-    """Resize and crop to 48 pixels; mean 0.5 and standard deviation 0.25 per channel."""
+    """Resize and crop to 48 pixels; mean 0.5 and standard deviation 0.125 per channel."""
     edge, crop = {"shortest_edge": _PIXELS}, {"height": _PIXELS, "width": _PIXELS}
-    return CLIPImageProcessorPil(size=edge, crop_size=crop, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    return CLIPImageProcessorPil(size=edge, crop_size=crop, image_mean=[0.5] * 3, image_std=[_STD] * 3)
 
 
 class _Pool:
@@ -177,7 +177,7 @@ class _Loss:
         pixels[is_digit] = _augment(pixels[is_digit], rng)
         captions, mention = self._captions(rows, rng)
         tokens = self.tokenizer(captions + self._prompts(rng), padding=True, return_tensors="pt")
-        image = F.normalize(self.model.get_image_features((pixels - 0.5) / 0.25).pooler_output, dim=-1)
+        image = F.normalize(self.model.get_image_features((pixels - 0.5) / _STD).pooler_output, dim=-1)
         text = F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
         scale = self.model.logit_scale.clamp(max=np.log(100)).exp()
         logits = scale * image @ text.T
@@ -189,7 +189,8 @@ class _Loss:
         for column, name in enumerate(_NAMES):
             stop = start + len(_values(name))
             known = attributes[:, column] >= 0
-            loss = loss + 0.5 * F.cross_entropy(logits[known, start:stop], attributes[known, column])
+            if known.any():
+                loss = loss + 0.5 * F.cross_entropy(logits[known, start:stop], attributes[known, column])
             start = stop
         return loss
 

@@ -43,6 +43,10 @@ class VLM(ABC):
     def logit_scale(self) -> float:
         """Factor of the cosine between image and text that gives logits."""
 
+    @abstractmethod
+    def image_parameters(self) -> dict[str, Tensor]:
+        """What the image embedding depends on, by name: the vision encoder and its projection."""
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

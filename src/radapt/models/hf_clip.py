@@ -64,6 +64,10 @@ class HFClip(VLM):
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
+    def image_parameters(self) -> dict[str, Tensor]:
+        parts = ("vision_model.", "visual_projection.")
+        return {name: p for name, p in self.model.named_parameters() if name.startswith(parts)}
+
     def encode_image(self, pixels: Pixels) -> Embeddings:
         normalized = self.normalize(pixels).to(self.model.dtype)
         embedding: Tensor = self.model.get_image_features(

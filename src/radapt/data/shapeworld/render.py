@@ -11,7 +11,7 @@ from .scene import BACKGROUNDS, COLOURS, SHAPES, Scene, World, generator, sample
 
 __all__ = ["RENDERER", "render"]
 
-RENDERER = 1
+RENDERER = 2
 """Version of the pictures: raised with every change that alters them, so that no stale cache is read."""
 
 _Mask = NDArray[np.bool_]
@@ -149,7 +149,8 @@ def _chunk(world: World, name: str, indices: Sequence[int], size: int) -> tuple[
     if world.grey:
         image = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32), 3, axis=3)
     image += world.noise * _natural_noise(rngs, size)
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), scenes
+    image = np.float32(0.5) + np.float32(world.contrast) * (np.clip(image, 0, 1) - np.float32(0.5))
+    return np.rint(image * 255).astype(np.uint8), scenes
 
 
 def _scatter(image: NDArray[np.float32], rngs: Sequence[np.random.Generator], count: int) -> None:

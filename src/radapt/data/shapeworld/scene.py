@@ -96,6 +96,8 @@ class World:
         grey: draw object and background without colour.
         noise: standard deviation of the natural-spectrum (1/f) noise, in pixel units.
         clutter: number of small distractor discs.
+        contrast: contrast of the finished picture about mid-grey, relative to the palette. The default halves it, so
+            that a perturbation of 4/255 is as large beside the cues as it is in photographs.
     """
 
     shape: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ class World:
     grey: bool = False
     noise: float = 0.05
     clutter: int = 0
+    contrast: float = 0.5
 
     def __post_init__(self) -> None:
         for name, values in ATTRIBUTES.items():
@@ -134,6 +137,8 @@ class World:
         ):
             if not 0 <= number <= high:
                 raise SettingsError(f"{name} must be from 0 to {high:.5g}, got {number}")
+        if not 0 < self.contrast <= 1:
+            raise SettingsError(f"contrast must be more than 0 and at most 1, got {self.contrast}")
         if self.clutter < 0:
             raise SettingsError(f"clutter must be 0 or more, got {self.clutter}")
         if self.radius is not None and not 0 < self.radius[0] <= self.radius[1] <= 0.5:
