@@ -116,8 +116,9 @@ def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name
     assert outcome.iterations.tolist() == [20, 20, 20]
 
 
-@pytest.mark.parametrize("when", ["clean", "later", "gradient"])
-def test_samples_without_a_finite_loss_or_gradient_are_named(when: str) -> None:
+@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("when", ["clean", "later", "gradient", "last"])
+def test_samples_without_a_finite_loss_or_gradient_are_marked_and_the_others_go_on(when: str, slots: int) -> None:
     def value(pixels: Tensor, index: Tensor) -> Tensor:
         total = pixels.flatten(1).sum(1)
         bad = (index == 2) | (index == 4)
@@ -125,11 +126,82 @@ def test_samples_without_a_finite_loss_or_gradient_are_named(when: str) -> None:
             return torch.where(bad, torch.nan, total)
         if when == "later":
             return torch.where(bad & (total != 24.0), torch.inf, total)
+        if when == "last":
+            return torch.where(bad & (total > 28.5), torch.nan, total)
         # Finite, but with a root whose derivative at zero is not.
         return torch.where(bad, 0 * total, total).sqrt()
 
-    with pytest.raises(InputError, match="not a finite number for samples 'set/2', 'set/4';"):
-        PGD(eps=0.1, steps=3)(Formula(value, 5), images(5), slots=8, keys=[f"set/{i}" for i in range(5)])
+    attack = PGD(eps=0.1, steps=3, step_size=0.1, random_start=False)
+    outcome = attack(Formula(value, 5), images(5), slots=slots)
+    assert outcome.failed.tolist() == [False, False, True, False, True]
+    assert not outcome.fooled.any()
+    healthy = attack(Formula(lambda pixels, index: value(pixels, 0 * index), 5), images(5), slots=slots)
+    for row in (0, 1, 3):
+        assert torch.equal(outcome.pixels[row], healthy.pixels[row])
+        assert outcome.iterations[row] == 3
+    assert (outcome.pixels - images(5)).abs().amax() <= 0.1 + 1e-6
+    assert outcome.pixels.isfinite().all()
+
+
+def test_a_failure_of_all_samples_is_an_error() -> None:
+    with pytest.raises(InputError, match="not a finite number for any of the samples"):
+        PGD(eps=0.1, steps=3)(Formula(lambda pixels, index: pixels.flatten(1).sum(1) / 0, 3), images(3), slots=2)
+
+
+class Narrow(Formula):
+    """Runs out of memory on more than ``room`` images with a gradient."""
+
+    room = 3
+
+    def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Score:
+        if pixels.requires_grad and len(pixels) > self.room:
+            raise torch.OutOfMemoryError("no room for this batch")
+        return super().__call__(pixels, index, loss=loss)
+
+
+def test_out_of_memory_halves_the_slots_once_per_warning_and_changes_nothing() -> None:
+    def value(pixels: Tensor, index: Tensor) -> Tensor:
+        return (pixels * (index + 1)[:, None, None, None]).sin().flatten(1).sum(1)
+
+    attack = PGD(eps=0.1, steps=5, restarts=2)
+    with pytest.warns(RuntimeWarning, match="out of memory at") as caught:
+        outcome = attack(Narrow(value, 20), images(20), slots=16)
+    assert [str(w.message)[:26] for w in caught] == [
+        "out of memory at 16 slots;",
+        "out of memory at 8 slots; ",
+        "out of memory at 4 slots; ",
+    ]
+    expected = attack(Formula(value, 20), images(20), slots=2)
+    assert torch.equal(outcome.pixels, expected.pixels)
+    assert torch.equal(outcome.iterations, expected.iterations)
+
+
+def test_out_of_memory_for_a_single_image_is_an_error() -> None:
+    objective = Narrow(lambda pixels, index: pixels.flatten(1).sum(1), 2)
+    objective.room = 0
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(RuntimeWarning, match="going on with 1"):
+        PGD(eps=0.1, steps=5)(objective, images(2), slots=2)
+
+
+def test_when_time_is_up_every_sample_keeps_what_it_has() -> None:
+    objective = Formula(lambda pixels, index: pixels.flatten(1).sum(1), 6)
+    outcome = PGD(eps=0.1, steps=50)(objective, images(6), slots=2, seconds=0.0)
+    assert outcome.unfinished.all()
+    assert not outcome.fooled.any()
+    unlimited = PGD(eps=0.1, steps=5)(objective, images(6), slots=2, seconds=1e6)
+    assert not unlimited.unfinished.any()
+
+
+def test_what_was_found_when_time_runs_out_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr("radapt.attacks._active_set.time.monotonic", lambda: next(clock))
+    objective = Countdown([NEVER, 2, NEVER, 3, NEVER, 0])
+    outcome = PGD(eps=0.1, steps=50)(objective, images(6), slots=2, seconds=6.0)
+    # The first and the third sample hold the two slots to the end.
+    assert outcome.fooled.tolist() == [False, True, False, False, False, True]
+    assert outcome.unfinished.tolist() == [True, False, True, True, True, False]
+    assert (outcome.distance > 0).tolist() == [True, True, True, False, False, False]
+    assert outcome.iterations.min() >= 0
 
 
 def test_an_objective_that_fails_names_the_samples_and_the_cause() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,24 @@ def test_pictures_stay_as_the_models_saw_them() -> None:
     np.testing.assert_allclose(measured, recorded, atol=1)
 
 
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_contrast_scales_the_finished_picture_about_mid_grey(world: World) -> None:
+    full, scenes = render(replace(world, contrast=1.0), "test", range(40))
+    assert (full.min(), full.max()) == (0, 255)
+    for contrast in (0.1, 0.5, 0.8):
+        pictures, same = render(replace(world, contrast=contrast), "test", range(40))
+        expected = 127.5 + contrast * (full.astype(np.float64) - 127.5)
+        # Both pictures are rounded to 8 bits; the error of the full one is scaled too.
+        np.testing.assert_allclose(pictures, expected, atol=0.5 + 0.5 * contrast + 1e-3)
+        assert same == scenes
+
+
+def test_the_world_has_half_of_the_contrast_of_its_palette() -> None:
+    np.testing.assert_array_equal(
+        render(World(), "test", range(8))[0], render(World(contrast=0.5), "test", range(8))[0]
+    )
+
+
 AREAS = {
     "circle": math.pi * 0.9,
     "square": 1.6**2,
@@ -99,7 +118,7 @@ def test_other_shapes_stay_inside_their_radius(shape: str) -> None:
     axis = (np.arange(96) + 0.5) / 96 - 0.5
     distance = np.hypot(axis[:, None], axis[None, :])
     for picture, scene in zip(pictures.astype(int), scenes, strict=True):
-        painted = np.abs(picture - picture[0, 0]).sum(2) > 60
+        painted = np.abs(picture - picture[0, 0]).sum(2) > 30
         assert 0.2 < painted.mean() / (math.pi * scene.radius**2) < 0.9
         assert distance[painted].max() < 1.25 * scene.radius
 
@@ -129,7 +148,7 @@ def test_colours_survive_a_strong_blur() -> None:
     )
     pictures, scenes = render(world, "test", range(60))
     blurred = gaussian_filter(pictures.astype(np.float64) / 255, sigma=(0, 4, 4, 0))
-    values = np.array(list(COLOURS.values()))
+    values = 0.5 + world.contrast * (np.array(list(COLOURS.values())) - 0.5)
     for picture, scene in zip(blurred, scenes, strict=True):
         colour = picture[int(scene.y * 48), int(scene.x * 48)]
         assert list(COLOURS)[((values - colour) ** 2).sum(1).argmin()] == scene.colour
@@ -137,7 +156,7 @@ def test_colours_survive_a_strong_blur() -> None:
 
 def test_noise_has_a_natural_spectrum() -> None:
     """Amplitude falls as 1/f: the slope of log amplitude against log frequency is -1."""
-    plain = {"background": ("grey",), "colour": ("brown",), "pairs": "all", "radius": (0.01, 0.01)}
+    plain = {"background": ("grey",), "colour": ("brown",), "pairs": "all", "radius": (0.01, 0.01), "contrast": 1.0}
     quiet, noisy = (
         render(World(**plain, noise=noise), "test", range(24))[0].astype(np.float64) / 255  # type: ignore[arg-type]
         for noise in (0.0, 0.08)

@@ -138,7 +138,7 @@ def test_training_saves_a_folder_that_loads(tmp_path: Path) -> None:
     pixels = load_dataset("shapes", n=3).pixels(range(3))
     assert torch.allclose(again.encode_image(pixels), model.encode_image(pixels), atol=0.05)
     assert again.image_size == (48, 48)
-    assert tuple(again.tower.mean) == (0.5,) * 3
+    assert (tuple(again.tower.mean), tuple(again.tower.std)) == ((0.5,) * 3, (0.125,) * 3)
     assert again.encode_text(["a red circle"]).shape == (1, 128)
     assert not model.model.training
     config = json.loads((out / "config.json").read_text())

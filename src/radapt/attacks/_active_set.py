@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from radapt.attacks._objective import Objective, Score
+from radapt.attacks._objective import Objective
+from radapt.attacks._probe import Probe, out_of_memory
 from radapt.attacks._search import Evaluation, Search, State
-from radapt.errors import InputError, RadaptError
-from radapt.types import Index, PerSample, Pixels
+from radapt.types import Flags, Index, PerSample, Pixels
 
 __all__ = ["ActiveSet", "Progress"]
 
@@ -32,6 +34,9 @@ class ActiveSet:
     neighbours and their order. A point reached by the last step needs no gradient: such points are pooled and
     judged together by a forward pass.
 
+    A sample whose loss or gradient is not finite leaves at once and is marked as failed. When memory runs out, the
+    slots are halved and the jobs that were in them begin again.
+
     Args:
         search: the attack's own part.
         objective: what is maximised.
@@ -40,6 +45,7 @@ class ActiveSet:
         seed: seed of all random numbers.
         slots: images per pass.
         start: first points of the first restart, instead of the search's own.
+        seconds: after this time, samples that are still searching keep what they have and are marked as unfinished.
         progress: told the number of samples done, and of those fooled.
     """
 
@@ -53,64 +59,117 @@ class ActiveSet:
         seed: int,
         slots: int,
         start: Pixels | None = None,
+        seconds: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.search, self.objective, self.clean, self.keys = search, objective, pixels, keys
-        self.seed, self.slots, self._warm, self._progress = seed, slots, start, progress
+        self.search, self.clean, self.keys, self.seed, self.slots = search, pixels, keys, seed, slots
+        self._probe, self._warm, self._progress = Probe(search, objective, keys), start, progress
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         n, device = len(pixels), pixels.device
         self.best = pixels.clone()
-        self.value = torch.zeros(n, device=device)
-        self.clean_loss = torch.zeros(n, device=device)
-        self.fooled = torch.zeros(n, dtype=torch.bool, device=device)
+        self.value, self.clean_loss = torch.zeros(2, n, device=device).unbind()
+        self.fooled, self.failed, self.unfinished = torch.zeros(3, n, dtype=torch.bool, device=device).unbind()
         self.iterations, self.forwards, self.backwards, self.vanished = torch.zeros(4, n, dtype=torch.long).unbind()
+        self._order = torch.zeros(n, 0, dtype=torch.long, device=device)  # classes, from the likeliest on
         self._queue: deque[tuple[int, int]] = deque()
         self._pool: list[tuple[int, int, Tensor]] = []
         self._done = 0
-        # The slots; these two live on the host, as the loop itself hangs on them.
+        self._empty()
+
+    def _empty(self) -> None:
+        """Make the slots; the two that the loop itself hangs on live on the host."""
+        slots, device = self.slots, self.clean.device
         self._jobs = [(0, 0)] * slots
         self._live = torch.zeros(slots, dtype=torch.bool)
         self._sample = torch.zeros(slots, dtype=torch.long, device=device)
-        self._iteration, self._zeros = torch.zeros(2, slots, dtype=torch.long, device=device).unbind()
-        self._points = self._clean = pixels[self._sample]
+        self._iteration, self._zeros, self._target = torch.zeros(3, slots, dtype=torch.long, device=device).unbind()
+        self._points = self._clean = self.clean[self._sample]
         self._best, self._value, self._fooled = self._points, self.value[self._sample], self.fooled[self._sample]
         self._state: State = {}
 
     def run(self) -> None:
         """Judge the clean images, then search on those that are not fooled yet."""
-        for first in range(0, len(self.clean), self.slots):
-            samples = list(range(first, min(first + self.slots, len(self.clean))))
-            at, value = self.judge(samples, self.clean[samples])
-            self.clean_loss[samples], self.fooled[samples], self.value[samples] = at.loss, at.fooled, value
-        fooled = self.fooled.tolist()
-        self._queue.extend((sample, 0) for sample, gone in enumerate(fooled) if not gone)
-        self._report(sum(fooled))
-        while True:
+        self.clean_loss, self.fooled, self.value = self.judge(self.clean, rank=True)
+        gone = (self.fooled | self.failed).tolist()
+        self._queue.extend((sample, 0) for sample, left in enumerate(gone) if not left)
+        self._report(sum(gone))
+        while not self._overdue():
             self._fill()
             if self._live.any():
-                self._advance()
+                self._roomy(self._advance)
             elif not self._pool:
                 return
             while len(self._pool) >= self.slots or (self._pool and not self._live.any()):
-                self._settle()
+                self._roomy(self._settle)
 
-    def judge(self, samples: list[int], points: Pixels) -> tuple[Evaluation, PerSample]:
+    def judge(self, points: Pixels, *, rank: bool = False) -> tuple[PerSample, Flags, PerSample]:
+        """Loss, verdict and the search's value of one point per sample; ``rank`` to keep the order of the classes."""
+        loss, value = torch.zeros(2, len(points), device=points.device).unbind()
+        fooled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        orders, done = list[Tensor](), 0
+
+        def some() -> None:
+            nonlocal done
+            samples = list(range(done, min(done + self.slots, len(points))))
+            at, worth = self._judge(samples, points[samples])
+            loss[samples], fooled[samples], value[samples] = at.loss, at.fooled, worth
+            if rank and at.logits is not None:
+                orders.append(at.logits.argsort(1, descending=True).to(points.device))
+            done += len(samples)
+
+        while done < len(points):
+            self._roomy(some)
+        if orders:
+            self._order = torch.cat(orders)
+        return loss, fooled & ~self.failed, value
+
+    def _judge(self, samples: list[int], points: Pixels) -> tuple[Evaluation, PerSample]:
         """Evaluate at most ``slots`` points by one forward pass: the evaluation, and the search's value of it."""
         count = len(samples)
         rows = [*range(count), *[0] * (self.slots - count)]
         points, index = points[rows], self._index([samples[row] for row in rows])
-        with torch.no_grad():
-            score = self._score(points, index)
-        at = Evaluation(points, score.loss, score.fooled, points.new_empty(0))
-        self._refuse(samples, ~score.loss.isfinite()[:count])
+        at = self._probe.judge(points, index)
         self.forwards[samples] += 1
         value = self.search.value(self.clean[index], at)[:count]
-        return Evaluation(points[:count], at.loss[:count], at.fooled[:count], at.gradient), value
+        self._fail(samples, ~at.loss.isfinite()[:count])
+        logits = None if at.logits is None else at.logits[:count]
+        return Evaluation(points[:count], at.loss[:count], at.fooled[:count], at.gradient, logits), value
+
+    def _roomy(self, work: Callable[[], None]) -> None:
+        """Do some work that runs the model; when memory runs out, go on with half the slots."""
+        full = False
+        try:
+            work()
+        except Exception as error:
+            full = out_of_memory(error) and self.slots > 1
+            if not full:
+                raise
+        if not full:
+            return
+        # Out of the handler, where nothing holds on to the failed pass any more.
+        warnings.warn(f"out of memory at {self.slots} slots; going on with {self.slots // 2}", RuntimeWarning, 2)
+        self._queue.extendleft(self._jobs[row] for row in reversed(self._rows(self._live)))
+        self.slots //= 2
+        self._empty()
+
+    def _overdue(self) -> bool:
+        """Whether time is up; then the samples that are not done keep what they have."""
+        if self._deadline is None or time.monotonic() < self._deadline:
+            return False
+        left = [sample for sample, *_ in (*self._queue, *self._pool)]
+        left += [self._jobs[row][0] for row in self._rows(self._live)]
+        self.unfinished[left] = True
+        self._leave(self._live.clone(), torch.zeros_like(self._live), self._iteration.cpu(), self._zeros.cpu())
+        self._queue.clear()
+        self._pool.clear()
+        self._report(len(left))
+        return True
 
     def _fill(self) -> None:
         """Give free slots to waiting jobs."""
         if not self._queue:
             return
-        rows = (~self._live).nonzero().flatten().tolist()[: len(self._queue)]
+        rows = self._rows(~self._live)[: len(self._queue)]
         if not rows:
             return
         jobs = [self._queue.popleft() for _ in rows]
@@ -126,8 +185,15 @@ class ActiveSet:
         self._best = self._best.index_copy(0, at, self.best[taken])
         self._value = self._value.index_copy(0, at, self.value[taken])
         self._fooled = self._fooled.index_copy(0, at, self.fooled[taken])
+        drawn = self._draw(at, jobs)
+        if self._order.numel():
+            drawn["label"] = self._order[self._sample, 0]
+            if self.search.targeted:
+                ranks = [1 + restart % (self._order.shape[1] - 1) for _, restart in jobs]
+                self._target = self._target.index_copy(0, at, self._order[taken, self._index(ranks)])
+                drawn["target"] = self._target
         # Started on all slots, not on the free ones only: a reduction may round differently at another batch size.
-        points, state = self.search.start(self._clean, self._draw(at, jobs))
+        points, state = self.search.start(self._clean, drawn)
         self._state = {k: self._state.get(k, v).index_copy(0, at, v[at]) for k, v in state.items()}
         self._points = self._points.index_copy(0, at, points[at])
         if self._warm is not None:
@@ -151,78 +217,64 @@ class ActiveSet:
 
     def _advance(self) -> None:
         """One step of all slots, then let the fooled and the finished leave."""
-        at = self._evaluate()
-        value = self.search.value(self._clean, at)
-        better = torch.where(at.fooled == self._fooled, value > self._value, at.fooled)
+        label = self._order[self._sample, 0] if self.search.targeted else None
+        at, common = self._probe.learn(self._points, self._sample, self._target, label)
+        fooled, value = self.search.succeeded(self._clean, at), self.search.value(self._clean, common)
+        better = torch.where(fooled == self._fooled, value > self._value, fooled)
         self._best = torch.where(better[:, None, None, None], at.points, self._best)
         self._value = torch.where(better, value, self._value)
-        self._fooled = self._fooled | at.fooled
+        self._fooled = self._fooled | fooled
         broken = ~at.loss.isfinite()
         if self.search.needs_gradient:
-            steepest = at.gradient.abs().amax((1, 2, 3))
+            steepest = at.gradient.abs().flatten(1).amax(1)
             self._zeros = self._zeros + (steepest <= _VANISHED)
             broken = broken | ~steepest.isfinite()
         self._points, self._state = self.search.step(self._clean, at, self._state, self._iteration)
         # Free slots go on unseen; their count must not run away from what a search knows.
         self._iteration = (self._iteration + 1).clamp(max=self.search.steps)
         # The one place where the host waits for the device.
-        stacked = torch.stack([at.fooled.long(), broken.long(), self._iteration, self._zeros]).cpu()
-        fooled, failed, iteration, zeros = stacked.unbind()
-        live = self._live.nonzero().flatten()
-        self._refuse([self._jobs[row][0] for row in live.tolist()], failed[live].bool())
-        stopped = self._live & fooled.bool() & self.search.stops_when_fooled
+        stacked = torch.stack([fooled.long(), broken.long(), self._iteration, self._zeros]).cpu()
+        success, failed, iteration, zeros = stacked.unbind()
+        live = self._rows(self._live)
+        self._fail([self._jobs[row][0] for row in live], failed[live].bool())
+        stopped = self._live & (failed.bool() | (success.bool() & self.search.stops_when_fooled))
         finished = self._live & (iteration >= self.search.steps) & ~stopped
         if stopped.any() or finished.any():
             self._leave(stopped, finished, iteration, zeros)
-
-    def _evaluate(self) -> Evaluation:
-        if not self.search.needs_gradient:
-            score = self._score(self._points, self._sample)
-            return Evaluation(self._points, score.loss, score.fooled, self._points.new_empty(0))
-        points = self._points.detach().requires_grad_(True)
-        with torch.enable_grad():
-            score = self._score(points, self._sample)
-            gradient = None
-            if score.loss.requires_grad:
-                (gradient,) = torch.autograd.grad(score.loss.sum(), points, allow_unused=True)
-        if gradient is None:
-            raise InputError(
-                f"the loss has no gradient with respect to the pixels, which {self.search.name} needs; compute it with "
-                "differentiable operations and without torch.no_grad, or use an attack that needs no gradient"
-            )
-        return Evaluation(points.detach(), score.loss.detach(), score.fooled, gradient)
+            self._report(int(stopped.sum()))
 
     def _leave(self, stopped: Tensor, finished: Tensor, iteration: Tensor, zeros: Tensor) -> None:
         rows = (stopped | finished).nonzero().flatten()
-        samples = torch.tensor([self._jobs[row][0] for row in rows.tolist()])
+        samples = torch.tensor([self._jobs[row][0] for row in rows.tolist()], dtype=torch.long)
         at, places = self._index(rows.tolist()), self._index(samples.tolist())
         self.best[places], self.value[places] = self._best[at], self._value[at]
         self.fooled[places] = self._fooled[at]
         # The step that followed the point which fooled was never used.
-        self.iterations[samples] += iteration[rows] - stopped[rows].long()
+        self.iterations[samples] += (iteration[rows] - stopped[rows].long()).clamp(min=0)
         self.forwards[samples] += iteration[rows]
         self.vanished[samples] += zeros[rows]
         if self.search.needs_gradient:
             self.backwards[samples] += iteration[rows]
-        for row in finished.nonzero().flatten().tolist():
+        for row in self._rows(finished):
             self._pool.append((*self._jobs[row], self._points[row].clone()))
         self._live &= ~(stopped | finished)
-        self._report(int(stopped.sum()))
 
     def _settle(self) -> None:
         """Judge the last points of finished jobs; those not fooled start again while they have restarts left."""
-        batch, self._pool = self._pool[: self.slots], self._pool[self.slots :]
+        batch = self._pool[: self.slots]
         samples = [sample for sample, _, _ in batch]
-        at, value = self.judge(samples, torch.stack([points for _, _, points in batch]))
+        at, value = self._judge(samples, torch.stack([points for _, _, points in batch]))
+        del self._pool[: len(batch)]
         places = self._index(samples)
-        before, held = self.fooled[places], self.value[places]
-        better = torch.where(at.fooled == before, value > held, at.fooled)
+        fooled, before, held = self.search.succeeded(self.clean[places], at), self.fooled[places], self.value[places]
+        better = torch.where(fooled == before, value > held, fooled)
         self.best[places] = torch.where(better[:, None, None, None], at.points, self.best[places])
         self.value[places] = torch.where(better, value, held)
-        self.fooled[places] = before | at.fooled
+        self.fooled[places] = before | fooled
+        gone = self.fooled | self.failed if self.search.stops_when_fooled else self.failed
         done = 0
-        for (sample, restart, _), fooled in zip(batch, self.fooled[places].tolist(), strict=True):
-            if restart + 1 < self.search.restarts and not (fooled and self.search.stops_when_fooled):
+        for (sample, restart, _), leaves in zip(batch, gone[places].tolist(), strict=True):
+            if restart + 1 < self.search.restarts and not leaves:
                 self._queue.append((sample, restart + 1))
             else:
                 done += 1
@@ -234,32 +286,13 @@ class ActiveSet:
             if self._progress is not None:
                 self._progress(self._done, int(self.fooled.sum()))
 
-    def _score(self, points: Pixels, index: Index) -> Score:
-        try:
-            loss, fooled = self.objective(points, index, loss=self.search.loss)
-        except (RadaptError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            names = self._names(sorted(set(index.tolist())))
-            raise InputError(f"the objective failed on samples {names}: {type(error).__name__}: {error}") from error
-        if loss.shape != (len(points),) or fooled.shape != loss.shape or fooled.dtype != torch.bool:
-            raise InputError(
-                f"an objective must give one loss and one flag per sample, got shapes {tuple(loss.shape)} and "
-                f"{tuple(fooled.shape)} ({fooled.dtype}) for {len(points)} samples"
-            )
-        return Score(loss.float().to(points.device), fooled.to(points.device))
+    def _fail(self, samples: list[int], failed: Tensor) -> None:
+        self.failed[self._index([sample for sample, bad in zip(samples, failed.tolist(), strict=True) if bad])] = True
 
-    def _refuse(self, samples: list[int], failed: Tensor) -> None:
-        if failed.any():
-            names = self._names([sample for sample, bad in zip(samples, failed.tolist(), strict=True) if bad])
-            raise InputError(
-                f"the objective's loss or gradient is not a finite number for samples {names}; "
-                "leave them out, or look for an overflow in the model"
-            )
-
-    def _names(self, samples: list[int]) -> str:
-        names = [repr(self.keys[sample]) for sample in samples]
-        return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    @staticmethod
+    def _rows(flags: Tensor) -> list[int]:
+        rows: list[int] = flags.nonzero().flatten().tolist()
+        return rows
 
     def _index(self, numbers: list[int]) -> Index:
         return torch.tensor(numbers, dtype=torch.long, device=self.clean.device)

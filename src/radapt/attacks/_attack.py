@@ -34,6 +34,8 @@ class Outcome:
         fooled: whether the image fools, judged by a fresh forward pass.
         unconfirmed: the attack saw the image fool, but the fresh pass did not (random or half-precision models);
             such a sample counts as not fooled.
+        failed: the objective gave a loss or a gradient that is not finite, and the search ended there.
+        unfinished: time ran out before the search ended.
         loss: loss of the image, from the fresh pass.
         clean_loss: loss of the clean image.
         loss_rose: whether ``loss`` is above ``clean_loss``.
@@ -47,6 +49,8 @@ class Outcome:
     pixels: Pixels
     fooled: Flags
     unconfirmed: Flags
+    failed: Flags
+    unfinished: Flags
     loss: PerSample
     clean_loss: PerSample
     loss_rose: Flags
@@ -97,6 +101,7 @@ class Attack(Search, ABC):
         seed: int = 0,
         slots: int = 64,
         start: Tensor | None = None,
+        seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Outcome:
         """Attack every image.
@@ -111,6 +116,7 @@ class Attack(Search, ABC):
             seed: seed of all random numbers.
             slots: images per pass of the model; short batches are padded to it.
             start: first points of the first restart (a warm start), projected onto the ball; random by default.
+            seconds: time budget; what is found by then is kept, the rest marked as unfinished. None: no limit.
             progress: called with the number of samples done, and of those fooled, as samples finish.
 
         Raises:
@@ -134,7 +140,15 @@ class Attack(Search, ABC):
                     raise InputError(f"start has shape {tuple(start.shape)}, but the images {tuple(clean.shape)}")
                 start = self.ball.project(start, clean)
             active = ActiveSet(
-                self, objective, pixels=clean, keys=keys, seed=seed, slots=slots, start=start, progress=progress
+                self,
+                objective,
+                pixels=clean,
+                keys=keys,
+                seed=seed,
+                slots=slots,
+                start=start,
+                seconds=seconds,
+                progress=progress,
             )
             active.run()
             return self._verify(active)
@@ -142,13 +156,17 @@ class Attack(Search, ABC):
     def _verify(self, active: ActiveSet) -> Outcome:
         """Check the images, and judge them afresh in float32."""
         pixels, clean = active.best, active.clean
-        loss, distance, fooled = torch.zeros_like(active.value), torch.zeros_like(active.value), active.fooled.clone()
         with torch.autocast(pixels.device.type, enabled=False):
-            for first in range(0, len(pixels), active.slots):
-                samples = list(range(first, min(first + active.slots, len(pixels))))
-                at, _ = active.judge(samples, pixels[samples])
-                loss[samples], fooled[samples] = at.loss, at.fooled
-                distance[samples] = self._distance(pixels[samples], clean[samples], active.slots)
+            loss, fooled, _ = active.judge(pixels)
+        if active.failed.all():
+            raise InputError(
+                "the objective's loss or gradient is not a finite number for any of the samples; "
+                "look for an overflow in the model"
+            )
+        distance = torch.zeros_like(active.value)
+        for first in range(0, len(pixels), active.slots):
+            rows = slice(first, first + active.slots)
+            distance[rows] = self._distance(pixels[rows], clean[rows], active.slots)
         slack = _TOLERANCE * max(1, self.eps)
         rules = {
             "are not finite": ~pixels.isfinite().flatten(1).all(1),
@@ -164,6 +182,8 @@ class Attack(Search, ABC):
             pixels=pixels,
             fooled=fooled,
             unconfirmed=active.fooled & ~fooled,
+            failed=active.failed,
+            unfinished=active.unfinished,
             loss=loss,
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,

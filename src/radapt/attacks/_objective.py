@@ -14,19 +14,28 @@ from radapt.types import Embeddings, Flags, Index, Labels, Logits, PerSample, Pi
 
 __all__ = ["ClassificationObjective", "EmbeddingObjective", "Objective", "Score"]
 
+_LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "ce-targeted": 2, "margin-targeted": 2, "dlr-targeted": 4}
+_TINY = 1e-12
+
 
 class Score(NamedTuple):
-    """Result of one forward pass: the loss that the attack maximises, and whether each sample is fooled."""
+    """Result of one forward pass: the loss that the attack maximises, and whether each sample is fooled.
+
+    A classifier adds its logits, batch x classes: targeted attacks take their classes from them.
+    """
 
     loss: PerSample
     fooled: Flags
+    logits: Logits | None = None
 
 
 class Objective(Protocol):
     """Maps pixels of chosen samples to per-sample loss and verdict, in one forward pass.
 
     ``index`` says which samples the pixels belong to (positions in ``0 .. size - 1``), so that an attack may
-    stream samples in any order and any grouping. ``loss`` names one of ``losses``; the first is the default.
+    stream samples in any order and any grouping. ``loss`` names one of ``losses``; the first is the default. A loss
+    whose name ends in ``-targeted`` is called with one more keyword, ``target``: the class to go
+    for, one per row.
     """
 
     size: int
@@ -38,7 +47,14 @@ class Objective(Protocol):
 class ClassificationObjective:
     """Untargeted objective of a classifier: fooled when the largest logit is not the label's.
 
-    Losses: ``ce`` is cross-entropy; ``margin`` is the largest wrong logit minus the label's (Carlini & Wagner 2017).
+    With ``z`` the logits, ``y`` the label, ``t`` a target and ``s`` the logits from the largest down, the losses are
+
+    - ``ce``: cross-entropy, ``log sum exp z - z[y]``;
+    - ``margin``: ``max of the others - z[y]`` (Carlini & Wagner 2017);
+    - ``dlr``: ``margin / (s[1] - s[3])`` (Croce & Hein 2020, eq. 6), from three classes on;
+    - ``ce-targeted``: ``z[t] - log sum exp z``;
+    - ``margin-targeted``: ``z[t] - z[y]``;
+    - ``dlr-targeted``: ``margin-targeted / (s[1] - (s[3] + s[4]) / 2)`` (eq. 7), from four classes on.
 
     Args:
         logits: maps pixels in [0, 1] to logits, differentiably.
@@ -48,29 +64,44 @@ class ClassificationObjective:
             sample, as adversarial training wants it.
 
     Raises:
-        InputError: a label is out of range.
+        InputError: a label is out of range, or there are fewer than two classes.
     """
 
-    losses: tuple[str, ...] = ("ce", "margin")
-
     def __init__(self, logits: Callable[[Pixels], Logits], labels: Labels, classes: int, *, stop: bool = True) -> None:
+        if classes < 2:
+            raise InputError(f"a classifier needs at least two classes, got {classes}")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
             raise InputError(f"labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}")
         self._logits, self.labels, self.size, self._stop = logits, labels, len(labels), stop
+        self.classes = classes
+        self.losses = tuple(name for name, least in _LEAST_CLASSES.items() if classes >= least)
 
-    def __call__(self, pixels: Pixels, index: Index, *, loss: str = "") -> Score:
+    def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", target: Index | None = None) -> Score:
         logits = self._logits(pixels).float()
         labels = self.labels.to(index.device)[index].to(logits.device)
-        wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        right = logits.gather(1, labels[:, None]).squeeze(1)
         kind = loss or self.losses[0]
+        if kind not in self.losses:
+            raise SettingsError(f"unknown loss {loss!r}{nearest(loss, self.losses)}")
+        if target is None and kind.endswith("-targeted"):
+            raise SettingsError(f"the loss {kind!r} needs a target class per sample")
+        wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+        right = _at(logits, labels)
+        goal = wrong if target is None else _at(logits, target.to(logits.device))
         if kind == "ce":
             value = F.cross_entropy(logits, labels, reduction="none")
-        elif kind == "margin":
-            value = wrong - right
+        elif kind == "ce-targeted":
+            value = goal - logits.logsumexp(1)
+        elif kind.startswith("margin"):
+            value = goal - right
         else:
-            raise SettingsError(f"unknown loss {loss!r}{nearest(loss, self.losses)}")
-        return Score(value, (wrong >= right).detach() & self._stop)
+            first, _, third, *fourth = logits.topk(3 if kind == "dlr" else 4, 1).values.unbind(1)
+            lower = (third + fourth[0]) / 2 if fourth else third
+            value = (goal - right) / (first - lower + _TINY)
+        return Score(value, (wrong >= right).detach() & self._stop, logits)
+
+
+def _at(logits: Logits, labels: Labels) -> PerSample:
+    return logits.gather(1, labels[:, None]).squeeze(1)
 
 
 class EmbeddingObjective:

@@ -18,26 +18,41 @@ State = dict[str, Tensor]
 
 
 class Evaluation(NamedTuple):
-    """Points and what the objective says about them; ``gradient`` is empty in a search without gradients."""
+    """Points and what the objective says about them.
+
+    ``gradient`` is of the loss, slots x 3 x height x width; of every logit, slots x classes x 3 x height x width, in a
+    search that needs the Jacobian; and empty in a search without gradients. ``logits`` are there if the objective
+    gives them.
+    """
 
     points: Pixels
     loss: PerSample
     fooled: Flags
     gradient: Tensor
+    logits: Tensor | None = None
 
 
 class Search(ABC):
     """What an attack supplies to the active set; every method is vectorised over slots, one row per slot.
 
     A row of a result may depend on the same row of the arguments only.
+
+    A search whose ``loss`` ends in ``-targeted`` goes in its restarts for one wrong class after the other, from the
+    most likely one on the clean image down; ``drawn`` then has ``label`` and ``target``, one class number per row.
     """
 
     name: ClassVar[str]
     needs_gradient: ClassVar[bool] = True
+    needs_jacobian: ClassVar[bool] = False
     stops_when_fooled: ClassVar[bool] = True
     steps: int
     restarts: int
     loss: str
+
+    @property
+    def targeted(self) -> bool:
+        """Whether each restart goes for a class of its own."""
+        return self.loss.endswith("-targeted")
 
     @abstractmethod
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
@@ -50,6 +65,10 @@ class Search(ABC):
     @abstractmethod
     def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """Next points and next state, given the points reached after ``iteration`` (at most ``steps``) steps."""
+
+    def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
+        """Which points count as a success; a search that leaves the ball on its way must look at the distance too."""
+        return at.fooled
 
     def value(self, clean: Pixels, at: Evaluation) -> PerSample:
         """What the best point is the largest of, among equally fooled ones."""

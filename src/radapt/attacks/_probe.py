@@ -1,0 +1,105 @@
+"""One pass of an objective: what an attack may learn at some points, checked for shape and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radapt.attacks._objective import Objective, Score
+from radapt.attacks._search import Evaluation, Search
+from radapt.errors import InputError, RadaptError
+from radapt.types import Index, Pixels
+
+__all__ = ["Probe", "out_of_memory"]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, a device's or the host's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+class Probe:
+    """Evaluates points for a search.
+
+    Args:
+        search: the attack's own part, which says what it needs.
+        objective: what is maximised.
+        keys: names of the samples, for messages.
+    """
+
+    def __init__(self, search: Search, objective: Objective, keys: Sequence[str]) -> None:
+        self.search, self.keys = search, keys
+        self._objective: Any = objective
+
+    def judge(self, points: Pixels, index: Index) -> Evaluation:
+        """Loss and verdict, by a forward pass; the loss of a targeted search is the margin of the best wrong class."""
+        with torch.no_grad():
+            score = self._score(points, index, "" if self.search.targeted else self.search.loss)
+        at = Evaluation(points, score.loss, score.fooled, points.new_empty(0), score.logits)
+        return _by_margin(at, self._logits(score), None) if self.search.targeted else at
+
+    def learn(self, points: Pixels, index: Index, target: Index, label: Index | None) -> tuple[Evaluation, Evaluation]:
+        """Loss, verdict and what gradients the search needs; and the same with the loss that ``judge`` gives.
+
+        ``target`` and ``label`` are for targeted searches; ``label`` is None in any other.
+        """
+        needs, towards = self.search.needs_gradient, {} if label is None else {"target": target}
+        leaves = points.detach().requires_grad_(needs)
+        with torch.set_grad_enabled(needs):
+            score = self._score(leaves, index, self.search.loss, **towards)
+            gradient = self._gradient(score, leaves) if needs else points.new_empty(0)
+        logits = None if score.logits is None else score.logits.detach()
+        at = Evaluation(leaves.detach(), score.loss.detach(), score.fooled, gradient, logits)
+        return at, at if label is None else _by_margin(at, self._logits(score).detach(), label)
+
+    def _gradient(self, score: Score, points: Pixels) -> Tensor:
+        outputs = self._logits(score).unbind(1) if self.search.needs_jacobian else (score.loss,)
+        gradients = []
+        for done, output in enumerate(outputs, 1):
+            gradient = None
+            if output.requires_grad:
+                more = done < len(outputs)
+                (gradient,) = torch.autograd.grad(output.sum(), points, allow_unused=True, retain_graph=more)
+            if gradient is None:
+                raise InputError(
+                    f"the loss has no gradient with respect to the pixels, which {self.search.name} needs; compute it "
+                    "with differentiable operations and without torch.no_grad, or use an attack that needs no gradient"
+                )
+            gradients.append(gradient)
+        return torch.stack(gradients, 1) if self.search.needs_jacobian else gradients[0]
+
+    def _logits(self, score: Score) -> Tensor:
+        if score.logits is None:
+            raise InputError(f"{self.search.name} needs an objective whose scores have logits: that of a classifier")
+        return score.logits
+
+    def _score(self, points: Pixels, index: Index, loss: str, **towards: Index) -> Score:
+        try:
+            score: Score = self._objective(points, index, loss=loss, **towards)
+        except RadaptError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            names = ", ".join(repr(self.keys[sample]) for sample in sorted(set(index.tolist()))[:8])
+            raise InputError(f"the objective failed on samples {names}: {type(error).__name__}: {error}") from error
+        loss_, fooled = score.loss, score.fooled
+        if loss_.shape != (len(points),) or fooled.shape != loss_.shape or fooled.dtype != torch.bool:
+            raise InputError(
+                f"an objective must give one loss and one flag per sample, got shapes {tuple(loss_.shape)} and "
+                f"{tuple(fooled.shape)} ({fooled.dtype}) for {len(points)} samples"
+            )
+        return Score(loss_.float().to(points.device), fooled.to(points.device), score.logits)
+
+
+def _by_margin(at: Evaluation, logits: Tensor, label: Index | None) -> Evaluation:
+    """The evaluation with the margin of the best other class as its loss, which is comparable between targets."""
+    label = logits.argmax(1) if label is None else label.to(logits.device)
+    right = logits.gather(1, label[:, None]).squeeze(1)
+    best = logits.scatter(1, label[:, None], -torch.inf).amax(1)
+    return at._replace(loss=(best - right).to(at.points.device))
