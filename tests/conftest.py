@@ -64,53 +64,30 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
-TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-PICTURE = {"image_size": 32, "patch_size": 8}
+@pytest.fixture
+def tiny_vlm() -> Any:
+    """A random CLIP for 32-pixel images (4 x 4 patches, 32 features, two blocks) that reacts visibly to its input."""
+    from tests.tiny import tiny_clip
 
-
-def _lively(model: Any) -> Any:
-    """Weights ten times the usual size, so that small models react visibly to their input; ready for inference."""
-    import torch
-
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(10)
-    return model.eval().requires_grad_(False)
+    return tiny_clip("tiny/clip", side=32, factor=10.0)
 
 
 @pytest.fixture
-def tiny_clip() -> Any:
-    """A random ``CLIPModel`` for 32-pixel images: 4 x 4 patches, 32 features, two blocks."""
-    from transformers import CLIPConfig, CLIPModel
-
-    text = {**TINY, "vocab_size": 80, "max_position_embeddings": 20, "bos_token_id": 2, "eos_token_id": 3}
-    config = CLIPConfig(vision_config={**TINY, **PICTURE}, text_config={**text, "pad_token_id": 0}, projection_dim=16)
-    return _lively(CLIPModel(config))
-
-
-@pytest.fixture
-def tiny_vlm(tiny_clip: Any) -> Any:
-    """The tiny CLIP as a VLM, with the micro models' tokenizer and the normalisation (x - 0.5) / 0.25."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    from radapt.micro.clip import build_tokenizer
-    from radapt.models.hf_clip import HFClip
-
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    processor = CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    return HFClip("tiny/clip", tiny_clip, build_tokenizer(), processor)
+def tiny_clip(tiny_vlm: Any) -> Any:
+    """Its ``transformers.CLIPModel``."""
+    return tiny_vlm.model
 
 
 @pytest.fixture
 def tiny_llava(tiny_clip: Any) -> Any:
     """A random LLaVA on the vision tower of the tiny CLIP; token 59 stands for the picture."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from tests.tiny import SHAPE, lively
+    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    text = LlamaConfig(**TINY, num_key_value_heads=4, vocab_size=60)
-    vision = CLIPVisionConfig(**TINY, **PICTURE)
+    text = LlamaConfig(**SHAPE, num_key_value_heads=4, vocab_size=60)
+    vision = tiny_clip.config.vision_config
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=59, vision_feature_layer=-1)
-    model = _lively(LlavaForConditionalGeneration(config))
+    model = lively(LlavaForConditionalGeneration(config))
     model.model.vision_tower.load_state_dict(tiny_clip.vision_model.state_dict())
     return model
 
@@ -118,15 +95,16 @@ def tiny_llava(tiny_clip: Any) -> Any:
 @pytest.fixture
 def tiny_qwen() -> Any:
     """A random Qwen3-VL with patches of 8 pixels, merged two by two; token 59 stands for a part of a picture."""
+    from tests.tiny import SHAPE, lively
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     vision = {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 4, "patch_size": 8}
     vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32, "num_position_embeddings": 16}
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
-    text = {**TINY, "num_key_value_heads": 4, "head_dim": 8, "vocab_size": 60, "rope_parameters": rope}
+    text = {**SHAPE, "num_key_value_heads": 4, "head_dim": 8, "vocab_size": 60, "rope_parameters": rope}
     tokens = {"image_token_id": 59, "video_token_id": 58, "vision_start_token_id": 57, "vision_end_token_id": 56}
     config = Qwen3VLConfig(vision_config={**vision, "deepstack_visual_indexes": [0]}, text_config=text, **tokens)
-    return _lively(Qwen3VLForConditionalGeneration(config))
+    return lively(Qwen3VLForConditionalGeneration(config))
 
 
 @pytest.fixture

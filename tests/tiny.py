@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from radapt.data import Dataset, load_dataset
-from radapt.micro.clip import build_processor, build_tokenizer
+from radapt.micro.clip import build_tokenizer
 from radapt.models import VLM
 from radapt.models.hf_clip import HFClip
 
-__all__ = ["SLOTS", "own_labels", "tiny_clip"]
+__all__ = ["SHAPE", "SLOTS", "lively", "own_labels", "tiny_clip"]
 
 SLOTS = 4
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-def tiny_clip(name: str = "tiny", *, seed: int = 0, factor: float = 1.0) -> HFClip:
-    """Two blocks of width 32 on 48 pixels; a larger ``factor`` of the initial weights makes it easier to fool."""
-    tokenizer = build_tokenizer()
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "projection_dim": 32,
-        "initializer_factor": factor,
-    }
+def lively(model: Any, factor: float = 10.0) -> Any:
+    """Weights of ``factor`` times the usual size, so that a small model reacts visibly; ready for inference."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(factor)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_clip(name: str = "tiny", *, side: int = 48, seed: int = 0, factor: float = 1.0) -> HFClip:
+    """Two blocks of width 32, patches of 8 pixels, the micro models' tokenizer, normalisation (x - 0.5) / 0.25.
+
+    A larger ``factor`` of the initial weights makes it react more to its input, and easier to fool.
+    """
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     config = CLIPConfig(
-        vision_config={**shape, "image_size": 48, "patch_size": 8},
-        text_config={**shape, **special, "vocab_size": len(tokenizer), "max_position_embeddings": 20},
-        projection_dim=32,
+        vision_config={**SHAPE, "image_size": side, "patch_size": 8},
+        text_config={**SHAPE, **special, "vocab_size": 80, "max_position_embeddings": 20},
+        projection_dim=16,
     )
     torch.manual_seed(seed)
-    model = CLIPModel(config).eval().requires_grad_(False)
-    return HFClip(name, model, tokenizer, build_processor())
+    model = lively(CLIPModel(config), factor)
+    size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    processor = CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    return HFClip(name, model, build_tokenizer(), processor)
 
 
 def own_labels(model: VLM, n: int, name: str = "shapes") -> Dataset:

@@ -9,6 +9,7 @@ from radapt._version import __version__
 
 if TYPE_CHECKING:
     from radapt.adapt import Adapter, attached, data_driven, detach, model_guided, training_free, tune
+    from radapt.attacks import attack
     from radapt.data import Dataset, load_dataset
     from radapt.errors import RadaptError
     from radapt.evaluate import Candidate, Threat
@@ -25,6 +26,7 @@ _HOMES = {
     "Threat": "evaluate",
     "VLM": "models",
     "attached": "adapt",
+    "attack": "attacks",
     "data_driven": "adapt",
     "detach": "adapt",
     "load": "models",
@@ -45,6 +47,7 @@ __all__ = [
     "Threat",
     "__version__",
     "attached",
+    "attack",
     "data_driven",
     "detach",
     "load",

@@ -91,6 +91,9 @@ def test_model_guided_takes_the_anchor_of_the_guide(tiny_vlm: Any) -> None:
     assert not torch.allclose(adapter.anchor, capture_anchor(tiny_vlm))
     assert (adapter.settings.method, adapter.settings.base_model) == ("model-guided", "tiny/clip")
     assert adapter.settings.origin == {"guide": guide.name, "image": "white"}
+    grey = model_guided(tiny_vlm, guide, image="grey")
+    assert torch.equal(grey.anchor, capture_anchor(guide, image="grey"))
+    assert grey.settings.origin["image"] == "grey"
 
 
 def test_a_guide_of_another_kind_is_refused(tiny_vlm: Any, tiny_qwen: Any) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from radapt.adapt import attached, training_free, tune
-from radapt.attacks import ClassificationObjective, make
+from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+from radapt.data import card
 from radapt.errors import SettingsError
 from radapt.models import tower_of
 
@@ -66,6 +68,44 @@ def test_accuracies_are_those_of_the_adapted_model(tiny_vlm: Any, tiny_shapes: A
     assert trial.clean == pytest.approx(100 * right[0].float().mean().item())
     assert trial.robust == pytest.approx(100 * right[1].float().mean().item())
     assert trial.score == pytest.approx((trial.clean + trial.robust) / 2)
+
+
+@pytest.mark.usefixtures("rigged")
+def test_accuracies_are_means_over_the_data_sets(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    shapes = tiny_shapes(4, "validation")
+    colours = replace(shapes, card=card("colours"))
+    options = {"datasets": [shapes, colours], "attack": PGD, "alphas": (0.1, 0.5)}
+    best, other = tune(tiny_vlm, training_free(tiny_vlm, cutoff=0.2), **options).trials
+    assert (best.alpha, best.clean, best.robust) == (0.5, 80.0, 59.0)
+    assert (other.alpha, other.clean, other.robust) == (0.1, 90.0, 9.0)
+
+
+def test_the_attack_is_given_the_samples_names_and_the_seed(
+    tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, given = tiny_shapes(3, "validation"), list[dict[str, Any]]()
+    attack = Attack.__call__
+
+    def watched(self: Attack, *args: Any, **named: Any) -> Outcome:
+        given.append(named)
+        assert attached(tiny_vlm)
+        outcome: Outcome = attack(self, *args, **named)
+        return outcome
+
+    monkeypatch.setattr(Attack, "__call__", watched)
+    tune(tiny_vlm, training_free(tiny_vlm), datasets=[data], attack=PGD, alphas=[0.3], seed=7)
+    assert [(list(each["keys"]), each["seed"]) for each in given] == [(list(data.keys), 7)]
+
+
+def test_many_samples_are_counted_by_their_own_labels(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    data, adapter = tiny_shapes(150, "validation"), training_free(tiny_vlm, alpha=0.3)
+    with adapter.attach(tiny_vlm), torch.no_grad():
+        says = tiny_vlm.logits(data.pixels(range(150)), tiny_vlm.classifier(data.prompts)).argmax(1)
+    assert not torch.equal(says[128:], says[:22])
+    weak = make("pgd", eps=1e-7, steps=1)
+    options = {"datasets": [replace(data, labels=says)], "attack": weak, "alphas": [0.3]}
+    (trial,) = tune(tiny_vlm, adapter, **options).trials
+    assert (trial.clean, trial.robust) == (100, 100)
 
 
 def test_a_test_split_is_refused(tiny_vlm: Any, tiny_shapes: Any) -> None:

@@ -158,6 +158,7 @@ def test_settings_are_plain_and_frozen() -> None:
         "loss": "",
         "step_size": None,
         "random_start": True,
+        "momentum": 0.0,
     }
     with pytest.raises(AttributeError):
         attack.eps = 1.0  # type: ignore[misc]

@@ -1,12 +1,15 @@
-"""PGD against closed forms."""
+"""PGD against closed forms, its momentum against the published recursion in float64 and NumPy."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from tests.attacks.landscape import CLASSES, Landscape, cast, walk
 from torch import Tensor
 
-from radapt.attacks import Score, make
+from radapt.attacks import ClassificationObjective, Score, make
+from radapt.attacks._search import Evaluation
 from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
 
@@ -113,8 +116,62 @@ def test_restarts_start_elsewhere_and_keep_the_best(slopes: Tensor) -> None:
     assert torch.equal(four.iterations, torch.full((5,), 4))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("momentum", [0.0, 0.7, 1.0])
+def test_every_step_with_momentum_is_that_of_the_paper(norm: str, momentum: float) -> None:
+    clean = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+    land, eps, size = Landscape(clean), {"linf": 0.06, "l2": 0.4}[norm], {"linf": 0.02, "l2": 0.15}[norm]
+    attack = PGD(norm=norm, eps=eps, step_size=size, random_start=False, momentum=momentum)
+    path = walk(attack, clean, {}, land.entropy, 8)
+    for sample in range(5):
+        x, gathered = clean[sample].numpy(), np.zeros((3, 4, 4))
+        for k in range(8):
+            gradient = land.entropy(sample, x)[1]
+            gathered = momentum * gathered + gradient / np.abs(gradient).sum()
+            direction = np.sign(gathered) if norm == "linf" else gathered / np.sqrt((gathered**2).sum())
+            x = cast(norm, eps, x + size * direction, clean[sample].numpy())
+            assert np.abs(path[k + 1, sample] - x).max() < 1e-12
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_without_momentum_a_step_is_along_the_gradient_bit_for_bit(slopes: Tensor, norm: str) -> None:
+    clean, attack = torch.rand(slopes.shape), PGD(norm=norm, eps=0.1)
+    at = Evaluation(clean, torch.zeros(5), torch.zeros(5, dtype=torch.bool), slopes)
+    points, state = attack.step(clean, at, {}, torch.zeros(5, dtype=torch.long))
+    assert torch.equal(points, attack.ball.project(clean + 2.5 * 0.1 / 20 * attack.ball.ascent(slopes), clean))
+    assert state == {}
+
+
+def test_momentum_survives_gradients_that_are_tiny_or_zero(slopes: Tensor) -> None:
+    clean, attack = torch.full_like(slopes, 0.5), PGD(eps=0.1, step_size=0.02, momentum=1.0, random_start=False)
+    points, state = attack.start(clean, {})
+    for factor in (1e-36, 0.0):
+        at = Evaluation(points, torch.zeros(5), torch.zeros(5, dtype=torch.bool), factor * slopes)
+        points, state = attack.step(clean, at, state, torch.zeros(5, dtype=torch.long))
+    assert torch.allclose(points, clean + 0.04 * slopes.sign(), atol=1e-6)
+
+
+def test_momentum_of_a_sample_ends_with_its_restart() -> None:
+    clean = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    land = Landscape(clean)
+    objective = ClassificationObjective(land.logits, land.labels, CLASSES)
+    outcomes = [PGD(eps=0.02, steps=6, momentum=1.0, restarts=2)(objective, clean, slots=n) for n in (2, 9)]
+    assert torch.allclose(outcomes[0].pixels, outcomes[1].pixels, atol=1e-6)
+
+
+def test_targets_make_restarts_from_the_clean_image_differ(slopes: Tensor) -> None:
+    clean = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    land = Landscape(clean)
+    objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
+    attack = make("pgd", eps=0.02, steps=2, restarts=4, random_start=False, loss="margin-targeted")
+    assert attack(objective, clean, slots=4).iterations.tolist() == [8] * 4
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(SettingsError, match="step_size must be above 0"):
         make("pgd", eps=0.1, step_size=-0.1)
     with pytest.raises(SettingsError, match="all do the same"):
         make("pgd", eps=0.1, restarts=2, random_start=False)
+    for momentum in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(SettingsError, match="momentum must be a number of at least 0, got"):
+            make("pgd", eps=0.1, momentum=momentum)

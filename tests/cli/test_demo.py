@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Run
+from tests.tiny import tiny_clip
 
 import radapt.adapt
 import radapt.data
 import radapt.evaluate
 from radapt.adapt import Adapter
+from radapt.cli import demo
+from radapt.cli.demo import _anchor
 from radapt.data import Dataset, load_dataset
 from radapt.evaluate import Threat, evaluate
+from radapt.models import VLM
 
 METHODS = [
     "CLIP", "TeCoA", "FARE", "R-Adapt_CLIP", "R-Adapt_FARE", "R-Adapt_TeCoA", "R-Adapt+ (static)",
@@ -64,3 +69,46 @@ def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str
     assert again.exit_code == 0, again.output
     assert trained == ["static", "adaptive"]  # read, not trained anew
     assert json.loads(Path("again.json").read_text()) == rows
+    assert "made anew" not in again.output
+
+
+@pytest.fixture
+def anchor(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Asks the demo for its anchor, trained for one step, and returns what it prints."""
+    train = radapt.adapt.data_driven
+
+    def quickly(*given: Any, **named: Any) -> Adapter:
+        return train(*given, **{**named, "steps": 1, "attack_steps": 1})
+
+    monkeypatch.setattr(radapt.adapt, "data_driven", quickly)
+    monkeypatch.setattr("radapt.cli.demo._IMAGES", 6)
+
+    def ask(model: VLM) -> str:
+        found = _anchor(model, "static", Path("demo"), quiet=True)
+        assert Adapter.from_pretrained("demo/r-adapt-plus-static").fingerprint == found.fingerprint
+        return capsys.readouterr().out
+
+    return ask
+
+
+def test_an_adapter_that_was_made_in_another_way_is_made_anew(
+    anchor: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = tiny_clip(), Path("demo/r-adapt-plus-static")
+    assert anchor(model) == ""
+    assert anchor(model) == ""  # read again
+    changes: list[Callable[[], object]] = [
+        lambda: monkeypatch.setitem(demo._STEPS, "static", 41),
+        lambda: monkeypatch.setitem(demo._ALPHA, "static", 0.7),
+        lambda: monkeypatch.setattr(demo, "_IMAGES", 7),
+        lambda: monkeypatch.setattr(demo, "__version__", "0.0.1"),
+        lambda: model.model.vision_model.post_layernorm.weight.mul_(1.01),
+        lambda: Adapter.from_pretrained(folder).change(alpha=0.1).save_pretrained(folder),
+        lambda: (folder / "recipe.json").unlink(),
+        lambda: (folder / "recipe.json").write_text("{"),
+    ]
+    for change in changes:
+        change()
+        assert anchor(model) == f"the adapter in {folder} was made in another way; it is made anew\n"
+        assert anchor(model) == ""
+    assert Adapter.from_pretrained(folder).settings.alpha == 0.7

@@ -118,6 +118,8 @@ def test_a_results_file_that_cannot_be_used(run: Run, model: str, tmp_path: Path
         (["data-driven", "--n", "4", "--loss", "txt"], 2, ["unknown loss 'txt'", "did you mean 'text'"]),
         (["data-driven", "--n", "4", "--adversary", "statik"], 2, ["did you mean 'static'"]),
         (["data-driven", "--n", "4", "--data", "objcts"], 2, ["did you mean 'objects'"]),
+        (["data-driven", "--n", "4", "--data", "shapes,colours"], 2, ["unknown data set 'shapes,colours'"]),
+        (["data-driven", "--n", "4", "--data", ""], 2, ["unknown data set ''"]),
         (["data-driven", "--n", "4", "--eps", "abc"], 2, ["'abc'"]),
         (["data-driven", "--n", "4", "--steps", "0"], 2, ["steps"]),
     ],
@@ -149,6 +151,7 @@ def test_a_wrong_option_of_finetune(run: Run, model: str) -> None:
     refused(run("finetune", "tecao", "--model", model, "--n", 4), 2, "'tecao'", "did you mean 'tecoa'")
     refused(run("finetune", "fare", "--model", "nonsense", "--n", 4), 2, "unknown model 'nonsense'")
     refused(run("finetune", "fare", "--model", model, "--n", 4, "--eps", "abc"), 2, "'abc'")
+    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digits"), 2, "unknown data set")
 
 
 def test_a_report_under_a_file(run: Run, model: str) -> None:

@@ -202,6 +202,15 @@ def test_sizes_in_any_order_give_the_same_rows(clip: VLM, tmp_path: Path, monkey
     assert rows(tmp_path / "mixed.sqlite") == rows(tmp_path / "once.sqlite")
 
 
+def test_transferred_images_of_one_data_set_are_not_shown_for_another(clip: VLM, tmp_path: Path) -> None:
+    sets, one = [own_labels(clip, 4), own_labels(clip, 4, "colours")], [Candidate(method="CLIP", model=clip)]
+    with Results(tmp_path / "r.sqlite") as results:
+        plan = {"datasets": sets, "threats": [TRANSFER], "slots": SLOTS, "quiet": True, "sanity": False}
+        figures = evaluate(one, results=results, **plan)
+        losses = [[s.loss for s in results.samples(f.setting)] for f in figures if f.kind == "transfer"]
+    assert losses == [direct(clip, data, TRANSFER, stop=False).loss.tolist() for data in sets]
+
+
 def test_example_pictures_are_kept_for_attacks(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
     data = own_labels(clip, 6)
     figures = run(tmp_path / "r.sqlite", lines(clip, adapter), data, TRANSFER)

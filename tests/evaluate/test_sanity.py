@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.tiny import own_labels, tiny_clip
 from torch import Tensor
 
-from radapt.attacks import Outcome
+from radapt.adapt import training_free
+from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+from radapt.data import Dataset
 from radapt.evaluate import Candidate, Threat, evaluate
-from radapt.evaluate._sanity import Tally, check_model, check_undefended
+from radapt.evaluate._sanity import Tally, check_model, check_undefended, check_white_box
+from radapt.evaluate.zero_shot import ZeroShot
 from radapt.models import VLM
 from radapt.results import Figure, Results
+
+MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
 
 
 def flags_of(model: VLM, folder: Path, threat: Threat, **settings: object) -> list[Figure]:
@@ -81,6 +87,48 @@ def test_too_few_steps_are_flagged(tmp_path: Path) -> None:
     assert "3 steps fool" in figures[2].flags["more steps help"]
 
 
+def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny_clip(), list[tuple[str, object]]()
+    adapter = training_free(model, alpha=0.3)
+
+    def check(name: str) -> Callable[..., dict[str, object]]:
+        def checked(*given: Any, **named: Any) -> dict[str, object]:
+            seen.append((name, model.tower.mounted() is not None))
+            return {}
+
+        return checked
+
+    for name in ("check_model", "check_white_box", "check_undefended"):
+        monkeypatch.setattr(f"radapt.evaluate._run.{name}", check(name))
+    with Results(tmp_path / "r.sqlite") as results:
+        candidates = [Candidate(method="R-Adapt", model=model, adapter=adapter)]
+        settings = {"threats": [MASKED], "results": results, "undefended": model, "slots": 4, "quiet": True}
+        evaluate(candidates, datasets=[own_labels(model, 4)], **settings)
+    # The adapted model is not the undefended one, which alone must fall.
+    assert seen == [("check_model", True), ("check_white_box", True)]
+
+
+def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = tiny_clip(), list[tuple[Any, ...]]()
+    data, attack = own_labels(model, 8), Attack.__call__
+
+    def watched(self: Any, objective: Any, pixels: Tensor, **named: Any) -> Outcome:
+        outcome: Outcome = attack(self, objective, pixels, **named)
+        given.append((self.eps, self.steps, pixels, named["keys"], named["seed"], objective.labels.tolist()))
+        return outcome
+
+    monkeypatch.setattr(Attack, "__call__", watched)
+    bound, images, few = ZeroShot(data).bind(model), data.pixels(range(8)), range(8)
+    check_white_box(bound, MASKED, images, data.keys, few, survivors=[1, 4, 6], seed=5)
+    large, longer = given
+    assert large[:2] == (64 / 255, 2)
+    assert torch.equal(large[2], images)
+    assert longer[:2] == (2 / 255, 6)
+    assert torch.equal(longer[2], images[[1, 4, 6]])
+    assert list(longer[3]) == [data.keys[row] for row in (1, 4, 6)]
+    assert longer[4:] == (5, data.labels[[1, 4, 6]].tolist())
+
+
 def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)
@@ -88,20 +136,18 @@ def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [dict(f.flags) for f in flags_of(model, tmp_path, threat, sanity=False)] == [{}, {}, {}]
 
 
-def outcome(n: int, *, flat: int = 0, vanished: int = 0, unconfirmed: int = 0, idle: int = 0) -> Outcome:
+def outcome(
+    n: int, *, flat: int = 0, vanished: int = 0, failed: int = 0, unconfirmed: int = 0, idle: int = 0
+) -> Outcome:
     """An outcome of ``n`` samples, the first ``idle`` of which were fooled from the start."""
-    at, ones = torch.arange(n), torch.ones(n, dtype=torch.int64)
-    return Outcome(
-        pixels=torch.zeros(n, 3, 2, 2),
-        fooled=at < idle,
+    at = torch.arange(n)
+    objective = ClassificationObjective(lambda pixels: pixels.flatten(1)[:, :3], torch.zeros_like(at), 3)
+    return replace(
+        make("pgd", eps=0.1, steps=1)(objective, torch.rand(n, 3, 2, 2)),
         unconfirmed=at >= n - unconfirmed,
-        loss=torch.zeros(n),
-        clean_loss=torch.zeros(n),
+        failed=at >= n - failed,
         loss_rose=(at >= idle) & (at < n - flat),
-        distance=torch.zeros(n),
-        iterations=ones * (at >= idle),
-        forwards=ones,
-        backwards=ones,
+        iterations=(at >= idle).long(),
         zero_gradient=(at >= n - vanished).float(),
     )
 
@@ -110,17 +156,64 @@ def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
     tally = Tally()
     tally.add(outcome(50, flat=3, idle=10))
     tally.add(outcome(50, vanished=4, idle=10))
-    assert tally == Tally(attacked=80, flat=3, vanished=4, unconfirmed=0)
+    assert tally == Tally(attacked=80, flat=3, vanished=4)
     assert tally.flags() == {}  # 5 % of 80 is 4: not more
-    tally.add(outcome(10, flat=2, vanished=1, unconfirmed=1))
+    tally.add(outcome(10, flat=2, vanished=1, failed=2, unconfirmed=1))
+    run = "in a run of 90 attacked samples"
     assert tally.flags() == {
-        "loss not rising": "on 5 of 90 attacked samples the loss did not rise",
-        "zero gradient": "gradients were zero on 5 of 90 attacked samples",
-        "unconfirmed": "1 successes were not confirmed by a fresh float32 pass",
+        "loss not rising": f"{run}, the loss did not rise on 5",
+        "zero gradient": f"{run}, gradients were zero on 5",
+        "failed": f"{run}, the search ended early on 2: loss or gradient not finite",
+        "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh float32 pass",
     }
     idle = Tally()
     idle.add(outcome(10, idle=10))
     assert idle.flags() == {}
+
+
+def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, object]:
+    """Flags of the white-box figure after one more run on the same results file, but for those of the checks."""
+    with Results(folder / "r.sqlite") as results:
+        candidates = [Candidate(method="CLIP", model=model)]
+        evaluate(candidates, datasets=[data], threats=[MASKED], results=results, slots=4, quiet=True)
+        flags = results.figures()[1].flags
+    return {name: text for name, text in flags.items() if name in ("loss not rising", "zero gradient")}
+
+
+def test_signs_of_a_part_stay_and_say_of_how_many_samples_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip()
+    with monkeypatch.context() as patch:
+        defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
+        first = signs(tmp_path, own_labels(model, 5), model)
+    assert first == {
+        "loss not rising": "in a run of 5 attacked samples, the loss did not rise on 5",
+        "zero gradient": "in a run of 5 attacked samples, gradients were zero on 5",
+    }
+    assert signs(tmp_path, own_labels(model, 12), model) == first  # the seven that were added are sound
+
+
+def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radapt.evaluate._run._CHUNK", 4)
+    model, add, adds = tiny_clip(), Results.add, []
+
+    def dies(self: Results, *given: Any, **named: Any) -> None:
+        adds.append(1)
+        if len(adds) == 5:  # three parts of the clean figure and one of the white-box figure are stored
+            raise KeyboardInterrupt
+        add(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
+        patch.setattr(Results, "add", dies)
+        masked = own_labels(model, 12)
+        with pytest.raises(KeyboardInterrupt):
+            signs(tmp_path, masked, model)
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        assert [figure.n for figure in results.figures()] == [12, 4]
+    zero = signs(tmp_path, own_labels(model, 12), model)["zero gradient"]
+    assert zero == "in a run of 8 attacked samples, gradients were zero on 8"
 
 
 def test_the_undefended_model_may_keep_a_tenth() -> None:

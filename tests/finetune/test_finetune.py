@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radapt import finetune
-from radapt.attacks import ClassificationObjective, EmbeddingObjective, make
+from radapt.attacks import Attack, ClassificationObjective, EmbeddingObjective, Outcome, make
 from radapt.errors import InputError, SettingsError
+from radapt.finetune import _loop
+from radapt.finetune._loop import Twin
 from radapt.finetune.fare import FARE
 from radapt.finetune.tecoa import TeCoA
+from radapt.train import Schedule
 
 EPS = 8 / 255
 SHORT: dict[str, Any] = {"eps": EPS, "attack_steps": 2, "batch": 8, "quiet": True}
@@ -75,6 +80,69 @@ def test_tecoa_lowers_the_cross_entropy_under_attack(tiny_vlm: Any, tiny_shapes:
     assert all(name.startswith(("vision_model.", "visual_projection.")) for name in changed(before, tuned))
 
 
+@pytest.fixture
+def twin(tiny_vlm: Any, tiny_shapes: Any) -> Twin:
+    """A twin that differs from the original already, as after some steps."""
+    data, tuned = replace(tiny_shapes(8), labels=torch.tensor([0, 5, 2, 2, 7, 1, 0, 3])), copy.copy(tiny_vlm)
+    tuned.model = copy.deepcopy(tiny_vlm.model)
+    with torch.no_grad():
+        tuned.model.visual_projection.weight.add_(0.5 * torch.randn_like(tuned.model.visual_projection.weight))
+    return Twin(original=tiny_vlm, tuned=tuned, data=data, classifier=tiny_vlm.classifier(data.prompts))
+
+
+ROWS = torch.tensor([6, 1, 4])
+
+
+def test_fare_is_the_distance_of_the_twin_from_the_original(twin: Twin) -> None:
+    clean = twin.data.pixels(ROWS)
+    adversarial = (clean + 0.05).clamp(0, 1)
+    with torch.no_grad():
+        away = twin.tuned.encode_image(adversarial).double() - twin.original.encode_image(clean).double()
+        expected = away.square().sum(1)
+        assert FARE().loss(twin, ROWS, clean, adversarial).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+        score = FARE().objective(twin, ROWS, clean)(adversarial[[2, 0]], torch.tensor([2, 0]))
+    assert torch.allclose(score.loss.double(), expected[[2, 0]], rtol=1e-4)
+    assert not score.fooled.any()
+
+
+def test_tecoa_is_the_cross_entropy_of_the_twin(twin: Twin) -> None:
+    clean = twin.data.pixels(ROWS)
+    adversarial = (clean + 0.05).clamp(0, 1)
+    with torch.no_grad():
+        logits = twin.tuned.logits(adversarial, twin.classifier).double()
+        expected = logits.logsumexp(1) - logits[torch.arange(3), twin.data.labels[ROWS]]
+        assert TeCoA().loss(twin, ROWS, clean, adversarial).item() == pytest.approx(expected.mean().item(), rel=1e-4)
+        score = TeCoA().objective(twin, ROWS, clean)(adversarial[[2, 0]], torch.tensor([2, 0]))
+    assert torch.allclose(score.loss.double(), expected[[2, 0]], rtol=1e-4)
+    assert not score.fooled.any()  # the attack spends its whole budget on every image
+
+
+def test_settings_reach_the_attack_and_the_schedule(
+    tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks, schedules = list[tuple[Any, ...]](), list[Schedule]()
+    attack, train = Attack.__call__, _loop.fit
+
+    def watched(self: Any, *given: Any, **named: Any) -> Outcome:
+        attacks.append((self.eps, self.steps, tuple(named["keys"]), named["seed"]))
+        outcome: Outcome = attack(self, *given, **named)
+        return outcome
+
+    def fitted(parameters: Any, loss: Any, schedule: Schedule, **named: Any) -> list[float]:
+        schedules.append(schedule)
+        return train(parameters, loss, schedule, **named)
+
+    monkeypatch.setattr(Attack, "__call__", watched)
+    monkeypatch.setattr(_loop, "fit", fitted)
+    settings = {"steps": 2, "lr": 1e-4, "warmup": 0.3, "weight_decay": 0.02}
+    training = {"eps": 3 / 255, "attack_steps": 3, "batch": 4, "seed": 5, "quiet": True}
+    finetune.finetune(FARE(), tiny_vlm, tiny_shapes(4), label="FARE", **settings, **training)
+    assert schedules == [Schedule(**settings)]
+    assert [each[:2] + each[3:] for each in attacks] == [(3 / 255, 3, 5)] * 2
+    names = [name for each in attacks for name in each[2]]
+    assert len(set(names)) == 8  # a random start of its own for every image at every step
+
+
 @pytest.mark.parametrize("name", ["fare", "tecoa"])
 def test_the_attack_leaves_no_gradient_in_the_weights(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, name: str
@@ -120,6 +188,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
         finetune.finetune(FARE(), tiny_vlm, data, checkpoint=file, **options)
     assert file.exists()
     monkeypatch.setattr(FARE, "loss", loss)
+    for changed_setting in ({"eps": EPS / 2}, {"attack_steps": 2}, {"seed": 1}, {"batch": 2}):
+        with pytest.raises(SettingsError, match="belongs to a training with"):
+            finetune.finetune(FARE(), tiny_vlm, data, checkpoint=file, **{**options, **changed_setting})
     resumed, again = finetune.finetune(FARE(), tiny_vlm, data, checkpoint=file, **options)
     assert again == history
     assert changed(bits(whole), resumed) == set()
@@ -127,8 +198,6 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
 
 def test_tecoa_needs_classes(tiny_vlm: Any, tiny_shapes: Any) -> None:
-    from dataclasses import replace
-
     from radapt.data import card
 
     data = tiny_shapes(4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +25,19 @@ from .adapter import Adapter
 from .gaussian import cutoff_from_d0
 from .training_free import D0, training_free
 
-__all__ = ["ADVERSARIES", "LOSSES", "data_driven"]
+__all__ = ["ADVERSARIES", "LOSSES", "data_driven", "digest"]
 
 LOSSES = ("embedding", "text")
 ADVERSARIES = ("static", "adaptive")
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Hash of the bytes, types and shapes of tensors: tells images from others, and a model's weights from others."""
+    total = hashlib.sha256()
+    for tensor in tensors:
+        total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]
 
 
 class _Anchor:
@@ -162,8 +173,9 @@ def data_driven(
         training.make_static()
     file = None if checkpoint is None else Path(checkpoint)
     schedule = Schedule(steps=steps, lr=lr)
-    settings = {"base": start.fingerprint, "images": len(pixels), "mean": float(pixels.double().mean()), "batch": batch}
-    settings |= {"loss": loss, "adversary": adversary, "eps": eps, "attack_steps": inner, "seed": seed}
+    settings = {"loss": loss, "adversary": adversary, "eps": eps, "attack_steps": inner, "batch": batch, "seed": seed}
+    data = [tensor for tensor in (pixels, labels, classifier) if tensor is not None]
+    settings |= {"start": start.fingerprint, "weights": digest(vlm.model.parameters()), "data": digest(data)}
     parameters = {"anchor": anchor}
     history = fit(
         parameters, training, schedule, label="anchor", checkpoint=file, every=20, settings=settings, quiet=quiet

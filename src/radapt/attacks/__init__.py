@@ -8,20 +8,28 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
-from radapt.attacks._attack import Attack, Outcome
+from radapt.attacks._attack import Attack
+from radapt.attacks._easy import attack
 from radapt.attacks._objective import ClassificationObjective, EmbeddingObjective, Objective, Score
+from radapt.attacks._outcome import Outcome
+from radapt.attacks._wrap import EOT, bpda, jpeg, round_8bit
 from radapt.errors import SettingsError
 from radapt.find import find, members, nearest
 
 __all__ = [
+    "EOT",
     "Attack",
     "ClassificationObjective",
     "EmbeddingObjective",
     "Objective",
     "Outcome",
     "Score",
+    "attack",
+    "bpda",
+    "jpeg",
     "make",
     "names",
+    "round_8bit",
 ]
 
 

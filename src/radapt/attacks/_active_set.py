@@ -6,14 +6,13 @@ import hashlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from radapt.attacks._objective import Objective
 from radapt.attacks._probe import Probe, out_of_memory
-from radapt.attacks._search import Evaluation, Search, State
+from radapt.attacks._search import Evaluation, State
 from radapt.types import Flags, Index, PerSample, Pixels
 
 __all__ = ["ActiveSet", "Progress"]
@@ -38,33 +37,30 @@ class ActiveSet:
     slots are halved and the jobs that were in them begin again.
 
     Args:
-        search: the attack's own part.
-        objective: what is maximised.
+        probe: the search, and what it may ask.
         pixels: clean images in [0, 1], float32.
-        keys: one name per sample, which its random numbers hang on.
-        seed: seed of all random numbers.
+        seed: seed of all random numbers; a sample's hang on its key, too.
         slots: images per pass.
         start: first points of the first restart, instead of the search's own.
-        seconds: after this time, samples that are still searching keep what they have and are marked as unfinished.
+        deadline: time (``time.monotonic``) after which samples that are still searching keep what they have and are
+            marked as unfinished.
         progress: told the number of samples done, and of those fooled.
     """
 
     def __init__(
         self,
-        search: Search,
-        objective: Objective,
-        *,
+        probe: Probe,
         pixels: Pixels,
-        keys: Sequence[str],
+        *,
         seed: int,
         slots: int,
         start: Pixels | None = None,
-        seconds: float | None = None,
+        deadline: float | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.search, self.clean, self.keys, self.seed, self.slots = search, pixels, keys, seed, slots
-        self._probe, self._warm, self._progress = Probe(search, objective, keys), start, progress
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self.search, self.keys, self.clean, self.seed, self.slots = probe.search, probe.keys, pixels, seed, slots
+        self._probe, self._warm, self._progress = probe, start, progress
+        self._deadline = deadline
         n, device = len(pixels), pixels.device
         self.best = pixels.clone()
         self.value, self.clean_loss = torch.zeros(2, n, device=device).unbind()
@@ -218,7 +214,7 @@ class ActiveSet:
     def _advance(self) -> None:
         """One step of all slots, then let the fooled and the finished leave."""
         label = self._order[self._sample, 0] if self.search.targeted else None
-        at, common = self._probe.learn(self._points, self._sample, self._target, label)
+        at, common = self._probe.learn(self._points, self._sample, self._target, label, self._state, self._iteration)
         fooled, value = self.search.succeeded(self._clean, at), self.search.value(self._clean, common)
         better = torch.where(fooled == self._fooled, value > self._value, fooled)
         self._best = torch.where(better[:, None, None, None], at.points, self._best)

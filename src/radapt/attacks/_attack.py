@@ -2,63 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from radapt.attacks._active_set import ActiveSet, Progress
 from radapt.attacks._ball import Ball
-from radapt.attacks._objective import Objective
+from radapt.attacks._objective import Objective, Subset
+from radapt.attacks._outcome import Outcome, chain
+from radapt.attacks._probe import Probe
 from radapt.attacks._search import Search
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.find import nearest
-from radapt.types import Flags, Labels, PerSample, Pixels
+from radapt.types import Index, PerSample, Pixels
 
-__all__ = ["Attack", "Outcome"]
+__all__ = ["Attack"]
 
 _TOLERANCE = 1e-6
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
-    """What an attack found: the adversarial images and, per sample, what they are worth and what they cost.
-
-    Args:
-        pixels: adversarial images, float32, in [0, 1] and in the ball; the clean image where it was fooled already
-            or where no point with a larger loss was found.
-        fooled: whether the image fools, judged by a fresh forward pass.
-        unconfirmed: the attack saw the image fool, but the fresh pass did not (random or half-precision models);
-            such a sample counts as not fooled.
-        failed: the objective gave a loss or a gradient that is not finite, and the search ended there.
-        unfinished: time ran out before the search ended.
-        loss: loss of the image, from the fresh pass.
-        clean_loss: loss of the clean image.
-        loss_rose: whether ``loss`` is above ``clean_loss``.
-        distance: distance from the clean image in the attack's norm, in pixel units.
-        iterations: steps taken; 0 where the clean image was fooled already.
-        forwards: forward passes, those of the clean image and of the final check included.
-        backwards: backward passes.
-        zero_gradient: share of the backward passes whose gradient was zero (largest entry at most 1e-10).
-    """
-
-    pixels: Pixels
-    fooled: Flags
-    unconfirmed: Flags
-    failed: Flags
-    unfinished: Flags
-    loss: PerSample
-    clean_loss: PerSample
-    loss_rose: Flags
-    distance: PerSample
-    iterations: Labels
-    forwards: Labels
-    backwards: Labels
-    zero_gradient: PerSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +66,7 @@ class Attack(Search, ABC):
         seed: int = 0,
         slots: int = 64,
         start: Tensor | None = None,
+        precision: torch.dtype | None = None,
         seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Outcome:
@@ -116,6 +82,8 @@ class Attack(Search, ABC):
             seed: seed of all random numbers.
             slots: images per pass of the model; short batches are padded to it.
             start: first points of the first restart (a warm start), projected onto the ball; random by default.
+            precision: ``torch.bfloat16`` or ``torch.float16``: gradients are computed under autocast first, successes
+                verified in the model's own precision, and the survivors attacked again in that.
             seconds: time budget; what is found by then is kept, the rest marked as unfinished. None: no limit.
             progress: called with the number of samples done, and of those fooled, as samples finish.
 
@@ -139,19 +107,19 @@ class Attack(Search, ABC):
                 if start.shape != clean.shape:
                     raise InputError(f"start has shape {tuple(start.shape)}, but the images {tuple(clean.shape)}")
                 start = self.ball.project(start, clean)
-            active = ActiveSet(
-                self,
-                objective,
-                pixels=clean,
-                keys=keys,
-                seed=seed,
-                slots=slots,
-                start=start,
-                seconds=seconds,
-                progress=progress,
-            )
-            active.run()
-            return self._verify(active)
+            deadline = None if seconds is None else time.monotonic() + seconds
+
+            def run(rows: Index, precision: torch.dtype | None) -> Outcome:
+                probe = Probe(self, Subset(objective, rows), [keys[row] for row in rows.tolist()], precision)
+                first = None if start is None else start[rows]
+                active = ActiveSet(
+                    probe, clean[rows], seed=seed, slots=slots, start=first, deadline=deadline, progress=progress
+                )
+                active.run()
+                return self._verify(active)
+
+            passes = [precision, None] if precision is not None else [None]
+            return chain([partial(run, precision=each) for each in passes], len(clean))
 
     def _verify(self, active: ActiveSet) -> Outcome:
         """Check the images, and judge them afresh in float32."""
@@ -181,6 +149,7 @@ class Attack(Search, ABC):
         return Outcome(
             pixels=pixels,
             fooled=fooled,
+            stage=torch.zeros_like(active.iterations, device=device),
             unconfirmed=active.fooled & ~fooled,
             failed=active.failed,
             unfinished=active.unfinished,

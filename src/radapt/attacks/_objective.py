@@ -12,7 +12,7 @@ from radapt.errors import InputError, SettingsError
 from radapt.find import nearest
 from radapt.types import Embeddings, Flags, Index, Labels, Logits, PerSample, Pixels
 
-__all__ = ["ClassificationObjective", "EmbeddingObjective", "Objective", "Score"]
+__all__ = ["ClassificationObjective", "EmbeddingObjective", "Objective", "Score", "Subset"]
 
 _LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "ce-targeted": 2, "margin-targeted": 2, "dlr-targeted": 4}
 _TINY = 1e-12
@@ -125,3 +125,19 @@ class EmbeddingObjective:
         embedding = self._encode(pixels).float()
         distance = (embedding - self.reference[index].to(embedding)).square().sum(1)
         return Score(distance, torch.zeros(len(distance), dtype=torch.bool, device=distance.device))
+
+
+class Subset:
+    """An objective on some of its samples.
+
+    Args:
+        objective: the whole.
+        rows: positions of the samples in it.
+    """
+
+    def __init__(self, objective: Objective, rows: Index) -> None:
+        self._objective, self._rows = objective, rows
+        self.size, self.losses = len(rows), objective.losses
+
+    def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
+        return self._objective(pixels, self._rows.to(index.device)[index], loss=loss, **towards)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from radapt.attacks._objective import Objective, Score
-from radapt.attacks._search import Evaluation, Search
+from radapt.attacks._search import Evaluation, Search, State
 from radapt.errors import InputError, RadaptError
 from radapt.types import Index, Pixels
 
 __all__ = ["Probe", "out_of_memory"]
+
+_SCALE = 2.0**10
+"""Factor of the loss in float16, where the gradients of pixels would vanish below 6e-8."""
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -30,10 +34,13 @@ class Probe:
         search: the attack's own part, which says what it needs.
         objective: what is maximised.
         keys: names of the samples, for messages.
+        precision: what gradients are computed in (``torch.bfloat16``, ``torch.float16``); None: as the model is.
     """
 
-    def __init__(self, search: Search, objective: Objective, keys: Sequence[str]) -> None:
-        self.search, self.keys = search, keys
+    def __init__(
+        self, search: Search, objective: Objective, keys: Sequence[str], precision: torch.dtype | None = None
+    ) -> None:
+        self.search, self.keys, self.precision = search, keys, precision
         self._objective: Any = objective
 
     def judge(self, points: Pixels, index: Index) -> Evaluation:
@@ -43,34 +50,44 @@ class Probe:
         at = Evaluation(points, score.loss, score.fooled, points.new_empty(0), score.logits)
         return _by_margin(at, self._logits(score), None) if self.search.targeted else at
 
-    def learn(self, points: Pixels, index: Index, target: Index, label: Index | None) -> tuple[Evaluation, Evaluation]:
+    def learn(
+        self, points: Pixels, index: Index, target: Index, label: Index | None, state: State, iteration: Index
+    ) -> tuple[Evaluation, Evaluation]:
         """Loss, verdict and what gradients the search needs; and the same with the loss that ``judge`` gives.
 
-        ``target`` and ``label`` are for targeted searches; ``label`` is None in any other.
+        ``target`` and ``label`` are for targeted searches; ``label`` is None in any other. ``state`` and ``iteration``
+        are for the search's view; a view that is not the points themselves has no verdict, and the least loss.
         """
         needs, towards = self.search.needs_gradient, {} if label is None else {"target": target}
         leaves = points.detach().requires_grad_(needs)
-        with torch.set_grad_enabled(needs):
-            score = self._score(leaves, index, self.search.loss, **towards)
+        device = points.device.type
+        mixed = nullcontext() if self.precision is None else torch.autocast(device, self.precision)
+        with torch.set_grad_enabled(needs), mixed:
+            seen = self.search.view(leaves, state, iteration)
+            score = self._score(seen, index, self.search.loss, **towards)
             gradient = self._gradient(score, leaves) if needs else points.new_empty(0)
         logits = None if score.logits is None else score.logits.detach()
         at = Evaluation(leaves.detach(), score.loss.detach(), score.fooled, gradient, logits)
+        if seen is not leaves:
+            at = at._replace(fooled=torch.zeros_like(at.fooled))
+            return at, at._replace(loss=torch.full_like(at.loss, -torch.inf))
         return at, at if label is None else _by_margin(at, self._logits(score).detach(), label)
 
     def _gradient(self, score: Score, points: Pixels) -> Tensor:
         outputs = self._logits(score).unbind(1) if self.search.needs_jacobian else (score.loss,)
-        gradients = []
+        half, gradients = self.precision == torch.float16, []
         for done, output in enumerate(outputs, 1):
             gradient = None
             if output.requires_grad:
                 more = done < len(outputs)
-                (gradient,) = torch.autograd.grad(output.sum(), points, allow_unused=True, retain_graph=more)
+                total = output.sum() * (_SCALE if half else 1)
+                (gradient,) = torch.autograd.grad(total, points, allow_unused=True, retain_graph=more)
             if gradient is None:
                 raise InputError(
                     f"the loss has no gradient with respect to the pixels, which {self.search.name} needs; compute it "
                     "with differentiable operations and without torch.no_grad, or use an attack that needs no gradient"
                 )
-            gradients.append(gradient)
+            gradients.append(gradient / _SCALE if half else gradient)
         return torch.stack(gradients, 1) if self.search.needs_jacobian else gradients[0]
 
     def _logits(self, score: Score) -> Tensor:

@@ -66,6 +66,14 @@ class Search(ABC):
     def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """Next points and next state, given the points reached after ``iteration`` (at most ``steps``) steps."""
 
+    def view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
+        """What the objective sees of the points in a pass with gradients, which flow back through it.
+
+        What such a pass says of a view is no verdict on the point: a search that transforms its points keeps and
+        returns only what a plain pass has judged, the last point of each restart.
+        """
+        return points
+
     def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
         """Which points count as a success; a search that leaves the ball on its way must look at the distance too."""
         return at.fooled

@@ -11,6 +11,7 @@ import torch
 from radapt.attacks._attack import Attack
 from radapt.attacks._ball import unit
 from radapt.attacks._search import Evaluation, State
+from radapt.attacks._settings import number
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
@@ -26,6 +27,9 @@ class PGD(Attack):
     the sign for ``linf``, and the gradient over its length for ``l2``. It starts at a point drawn uniformly from the
     ball, and returns the first point that fools, else the one with the largest loss.
 
+    With ``momentum`` mu, ``d`` is taken of ``g[t+1] = mu g[t] + grad L(x[t]) / |grad L(x[t])|_1`` instead (Dong et al.
+    2018, arXiv:1710.06081, eq. 6), with ``g[0] = 0``.
+
     Args:
         norm: ``linf`` or ``l2``.
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
@@ -35,6 +39,7 @@ class PGD(Attack):
         step_size: length of a step in pixel units; by default 2.5 eps / steps, Madry's rule, with which a search can
             reach any point of the ball from any start (2 eps away at most) and still move along the boundary.
         random_start: start at a random point rather than at the clean image.
+        momentum: share of the accumulated gradient that each step keeps, at least 0; 0 for the gradient alone.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -44,12 +49,14 @@ class PGD(Attack):
     steps: int = 20
     step_size: float | None = None
     random_start: bool = True
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.step_size is not None and not self.step_size > 0:
             raise SettingsError(f"step_size must be above 0, got {self.step_size}; leave it out for 2.5 eps / steps")
-        if self.restarts > 1 and not self.random_start:
+        number("momentum", self.momentum, 0)
+        if self.restarts > 1 and not (self.random_start or self.targeted):
             raise SettingsError("restarts without a random start all do the same; set random_start, or one restart")
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
@@ -63,19 +70,31 @@ class PGD(Attack):
         return {"normal": normal, "radius": torch.rand((), generator=generator) ** (1 / normal.numel())}
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
-        """A point of the ball, drawn uniformly, or the clean image."""
+        """A point of the ball, drawn uniformly, or the clean image; and no gradient yet."""
+        state = {"gathered": torch.zeros_like(clean)} if self.momentum else {}
         if not self.random_start:
-            return clean, {}
+            return clean, state
         if self.norm == "linf":
             change = 2 * drawn["uniform"] - 1
         else:
             change = unit(drawn["normal"]) * drawn["radius"][:, None, None, None]
-        return self.ball.project(clean + self.eps * change, clean), {}
+        return self.ball.project(clean + self.eps * change, clean), state
 
     def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
-        """One step of steepest ascent."""
+        """One step of steepest ascent, or along the accumulated gradient."""
+        gradient = at.gradient
+        if self.momentum:
+            gradient = self.momentum * state["gathered"] + _normalised(gradient)
+            state = {"gathered": gradient}
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        return self.ball.project(at.points + size * self.ball.ascent(at.gradient), clean), state
+        return self.ball.project(at.points + size * self.ball.ascent(gradient), clean), state
+
+
+def _normalised(gradient: Pixels) -> Pixels:
+    """Every sample over its L1 norm, by way of its largest entry as in ``unit``; zero stays zero."""
+    scale = gradient.abs().amax((1, 2, 3), keepdim=True)
+    scaled = gradient / scale.where(scale > 0, 1.0)
+    return scaled / scaled.abs().flatten(1).sum(1).clamp(min=1)[:, None, None, None]
 
 
 ATTACK = PGD

@@ -23,12 +23,14 @@ __all__ = [
     "Json",
     "Quiet",
     "candidate_parts",
+    "checkpoint_of",
     "console",
     "fraction",
     "guard",
     "load_sets",
     "split_names",
     "write_file",
+    "write_json",
     "write_rows",
 ]
 
@@ -100,6 +102,11 @@ def candidate_parts(text: str) -> tuple[str, VLM, Adapter | None]:
     return (label if equals else text), load(name), adapter
 
 
+def checkpoint_of(out: Path) -> Path:
+    """Where a training that is to end in the folder ``out`` keeps its checkpoint: beside it."""
+    return out.with_name(out.name + ".checkpoint.safetensors")
+
+
 def write_file(path: Path | None, content: str) -> None:
     """Write a file whole or not at all; nothing when there is no path."""
     if path is None:
@@ -110,6 +117,11 @@ def write_file(path: Path | None, content: str) -> None:
     partial.replace(path)
 
 
+def write_json(path: Path | None, facts: object) -> None:
+    """Write plain values as JSON, whole or not at all; nothing when there is no path."""
+    write_file(path, json.dumps(facts, indent=2) + "\n")
+
+
 def write_rows(path: Path | None, figures: Iterable[Figure]) -> None:
     """Write figures as a list of flat JSON objects."""
-    write_file(path, json.dumps([figure.row() for figure in figures], indent=2) + "\n")
+    write_json(path, [figure.row() for figure in figures])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from rich.table import Table
 from radapt.errors import SettingsError
 from radapt.find import nearest
 
-from ._shared import Json, Quiet, console, fraction, guard, load_sets, split_names, write_file
+from ._shared import Json, Quiet, checkpoint_of, console, fraction, guard, load_sets, split_names, write_json
 
 __all__ = ["METHODS", "adapt", "tune"]
 
@@ -49,6 +48,7 @@ def adapt(
       radapt adapt data-driven --model micro/clip --adversary adaptive --n 2000 --out plus
     """
     from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
+    from radapt.data import load_dataset
     from radapt.models import load
 
     if method not in METHODS:
@@ -63,7 +63,7 @@ def adapt(
             raise SettingsError("model-guided needs --guide, the robust twin, e.g. --guide micro/fare")
         adapter = model_guided(vlm, load(guide), cutoff=cutoff, alpha=weight, mix=mix, image=image)
     else:
-        images = load_sets(data, split="train", n=n)[0]
+        images = load_dataset(data, split="train", n=n)
         text = loss == "text"
         adapter = data_driven(
             vlm,
@@ -78,13 +78,13 @@ def adapt(
             alpha=weight,
             mix=mix,
             seed=seed,
-            checkpoint=out.with_name(out.name + ".checkpoint.safetensors"),
+            checkpoint=checkpoint_of(out),
             quiet=quiet,
         )
     adapter.save_pretrained(out)
     facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
     facts.pop("origin")
-    write_file(json, json_.dumps(facts, indent=2) + "\n")
+    write_json(json, facts)
     console.print(f"wrote {out}: {adapter}", highlight=False, markup=False)
 
 
@@ -130,5 +130,5 @@ def tune(
         d0 = "none" if trial.cutoff is None else f"{trial.cutoff * 224:.0f}"
         table.add_row(f"{trial.alpha:g}", d0, f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.score:.1f}")
     console.print(table)
-    write_file(json, json_.dumps([asdict(trial) for trial in tuned.trials], indent=2) + "\n")
+    write_json(json, [asdict(trial) for trial in tuned.trials])
     console.print(f"wrote {tuned.adapter.save_pretrained(out or adapter)}", highlight=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ._shared import Json, Quiet, console, fraction, guard, load_sets, write_file
+from ._shared import Json, Quiet, checkpoint_of, console, fraction, guard, write_json
 
 __all__ = ["finetune"]
 
@@ -42,6 +41,7 @@ def finetune(
     """
     import torch
 
+    from radapt.data import load_dataset
     from radapt.finetune import finetune as run
     from radapt.finetune import make
     from radapt.models import load
@@ -50,7 +50,7 @@ def finetune(
     twin, history = run(
         trainer,
         load(model),
-        load_sets(data, split="train", n=n)[0],
+        load_dataset(data, split="train", n=n),
         label=method,
         eps=fraction(eps),
         attack_steps=attack_steps,
@@ -59,7 +59,7 @@ def finetune(
         lr=lr,
         weight_decay=weight_decay,
         seed=seed,
-        checkpoint=out.with_name(out.name + ".checkpoint.safetensors"),
+        checkpoint=checkpoint_of(out),
         quiet=quiet,
     )
     twin.save_pretrained(out, dtype=torch.float16 if half else torch.float32)
@@ -78,6 +78,6 @@ def finetune(
         "first_loss": history[0],
         "last_loss": sum(history[-20:]) / len(history[-20:]),
     }
-    write_file(out / "recipe.json", json_.dumps(facts, indent=2) + "\n")
-    write_file(json, json_.dumps(facts, indent=2) + "\n")
+    for path in (out / "recipe.json", json):
+        write_json(path, facts)
     console.print(f"wrote {out}; loss {facts['first_loss']:.4g} -> {facts['last_loss']:.4g}", highlight=False)

@@ -22,7 +22,7 @@ from radapt.results import Example, Figure, Results, Sample, Setting
 from radapt.types import Pixels
 
 from ._plan import Candidate, Threat, setting_of
-from ._sanity import Tally, check_model, check_undefended, check_white_box
+from ._sanity import Tally, check_model, check_undefended, check_white_box, earlier_signs
 from ._task import Answer, BoundTask, Task
 
 __all__ = ["evaluate"]
@@ -190,7 +190,8 @@ class _Runner:
         if unit.task is not self._task:  # transferred images are kept for one data set at a time
             self._outcomes.clear()
             self._task = unit.task
-        tally = Tally()
+        tally, continued = Tally(), len(unit.todo) < len(unit.task.data)
+        earlier = earlier_signs(self._results, unit.setting) if continued else {}
         for first in range(0, len(unit.todo), _CHUNK):
             started = time.perf_counter()
             positions = unit.todo[first : first + _CHUNK]
@@ -199,9 +200,9 @@ class _Runner:
                 tally.add(outcome)
             samples, examples = self._score(unit, positions, outcome)
             seconds = time.perf_counter() - started
-            if self._sanity and first + _CHUNK >= len(unit.todo):
-                # Before the last samples are stored: a figure that is complete has had its checks.
-                self._results.flag(unit.setting, {**tally.flags(), **self._check(unit, samples)})
+            if self._sanity:  # before the samples are stored: a figure that is complete has had its checks
+                checks = self._check(unit, samples) if first + _CHUNK >= len(unit.todo) else {}
+                self._results.flag(unit.setting, {**earlier, **tally.flags(), **checks})
             self._results.add(unit.setting, samples, seconds=seconds, examples=examples)
             advance(len(positions))
 

@@ -9,24 +9,27 @@ import torch
 
 from radapt.attacks import Outcome
 from radapt.models import VLM
+from radapt.results import Results, Setting
 from radapt.types import Pixels
 
 from ._plan import Threat
 from ._task import BoundTask
 
-__all__ = ["Tally", "check_model", "check_undefended", "check_white_box"]
+__all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs"]
 
 _LARGE_EPS = 64 / 255
 _RANDOM = 1e-4
+_SIGNS = ("loss not rising", "zero gradient", "failed", "unconfirmed")
 
 
 @dataclass
 class Tally:
-    """Per-sample signs of a failing attack, summed over the batches of one setting."""
+    """Per-sample signs of a failing attack, summed over the batches of one run of a setting."""
 
     attacked: int = 0
     flat: int = 0
     vanished: int = 0
+    failed: int = 0
     unconfirmed: int = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -35,18 +38,27 @@ class Tally:
         self.attacked += int(tried.sum())
         self.flat += int((tried & ~outcome.loss_rose).sum())
         self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
+        self.failed += int(outcome.failed.sum())
         self.unconfirmed += int(outcome.unconfirmed.sum())
 
     def flags(self) -> dict[str, object]:
-        """Flags of a setting; empty when nothing is wrong."""
-        flags: dict[str, object] = {}
+        """Flags of the run, which say how many samples it attacked; empty when nothing is wrong."""
+        signs: dict[str, str] = {}
         if self.flat > 0.05 * self.attacked:
-            flags["loss not rising"] = f"on {self.flat} of {self.attacked} attacked samples the loss did not rise"
+            signs["loss not rising"] = f"the loss did not rise on {self.flat}"
         if self.vanished > 0.05 * self.attacked:
-            flags["zero gradient"] = f"gradients were zero on {self.vanished} of {self.attacked} attacked samples"
+            signs["zero gradient"] = f"gradients were zero on {self.vanished}"
+        if self.failed:
+            signs["failed"] = f"the search ended early on {self.failed}: loss or gradient not finite"
         if self.unconfirmed:
-            flags["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
-        return flags
+            signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
+        return {name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()}
+
+
+def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
+    """Signs that earlier runs left in the flags of a setting: what they counted is not stored with the samples."""
+    flags = next((figure.flags for figure in results.figures() if figure.setting.key == setting.key), {})
+    return {name: flags[name] for name in _SIGNS if name in flags}
 
 
 def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:

@@ -1,0 +1,94 @@
+"""What an attack found, and how the findings of several stages become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from radapt.types import Flags, Index, Labels, PerSample, Pixels
+
+__all__ = ["Outcome", "Stage", "chain"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What an attack found: the adversarial images and, per sample, what they are worth and what they cost.
+
+    Args:
+        pixels: adversarial images, float32, in [0, 1] and in the ball; the clean image where it was fooled already
+            or where no point with a larger loss was found.
+        fooled: whether the image fools, judged by a fresh forward pass.
+        stage: which stage of an ensemble made the image, from 0 on.
+        unconfirmed: the attack saw the image fool, but the fresh pass did not (random or half-precision models);
+            such a sample counts as not fooled.
+        failed: the objective gave a loss or a gradient that is not finite, and the search ended there.
+        unfinished: time ran out before the search ended.
+        loss: loss of the image, from the fresh pass.
+        clean_loss: loss of the clean image.
+        loss_rose: whether ``loss`` is above ``clean_loss``.
+        distance: distance from the clean image in the attack's norm, in pixel units.
+        iterations: steps taken; 0 where the clean image was fooled already.
+        forwards: forward passes, those of the clean image and of the final check included.
+        backwards: backward passes.
+        zero_gradient: share of the backward passes whose gradient was zero (largest entry at most 1e-10).
+    """
+
+    pixels: Pixels
+    fooled: Flags
+    stage: Labels
+    unconfirmed: Flags
+    failed: Flags
+    unfinished: Flags
+    loss: PerSample
+    clean_loss: PerSample
+    loss_rose: Flags
+    distance: PerSample
+    iterations: Labels
+    forwards: Labels
+    backwards: Labels
+    zero_gradient: PerSample
+
+
+Stage = Callable[[Index], Outcome]
+"""Attacks the samples at some positions."""
+
+
+def chain(stages: Sequence[Stage], size: int) -> Outcome:
+    """The per-sample worst case of several stages: each attacks what those before it did not fool.
+
+    A sample that nothing fools keeps the image of the first stage. Costs add up; ``failed`` and ``unconfirmed`` hold
+    when they held in any stage and no later one fooled the sample.
+    """
+    total = stages[0](torch.arange(size))
+    for number, stage in enumerate(stages[1:], 1):
+        left = (~total.fooled).nonzero().flatten()
+        if len(left):
+            total = _merged(total, stage(left.cpu()), left, number)
+    return total
+
+
+def _merged(total: Outcome, later: Outcome, rows: Index, number: int) -> Outcome:
+    part = {field.name: getattr(total, field.name)[rows] for field in fields(Outcome)}
+    new = {field.name: getattr(later, field.name) for field in fields(Outcome)}
+    new["stage"] = torch.full_like(later.stage, number)
+    passes = (part["backwards"] + later.backwards).clamp(min=1)
+    vanished = part["zero_gradient"] * part["backwards"] + later.zero_gradient * later.backwards
+    rules: dict[str, Tensor] = {
+        **{name: part[name] + new[name] for name in ("iterations", "forwards", "backwards")},
+        **{name: (part[name] | new[name]) & ~later.fooled for name in ("unconfirmed", "failed")},
+        "unfinished": later.unfinished,
+        "loss_rose": part["loss_rose"] | later.loss_rose,
+        "zero_gradient": vanished / passes,
+        "clean_loss": part["clean_loss"],
+    }
+    changed = {}
+    for name, values in new.items():
+        won = later.fooled.view(-1, *[1] * (values.ndim - 1))
+        value = rules[name] if name in rules else torch.where(won, values, part[name])
+        changed[name] = getattr(total, name).index_copy(0, rows, value.to(part[name].dtype))
+    return replace(total, **changed)
