@@ -52,8 +52,13 @@ def test_a_cosine_is_attenuated_by_exactly_the_response(method: str) -> None:
         np.testing.assert_allclose(filtered.numpy(), gain * wave, atol=2e-6)
 
 
-def test_d0_of_40_at_224_pixels_passes_exp_of_minus_a_half_at_40_cycles() -> None:
-    assert response(224, cutoff_from_d0(40))[40].item() == pytest.approx(np.exp(-0.5), rel=1e-12)
+@pytest.mark.parametrize(("d0", "size"), [(40, 224), (20, 224), (40, 336), (9, 48)])
+def test_d0_cycles_of_an_image_pass_with_exp_of_minus_a_half(d0: int, size: int) -> None:
+    assert response(size, cutoff_from_d0(d0, size))[d0].item() == pytest.approx(np.exp(-0.5), rel=1e-12)
+
+
+def test_d0_is_meant_at_224_pixels() -> None:
+    assert cutoff_from_d0(40) == cutoff_from_d0(40, 224) == 40 / 224
 
 
 @pytest.mark.parametrize("method", ["fft", "separable"])

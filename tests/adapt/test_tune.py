@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from radapt.adapt import attached, training_free, tune
-from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import card
 from radapt.errors import SettingsError
 from radapt.models import tower_of
@@ -84,15 +84,15 @@ def test_the_attack_is_given_the_samples_names_and_the_seed(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, given = tiny_shapes(3, "validation"), list[dict[str, Any]]()
-    attack = Attack.__call__
+    attack = SearchAttack.__call__
 
-    def watched(self: Attack, *args: Any, **named: Any) -> Outcome:
+    def watched(self: SearchAttack, *args: Any, **named: Any) -> Outcome:
         given.append(named)
         assert attached(tiny_vlm)
         outcome: Outcome = attack(self, *args, **named)
         return outcome
 
-    monkeypatch.setattr(Attack, "__call__", watched)
+    monkeypatch.setattr(SearchAttack, "__call__", watched)
     tune(tiny_vlm, training_free(tiny_vlm), datasets=[data], attack=PGD, alphas=[0.3], seed=7)
     assert [(list(each["keys"]), each["seed"]) for each in given] == [(list(data.keys), 7)]
 

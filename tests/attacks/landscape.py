@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radapt.attacks import Attack
+from radapt.attacks import SearchAttack
 from radapt.attacks._search import Evaluation, State
 
 __all__ = ["CLASSES", "Landscape", "Slope", "cast", "walk"]
@@ -51,7 +51,7 @@ class Landscape:
         return self.outer @ np.sin(angle), self.outer @ (np.cos(angle)[:, None] * self.inner)
 
 
-def walk(attack: Attack, clean: Tensor, drawn: State, slope: Slope, steps: int) -> np.ndarray:
+def walk(attack: SearchAttack, clean: Tensor, drawn: State, slope: Slope, steps: int) -> np.ndarray:
     """All points, steps + 1 x samples x 3 x height x width, of an attack that is given exact losses and gradients."""
     points, state = attack.start(clean, drawn)
     path = [points]

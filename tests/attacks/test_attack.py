@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from radapt.attacks import Attack, ClassificationObjective, EmbeddingObjective, Score, make
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Score, SearchAttack, make
 from radapt.attacks._search import Evaluation, State
 from radapt.attacks.pgd import PGD
 from radapt.errors import CheckError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(Attack):
+class Fixed(SearchAttack):
     """Goes to one fixed offset without asking for gradients, whatever the ball."""
 
     name: ClassVar[str] = "fixed"
@@ -78,7 +78,7 @@ def test_an_attack_without_gradients_runs_forward_passes_only() -> None:
     outcome = Fixed(eps=0.1, offset=0.1)(Blind(3, limit=0.55), IMAGES, slots=2)
     assert outcome.fooled.all()
     assert not outcome.backwards.any()
-    assert outcome.forwards.tolist() == [3, 3, 3]
+    assert outcome.forwards.tolist() == [4, 4, 4]
     assert not outcome.zero_gradient.any()
 
 

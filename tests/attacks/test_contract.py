@@ -8,16 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from radapt.attacks import Attack, ClassificationObjective, Outcome, make, names
+from radapt.attacks import Attack, ClassificationObjective, Outcome, SearchAttack, make, names
 from radapt.errors import InputError, SettingsError
 
 Attacked = Callable[[nn.Module, Tensor], ClassificationObjective]
 
 
+# The first search of FAB draws no random numbers, a search without gradients needs more steps, and so does one that
+# shares them out among several values of a constant.
+SETTINGS: dict[str, dict[str, object]] = {
+    "fab": {"restarts": 2},
+    "square": {"steps": 50},
+    "cw": {"steps": 90},
+    "autoattack": {"queries": 20, "targets": 2},
+}
+
+
 @pytest.fixture(params=[(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))])
 def attack(request: pytest.FixtureRequest) -> Attack:
     name, norm, eps = request.param
-    return make(name, norm=norm, eps=eps, steps=12)
+    return make(name, norm=norm, eps=eps, **{"steps": 12, **SETTINGS.get(name, {})})
 
 
 def part(objective: ClassificationObjective, rows: Tensor) -> ClassificationObjective:
@@ -53,12 +63,16 @@ def test_the_verdict_and_the_loss_are_those_of_the_returned_images(
     objective = attacked(model, pixels)
     outcome = attack(objective, pixels, slots=23)
     with torch.no_grad():
-        score = objective(outcome.pixels, torch.arange(23))
-        clean = objective(pixels, torch.arange(23))
+        score = objective(outcome.pixels, torch.arange(23), loss=getattr(attack, "loss", ""))
+        clean = objective(pixels, torch.arange(23), loss=getattr(attack, "loss", ""))
     assert torch.equal(outcome.fooled, score.fooled)
-    assert torch.allclose(outcome.loss, score.loss, rtol=1e-5)
     assert torch.allclose(outcome.clean_loss, clean.loss, rtol=1e-5)
-    assert torch.equal(outcome.loss_rose, outcome.loss > outcome.clean_loss)
+    # The later stages of an ensemble have losses of their own.
+    first = outcome.stage == 0
+    assert first.sum() > 5
+    assert torch.allclose(outcome.loss[first], score.loss[first], rtol=1e-5)
+    if isinstance(attack, SearchAttack):
+        assert torch.equal(outcome.loss_rose, outcome.loss > outcome.clean_loss)
     assert outcome.fooled.sum() > clean.fooled.sum()
     assert not outcome.fooled.all()
     assert not outcome.unconfirmed.any()
@@ -91,8 +105,9 @@ def test_the_seed_and_the_key_draw_the_random_numbers(attack: Attack, pixels: Te
     assert_same(attack(objective, pixels, slots=8, seed=0), first, torch.arange(23))
     other_seed = attack(objective, pixels, slots=8, seed=1)
     other_keys = attack(objective, pixels, slots=8, keys=[f"other/{i}" for i in range(23)])
-    assert not torch.equal(first.pixels, other_seed.pixels)
-    assert not torch.equal(first.pixels, other_keys.pixels)
+    fixed = attack.name in ("fgsm", "mi-fgsm") or (attack.name, attack.norm) == ("cw", "l2")
+    assert torch.equal(first.pixels, other_seed.pixels) == fixed
+    assert torch.equal(first.pixels, other_keys.pixels) == fixed
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -174,8 +189,9 @@ def test_wrong_keys_starts_slots_and_losses_are_refused(attack: Attack) -> None:
         attack(objective, pixels, start=pixels[:1])
     with pytest.raises(SettingsError, match="slots must be a whole number of at least 1, got 0"):
         attack(objective, pixels, slots=0)
-    with pytest.raises(SettingsError, match="did you mean 'margin'"):
-        make(attack.name, eps=0.1, loss="margins")(objective, pixels)
+    if isinstance(attack, SearchAttack):
+        with pytest.raises(SettingsError, match="margin"):
+            make(attack.name, eps=0.1, loss="margins")(objective, pixels)
 
 
 @pytest.mark.parametrize("name", names())
@@ -188,8 +204,8 @@ def test_wrong_keys_starts_slots_and_losses_are_refused(attack: Attack) -> None:
         ({"norm": "l2", "eps": float("nan")}, "above 0"),
         ({"norm": "l1", "eps": 0.1}, "unknown norm 'l1'.*Allowed: l2, linf"),
         ({"eps": 0.1, "steps": 0}, "steps must be a whole number"),
-        ({"eps": 0.1, "restarts": 0}, "restarts must be a whole number"),
-        ({"eps": 0.1, "epsilon": 1}, "no setting 'epsilon'; did you mean 'eps'"),
+        ({"eps": 0.1, "restarts": 0}, "restarts must be a whole number|no setting 'restarts'"),
+        ({"eps": 0.1, "epsilon": 1}, "no setting 'epsilon'; did you mean '(eps|version)'"),
         ({}, "needs eps"),
     ],
 )

@@ -37,6 +37,16 @@ def test_it_is_the_attack_on_the_model_in_evaluation_mode(classifier: nn.Module,
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
 
+def test_the_default_is_the_whole_ensemble(classifier: nn.Module, images: Tensor) -> None:
+    classifier.eval()
+    labels = classifier(images).argmax(1)
+    settings = {"eps": 0.03, "queries": 40, "steps": 10}
+    expected = make("autoattack", **settings)(ClassificationObjective(classifier, labels, 5), images, slots=10)
+    outcome = radapt.attack(classifier, images, labels, **settings, quiet=True)
+    assert torch.equal(outcome.pixels, expected.pixels)
+    assert torch.equal(outcome.stage, expected.stage)
+
+
 def test_modes_come_back_after_an_error(classifier: nn.Module, images: Tensor) -> None:
     classifier.train()
     classifier[1].eval()

@@ -195,6 +195,7 @@ def test_options_are_read_by_their_looks() -> None:
     read = options_of(["steps=50", "rho=0.5", "step_size=1/255", "random_start=false", "loss=margin", "eps=2.0"])
     assert read == {"steps": 50, "rho": 0.5, "step_size": 1 / 255, "random_start": False, "loss": "margin", "eps": 2.0}
     assert [type(value) for value in read.values()] == [int, float, float, bool, str, float]
+    assert options_of(["growth=none"]) == {"growth": None}
     with pytest.raises(SettingsError, match="NAME=VALUE"):
         options_of(["steps"])
     assert split_names(" shapes, colours,,") == ["shapes", "colours"]

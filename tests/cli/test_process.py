@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import radapt
+from radapt.attacks import names
 
 COMMAND = "from radapt.cli.main import main; main()"
 INTERRUPTED = f"""
@@ -37,7 +38,7 @@ def test_the_version_and_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"radapt {radapt.__version__}\n", "")
     done = shell(COMMAND, tmp_path, "attacks", "pdg")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown attack 'pdg'; did you mean 'pgd'? Allowed: apgd, pgd\n"
+    assert done.stderr == f"error: unknown attack 'pdg'; did you mean 'pgd'? Allowed: {', '.join(names())}\n"
 
 
 def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:

@@ -96,6 +96,11 @@ def test_figures_equal_a_computation_by_hand(clip: VLM, adapter: Adapter, tmp_pa
     assert [f.kind for f in figures] == 2 * ["clean", "transfer", "white-box"]
     stored = rows(tmp_path / "r.sqlite")
     assert [[s.prediction for s in samples] for samples in stored.values()] == expected
+    attacks = {"undefended": (transferred, transferred), "self": (against_clip, against_both)}
+    for source, outcomes in attacks.items():
+        for method, outcome in zip(("CLIP", "R-Adapt"), outcomes, strict=True):
+            (samples,) = (kept for key, kept in stored.items() if (key[0], key[2]) == (method, source))
+            assert [s.loss for s in samples] == outcome.loss.tolist()
     for samples in stored.values():
         assert [s.position for s in samples] == list(range(10))
         assert [s.label for s in samples] == data.labels.tolist()
@@ -168,7 +173,7 @@ def test_a_figure_says_all_that_it_depends_on(clip: VLM, adapter: Adapter, tmp_p
     # Settings that were not given are written down too, so that a changed default makes another figure.
     assert transfer.options["random_start"] is True
     assert transfer.options["source_model"] == "tiny"
-    assert white_box.options == {"steps": 6, "restarts": 1, "loss": "", "rho": 0.75}
+    assert white_box.options == {"steps": 6, "restarts": 1, "loss": "", "rho": 0.75, "growth": None}
     assert len({figure.setting.key for figure in figures}) == 6
 
 

@@ -13,7 +13,7 @@ from tests.tiny import own_labels, tiny_clip
 from torch import Tensor
 
 from radapt.adapt import training_free
-from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import Dataset
 from radapt.evaluate import Candidate, Threat, evaluate
 from radapt.evaluate._sanity import Tally, check_model, check_undefended, check_white_box
@@ -76,7 +76,7 @@ def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.Monkey
     options = {"steps": 5, "random_start": False}
     figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=2 / 255, source="self", options=options))
     assert figures[2].percent == 100  # what the masked gradients pretend
-    assert set(figures[2].flags) == {"loss not rising", "zero gradient", "large ball"}
+    assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[2].flags)
     assert figures[2].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
     assert figures[0].flags == {}
 
@@ -110,23 +110,41 @@ def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
     model, given = tiny_clip(), list[tuple[Any, ...]]()
-    data, attack = own_labels(model, 8), Attack.__call__
+    data, attack = own_labels(model, 8), SearchAttack.__call__
 
     def watched(self: Any, objective: Any, pixels: Tensor, **named: Any) -> Outcome:
         outcome: Outcome = attack(self, objective, pixels, **named)
         given.append((self.eps, self.steps, pixels, named["keys"], named["seed"], objective.labels.tolist()))
         return outcome
 
-    monkeypatch.setattr(Attack, "__call__", watched)
+    monkeypatch.setattr(SearchAttack, "__call__", watched)
     bound, images, few = ZeroShot(data).bind(model), data.pixels(range(8)), range(8)
     check_white_box(bound, MASKED, images, data.keys, few, survivors=[1, 4, 6], seed=5)
-    large, longer = given
+    large, longer, square = given
     assert large[:2] == (64 / 255, 2)
     assert torch.equal(large[2], images)
     assert longer[:2] == (2 / 255, 6)
     assert torch.equal(longer[2], images[[1, 4, 6]])
     assert list(longer[3]) == [data.keys[row] for row in (1, 4, 6)]
     assert longer[4:] == (5, data.labels[[1, 4, 6]].tolist())
+    assert square[:2] == (2 / 255, 500)
+    assert torch.equal(square[2], images[[1, 4, 6]])
+    given.clear()
+    ensemble = Threat(attack="autoattack", eps=2 / 255, source="self", options={"steps": 5, "queries": 5})
+    check_white_box(bound, ensemble, images, data.keys, few, survivors=[1, 4, 6], seed=5)
+    # Its own attacks in the large ball; then three times the steps of its first one, and Square.
+    assert [each[:2] for each in given[-2:]] == [(2 / 255, 15), (2 / 255, 500)]
+    assert {each[0] for each in given[:-2]} == {64 / 255}
+
+
+def test_gradients_that_lead_nowhere_are_flagged_by_an_attack_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip(factor=6.0)
+    defend(model, monkeypatch, lambda pixels: pixels.detach() + 0 * pixels)
+    threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 5})
+    figures = flags_of(model, tmp_path, threat)
+    assert "Square, which sees no gradients, fools" in figures[2].flags["square beats gradients"]
 
 
 def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +164,7 @@ def outcome(
         make("pgd", eps=0.1, steps=1)(objective, torch.rand(n, 3, 2, 2)),
         unconfirmed=at >= n - unconfirmed,
         failed=at >= n - failed,
+        fooled_8bit=at >= 0,
         loss_rose=(at >= idle) & (at < n - flat),
         iterations=(at >= idle).long(),
         zero_gradient=(at >= n - vanished).float(),
@@ -165,6 +184,18 @@ def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
         "zero gradient": f"{run}, gradients were zero on 5",
         "failed": f"{run}, the search ended early on 2: loss or gradient not finite",
         "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh float32 pass",
+    }
+    odd, at = Tally(), torch.arange(10)
+    odd.add(replace(outcome(10), fooled=at < 8, blind=at < 3, backwards=at - 1, audited=at < 4, misjudged=at < 1))
+    # Two were tried with gradients before: sample 0 has none, sample 1 has 0 passes, so one is left of three.
+    assert (odd.blind, odd.audited, odd.misjudged) == (1, 4, 1)
+    odd.add(replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, blind=at > 5, backwards=at))
+    assert odd.flags() == {
+        "square beats gradients": "in a run of 20 attacked samples, 3 were fooled without gradients only: masked "
+        "gradients?",
+        "given up": "in a run of 20 attacked samples, 1 of 4 checked searches succeeded after others like them would "
+        "have been given up; attack with growth=None",
+        "8 bits": "in a run of 20 attacked samples, 2 adversarial images do not fool once they are rounded to 8 bits",
     }
     idle = Tally()
     idle.add(outcome(10, idle=10))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
-from radapt.attacks._attack import Attack
+from radapt.attacks._attack import Attack, SearchAttack
+from radapt.attacks._budgets import ascending
 from radapt.attacks._easy import attack
 from radapt.attacks._objective import ClassificationObjective, EmbeddingObjective, Objective, Score
 from radapt.attacks._outcome import Outcome
@@ -24,6 +25,8 @@ __all__ = [
     "Objective",
     "Outcome",
     "Score",
+    "SearchAttack",
+    "ascending",
     "attack",
     "bpda",
     "jpeg",

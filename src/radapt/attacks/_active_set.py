@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections import deque
@@ -11,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from radapt.attacks._draws import draws
+from radapt.attacks._outlook import Outlook
 from radapt.attacks._probe import Probe, out_of_memory
 from radapt.attacks._search import Evaluation, State
 from radapt.types import Flags, Index, PerSample, Pixels
@@ -32,6 +33,8 @@ class ActiveSet:
     all state is per slot; so at a fixed number of slots a sample's result is the same bit for bit whatever its
     neighbours and their order. A point reached by the last step needs no gradient: such points are pooled and
     judged together by a forward pass.
+
+    Where the search allows it, one that has no prospect of success leaves early, too (see :class:`Outlook`).
 
     A sample whose loss or gradient is not finite leaves at once and is marked as failed. When memory runs out, the
     slots are halved and the jobs that were in them begin again.
@@ -65,8 +68,9 @@ class ActiveSet:
         self.best = pixels.clone()
         self.value, self.clean_loss = torch.zeros(2, n, device=device).unbind()
         self.fooled, self.failed, self.unfinished = torch.zeros(3, n, dtype=torch.bool, device=device).unbind()
+        self.outlook = Outlook(probe.search if probe.gives_up else None, probe.keys, seed)
         self.iterations, self.forwards, self.backwards, self.vanished = torch.zeros(4, n, dtype=torch.long).unbind()
-        self._order = torch.zeros(n, 0, dtype=torch.long, device=device)  # classes, from the likeliest on
+        self._logits = torch.zeros(n, 0, device=device)  # of the clean images
         self._queue: deque[tuple[int, int]] = deque()
         self._pool: list[tuple[int, int, Tensor]] = []
         self._done = 0
@@ -99,10 +103,10 @@ class ActiveSet:
                 self._roomy(self._settle)
 
     def judge(self, points: Pixels, *, rank: bool = False) -> tuple[PerSample, Flags, PerSample]:
-        """Loss, verdict and the search's value of one point per sample; ``rank`` to keep the order of the classes."""
+        """Loss, verdict and the search's value of one point per sample; ``rank`` to keep the logits."""
         loss, value = torch.zeros(2, len(points), device=points.device).unbind()
         fooled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        orders, done = list[Tensor](), 0
+        rows, done = list[Tensor](), 0
 
         def some() -> None:
             nonlocal done
@@ -110,13 +114,13 @@ class ActiveSet:
             at, worth = self._judge(samples, points[samples])
             loss[samples], fooled[samples], value[samples] = at.loss, at.fooled, worth
             if rank and at.logits is not None:
-                orders.append(at.logits.argsort(1, descending=True).to(points.device))
+                rows.append(at.logits.to(points.device))
             done += len(samples)
 
         while done < len(points):
             self._roomy(some)
-        if orders:
-            self._order = torch.cat(orders)
+        if rows:
+            self._logits = torch.cat(rows)
         return loss, fooled & ~self.failed, value
 
     def _judge(self, samples: list[int], points: Pixels) -> tuple[Evaluation, PerSample]:
@@ -181,13 +185,20 @@ class ActiveSet:
         self._best = self._best.index_copy(0, at, self.best[taken])
         self._value = self._value.index_copy(0, at, self.value[taken])
         self._fooled = self._fooled.index_copy(0, at, self.fooled[taken])
-        drawn = self._draw(at, jobs)
-        if self._order.numel():
-            drawn["label"] = self._order[self._sample, 0]
+        numbers = draws(self.search, self.clean.shape[1:], self.seed, [(self.keys[i], restart) for i, restart in jobs])
+        drawn = {}
+        for name, rows_ in numbers.items():
+            blank = self.clean.new_zeros(self.slots, *rows_.shape[1:], dtype=rows_.dtype)
+            drawn[name] = blank.index_copy(0, at, rows_.to(blank.device))
+        if self._logits.numel():
+            logits = self._logits[self._sample]
+            drawn["label"] = self._label = logits.argmax(1)
             if self.search.targeted:
-                ranks = [1 + restart % (self._order.shape[1] - 1) for _, restart in jobs]
-                self._target = self._target.index_copy(0, at, self._order[taken, self._index(ranks)])
+                ranks = self._index([1 + restart % (logits.shape[1] - 1) for _, restart in jobs])
+                order = self._logits[taken].argsort(1, descending=True)
+                self._target = self._target.index_copy(0, at, order.gather(1, ranks[:, None]).squeeze(1))
                 drawn["target"] = self._target
+            self.outlook.begin(at, logits, self._label, drawn.get("target"))
         # Started on all slots, not on the free ones only: a reduction may round differently at another batch size.
         points, state = self.search.start(self._clean, drawn)
         self._state = {k: self._state.get(k, v).index_copy(0, at, v[at]) for k, v in state.items()}
@@ -197,23 +208,9 @@ class ActiveSet:
             places = self._index(first)
             self._points = self._points.index_copy(0, places, self._warm[self._sample[places]])
 
-    def _draw(self, at: Index, jobs: list[tuple[int, int]]) -> State:
-        shape = self.clean.shape[1:]
-        draws = [self.search.draw(shape, self._generator(*job)) for job in jobs]
-        result = {}
-        for name in draws[0]:
-            numbers = torch.stack([draw[name] for draw in draws]).to(self.clean.device)
-            blank = numbers.new_zeros((self.slots, *numbers.shape[1:]))
-            result[name] = blank.index_copy(0, at, numbers)
-        return result
-
-    def _generator(self, sample: int, restart: int) -> torch.Generator:
-        words = "\0".join((str(self.seed), self.search.name, self.keys[sample], str(restart)))
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big"))
-
     def _advance(self) -> None:
         """One step of all slots, then let the fooled and the finished leave."""
-        label = self._order[self._sample, 0] if self.search.targeted else None
+        label = self._label if self.search.targeted else None
         at, common = self._probe.learn(self._points, self._sample, self._target, label, self._state, self._iteration)
         fooled, value = self.search.succeeded(self._clean, at), self.search.value(self._clean, common)
         better = torch.where(fooled == self._fooled, value > self._value, fooled)
@@ -225,19 +222,30 @@ class ActiveSet:
             steepest = at.gradient.abs().flatten(1).amax(1)
             self._zeros = self._zeros + (steepest <= _VANISHED)
             broken = broken | ~steepest.isfinite()
+        hopeless = self.outlook.hopeless(at, self._clean, self._iteration)
         self._points, self._state = self.search.step(self._clean, at, self._state, self._iteration)
         # Free slots go on unseen; their count must not run away from what a search knows.
         self._iteration = (self._iteration + 1).clamp(max=self.search.steps)
         # The one place where the host waits for the device.
-        stacked = torch.stack([fooled.long(), broken.long(), self._iteration, self._zeros]).cpu()
-        success, failed, iteration, zeros = stacked.unbind()
+        stacked = torch.stack([fooled.long(), broken.long(), hopeless.long(), self._iteration, self._zeros]).cpu()
+        success, failed, lost, iteration, zeros = stacked.unbind()
         live = self._rows(self._live)
         self._fail([self._jobs[row][0] for row in live], failed[live].bool())
         stopped = self._live & (failed.bool() | (success.bool() & self.search.stops_when_fooled))
         finished = self._live & (iteration >= self.search.steps) & ~stopped
-        if stopped.any() or finished.any():
-            self._leave(stopped, finished, iteration, zeros)
-            self._report(int(stopped.sum()))
+        self.outlook.succeeded([self._jobs[row] for row in self._rows(self._live & success.bool())])
+        given_up = self._live & lost.bool() & ~stopped & ~finished
+        for row in self._rows(given_up):
+            given_up[row] = self.outlook.give_up(*self._jobs[row])
+        if (stopped | finished | given_up).any():
+            self._leave(stopped | given_up, finished, iteration, zeros)
+            self._report(int(stopped.sum()) + self._follow([self._jobs[row] for row in self._rows(given_up)]))
+
+    def _follow(self, jobs: list[tuple[int, int]]) -> int:
+        """Queue the next restart of ended jobs; the number of those that have none left."""
+        following = [(sample, restart + 1) for sample, restart in jobs if restart + 1 < self.search.restarts]
+        self._queue.extend(following)
+        return len(jobs) - len(following)
 
     def _leave(self, stopped: Tensor, finished: Tensor, iteration: Tensor, zeros: Tensor) -> None:
         rows = (stopped | finished).nonzero().flatten()
@@ -245,7 +253,7 @@ class ActiveSet:
         at, places = self._index(rows.tolist()), self._index(samples.tolist())
         self.best[places], self.value[places] = self._best[at], self._value[at]
         self.fooled[places] = self._fooled[at]
-        # The step that followed the point which fooled was never used.
+        # The step that followed the last point was never used.
         self.iterations[samples] += (iteration[rows] - stopped[rows].long()).clamp(min=0)
         self.forwards[samples] += iteration[rows]
         self.vanished[samples] += zeros[rows]
@@ -267,14 +275,11 @@ class ActiveSet:
         self.best[places] = torch.where(better[:, None, None, None], at.points, self.best[places])
         self.value[places] = torch.where(better, value, held)
         self.fooled[places] = before | fooled
+        jobs = [(sample, restart) for sample, restart, _ in batch]
+        self.outlook.succeeded([jobs[row] for row in self._rows(fooled)])
         gone = self.fooled | self.failed if self.search.stops_when_fooled else self.failed
-        done = 0
-        for (sample, restart, _), leaves in zip(batch, gone[places].tolist(), strict=True):
-            if restart + 1 < self.search.restarts and not leaves:
-                self._queue.append((sample, restart + 1))
-            else:
-                done += 1
-        self._report(done)
+        left = [job for job, leaves in zip(jobs, gone[places].tolist(), strict=True) if not leaves]
+        self._report(len(jobs) - len(left) + self._follow(left))
 
     def _report(self, done: int) -> None:
         if done:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,46 +18,45 @@ from radapt.attacks._objective import Objective, Subset
 from radapt.attacks._outcome import Outcome, chain
 from radapt.attacks._probe import Probe
 from radapt.attacks._search import Search
+from radapt.attacks._settings import number, whole
+from radapt.attacks._wrap import round_8bit
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.find import nearest
 from radapt.types import Index, PerSample, Pixels
 
-__all__ = ["Attack"]
+__all__ = ["Attack", "SearchAttack"]
 
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(Search, ABC):
-    """A search for images in a ball that fool an objective.
+class Attack(ABC):
+    """What finds images in a ball that fool an objective.
 
     Args:
         norm: ``linf`` or ``l2``.
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
         steps: steps per restart.
-        restarts: how often a sample that is not fooled starts again, the first time included.
-        loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
 
     Raises:
         SettingsError: a setting is out of range.
     """
 
+    name: ClassVar[str]
     norm: str = "linf"
     eps: float
     steps: int
-    restarts: int = 1
-    loss: str = ""
 
     def __post_init__(self) -> None:
         _ = self.ball
-        for name in ("steps", "restarts"):
-            _count(name, getattr(self, name))
+        whole("steps", self.steps)
 
     @property
     def ball(self) -> Ball:
         """The ball that the attack searches."""
         return Ball(self.norm, self.eps)
 
+    @abstractmethod
     def __call__(
         self,
         objective: Objective,
@@ -92,7 +92,45 @@ class Attack(Search, ABC):
             SettingsError: the objective does not have this loss, or ``slots`` is not positive.
             CheckError: an adversarial image is not finite, or outside the ball or [0, 1].
         """
-        _count("slots", slots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchAttack(Attack, Search, ABC):
+    """An attack that is one search; the active set streams its samples.
+
+    Args:
+        norm, eps, steps: as in every attack.
+        restarts: how often a sample that is not fooled starts again, the first time included.
+        loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    restarts: int = 1
+    loss: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("restarts", self.restarts)
+        if self.growth is not None:
+            number("growth", self.growth, 0, above=True)
+
+    def __call__(
+        self,
+        objective: Objective,
+        pixels: Tensor,
+        *,
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
+        slots: int = 64,
+        start: Tensor | None = None,
+        precision: torch.dtype | None = None,
+        seconds: float | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Attack every image; see :class:`Attack`."""
+        whole("slots", slots)
         if self.loss and self.loss not in objective.losses:
             raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")
         with torch.inference_mode(False), torch.no_grad():
@@ -126,6 +164,7 @@ class Attack(Search, ABC):
         pixels, clean = active.best, active.clean
         with torch.autocast(pixels.device.type, enabled=False):
             loss, fooled, _ = active.judge(pixels)
+            _, fooled_8bit, _ = active.judge(round_8bit(pixels))
         if active.failed.all():
             raise InputError(
                 "the objective's loss or gradient is not a finite number for any of the samples; "
@@ -145,7 +184,7 @@ class Attack(Search, ABC):
             if broken.any():
                 names = ", ".join(repr(active.keys[sample]) for sample in broken.nonzero().flatten().tolist()[:8])
                 raise CheckError(f"images made by {self.name} {what} (samples {names}); this is a bug of the attack")
-        device = pixels.device
+        device, outlook = pixels.device, active.outlook
         return Outcome(
             pixels=pixels,
             fooled=fooled,
@@ -153,6 +192,11 @@ class Attack(Search, ABC):
             unconfirmed=active.fooled & ~fooled,
             failed=active.failed,
             unfinished=active.unfinished,
+            given_up=outlook.given_up.to(device) & ~fooled,
+            audited=outlook.audited.to(device),
+            misjudged=outlook.misjudged.to(device),
+            blind=torch.full_like(fooled, not self.needs_gradient),
+            fooled_8bit=fooled_8bit,
             loss=loss,
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,
@@ -167,11 +211,6 @@ class Attack(Search, ABC):
         """Distances by batches of ``slots``, as a reduction may round differently at another batch size."""
         rows = [*range(len(points)), *[0] * (slots - len(points))]
         return self.ball.distance(points[rows], clean[rows])[: len(points)]
-
-
-def _count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def _images(name: str, pixels: Tensor) -> Pixels:

@@ -18,7 +18,7 @@ from radapt.types import Labels, Logits, Pixels
 
 __all__ = ["attack"]
 
-_SLOTS = 64
+_SLOTS, _CPU_SLOTS = 64, 16
 
 
 def attack(
@@ -26,7 +26,7 @@ def attack(
     images: Tensor,
     labels: Labels,
     *,
-    attack: str = "apgd",
+    attack: str = "autoattack",
     eps: float,
     norm: str = "linf",
     slots: int | None = None,
@@ -49,7 +49,7 @@ def attack(
         attack: name of the attack.
         eps: radius of the ball in pixel units (4/255).
         norm: ``linf`` or ``l2``.
-        slots: images per pass of the model; by default 64, or what ``memory`` allows.
+        slots: images per pass of the model; by default 64 (16 on a CPU), or what ``memory`` allows.
         memory: budget in GiB for what a pass keeps for its gradient; measured on the first image.
         seconds: time budget; what is found by then is kept, the rest marked as unfinished.
         precision: ``torch.bfloat16`` or ``torch.float16`` for gradients; successes are verified and survivors attacked
@@ -80,7 +80,7 @@ def attack(
             logits = model(images[:1])
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
             raise InputError("the model must map images to logits, batch x classes")
-        room = _SLOTS if slots is None else slots
+        room = slots or (_CPU_SLOTS if images.device.type == "cpu" else _SLOTS)
         if memory is not None:
             room = _room(model, images[:1], memory)
         objective = ClassificationObjective(model, labels.long(), logits.shape[1])

@@ -72,7 +72,7 @@ class ClassificationObjective:
             raise InputError(f"a classifier needs at least two classes, got {classes}")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
             raise InputError(f"labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}")
-        self._logits, self.labels, self.size, self._stop = logits, labels, len(labels), stop
+        self._logits, self.labels, self.size, self.stop = logits, labels, len(labels), stop
         self.classes = classes
         self.losses = tuple(name for name, least in _LEAST_CLASSES.items() if classes >= least)
 
@@ -97,7 +97,7 @@ class ClassificationObjective:
             first, _, third, *fourth = logits.topk(3 if kind == "dlr" else 4, 1).values.unbind(1)
             lower = (third + fourth[0]) / 2 if fourth else third
             value = (goal - right) / (first - lower + _TINY)
-        return Score(value, (wrong >= right).detach() & self._stop, logits)
+        return Score(value, (wrong >= right).detach() & self.stop, logits)
 
 
 def _at(logits: Logits, labels: Labels) -> PerSample:
@@ -138,6 +138,9 @@ class Subset:
     def __init__(self, objective: Objective, rows: Index) -> None:
         self._objective, self._rows = objective, rows
         self.size, self.losses = len(rows), objective.losses
+        self.stop = getattr(objective, "stop", False)
+        if hasattr(objective, "classes"):
+            self.classes = objective.classes
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
         return self._objective(pixels, self._rows.to(index.device)[index], loss=loss, **towards)

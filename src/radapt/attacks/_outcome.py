@@ -28,12 +28,17 @@ class Outcome:
             such a sample counts as not fooled.
         failed: the objective gave a loss or a gradient that is not finite, and the search ended there.
         unfinished: time ran out before the search ended.
+        given_up: a search was ended early, as it had no prospect of success, and no other fooled the sample.
+        audited: a search that had no prospect went on all the same, as a check.
+        misjudged: such a search succeeded after all.
+        blind: the search that made the image uses no gradients.
+        fooled_8bit: whether the image still fools when rounded to 8 bits per channel, as a file holds it.
         loss: loss of the image, from the fresh pass.
         clean_loss: loss of the clean image.
         loss_rose: whether ``loss`` is above ``clean_loss``.
         distance: distance from the clean image in the attack's norm, in pixel units.
         iterations: steps taken; 0 where the clean image was fooled already.
-        forwards: forward passes, those of the clean image and of the final check included.
+        forwards: forward passes, those of the clean image and of the final checks included.
         backwards: backward passes.
         zero_gradient: share of the backward passes whose gradient was zero (largest entry at most 1e-10).
     """
@@ -44,6 +49,11 @@ class Outcome:
     unconfirmed: Flags
     failed: Flags
     unfinished: Flags
+    given_up: Flags
+    audited: Flags
+    misjudged: Flags
+    blind: Flags
+    fooled_8bit: Flags
     loss: PerSample
     clean_loss: PerSample
     loss_rose: Flags
@@ -61,8 +71,8 @@ Stage = Callable[[Index], Outcome]
 def chain(stages: Sequence[Stage], size: int) -> Outcome:
     """The per-sample worst case of several stages: each attacks what those before it did not fool.
 
-    A sample that nothing fools keeps the image of the first stage. Costs add up; ``failed`` and ``unconfirmed`` hold
-    when they held in any stage and no later one fooled the sample.
+    A sample that nothing fools keeps the image of the first stage. Costs add up; ``failed``, ``unconfirmed`` and
+    ``given_up`` hold when they held in any stage and no later one fooled the sample.
     """
     total = stages[0](torch.arange(size))
     for number, stage in enumerate(stages[1:], 1):
@@ -80,7 +90,8 @@ def _merged(total: Outcome, later: Outcome, rows: Index, number: int) -> Outcome
     vanished = part["zero_gradient"] * part["backwards"] + later.zero_gradient * later.backwards
     rules: dict[str, Tensor] = {
         **{name: part[name] + new[name] for name in ("iterations", "forwards", "backwards")},
-        **{name: (part[name] | new[name]) & ~later.fooled for name in ("unconfirmed", "failed")},
+        **{name: (part[name] | new[name]) & ~later.fooled for name in ("unconfirmed", "failed", "given_up")},
+        **{name: part[name] | new[name] for name in ("audited", "misjudged")},
         "unfinished": later.unfinished,
         "loss_rose": part["loss_rose"] | later.loss_rose,
         "zero_gradient": vanished / passes,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from radapt.attacks._objective import Objective, Score
+from radapt.attacks._outlook import margins
 from radapt.attacks._search import Evaluation, Search, State
 from radapt.errors import InputError, RadaptError
 from radapt.types import Index, Pixels
@@ -42,6 +43,9 @@ class Probe:
     ) -> None:
         self.search, self.keys, self.precision = search, keys, precision
         self._objective: Any = objective
+        # An objective that never says fooled wants whole searches, and a view says little about its point.
+        plain = type(search).view is Search.view
+        self.gives_up = search.growth is not None and plain and getattr(objective, "stop", False)
 
     def judge(self, points: Pixels, index: Index) -> Evaluation:
         """Loss and verdict, by a forward pass; the loss of a targeted search is the margin of the best wrong class."""
@@ -117,6 +121,4 @@ class Probe:
 def _by_margin(at: Evaluation, logits: Tensor, label: Index | None) -> Evaluation:
     """The evaluation with the margin of the best other class as its loss, which is comparable between targets."""
     label = logits.argmax(1) if label is None else label.to(logits.device)
-    right = logits.gather(1, label[:, None]).squeeze(1)
-    best = logits.scatter(1, label[:, None], -torch.inf).amax(1)
-    return at._replace(loss=(best - right).to(at.points.device))
+    return at._replace(loss=margins(logits, label).to(at.points.device))

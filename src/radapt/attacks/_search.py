@@ -39,6 +39,9 @@ class Search(ABC):
 
     A search whose ``loss`` ends in ``-targeted`` goes in its restarts for one wrong class after the other, from the
     most likely one on the clean image down; ``drawn`` then has ``label`` and ``target``, one class number per row.
+
+    A search with a ``growth`` is given up where it would not succeed although its progress went on growing like
+    ``iteration ** growth``; 0.35 is four times what any search needed that succeeded after its first tenth.
     """
 
     name: ClassVar[str]
@@ -48,6 +51,7 @@ class Search(ABC):
     steps: int
     restarts: int
     loss: str
+    growth: float | None = None
 
     @property
     def targeted(self) -> bool:
@@ -81,3 +85,10 @@ class Search(ABC):
     def value(self, clean: Pixels, at: Evaluation) -> PerSample:
         """What the best point is the largest of, among equally fooled ones."""
         return at.loss
+
+    def reach(self, clean: Pixels, at: Evaluation, margin: PerSample, clean_margin: PerSample) -> PerSample:
+        """How far points have come on the way to a success: 0 at the clean image, 1 or more at a success.
+
+        By default the share of the clean image's margin (to the class gone for, or the best wrong one) that is gone.
+        """
+        return 1 - margin / clean_margin

@@ -40,6 +40,7 @@ class EOT:
             raise SettingsError(f"samples must be at least 1, got {samples}")
         self._objective, self._samples = objective, samples
         self.size, self.losses = objective.size, objective.losses
+        self.stop = getattr(objective, "stop", False)
         if hasattr(objective, "classes"):
             self.classes = objective.classes
 

@@ -11,7 +11,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from radapt.attacks._attack import Attack
+from radapt.attacks._attack import SearchAttack
 from radapt.attacks._ball import unit
 from radapt.attacks._search import Evaluation, State
 from radapt.errors import SettingsError
@@ -24,7 +24,7 @@ _MOMENTUM = 0.75
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class APGD(Attack):
+class APGD(SearchAttack):
     """Auto-PGD (Croce & Hein 2020, arXiv:2003.01690, algorithm 1).
 
     ``z[k+1] = P(x[k] + eta d(grad L(x[k])))`` and ``x[k+1] = P(x[k] + a (z[k+1] - x[k]) + (1 - a) (x[k] - x[k-1]))``
@@ -44,6 +44,8 @@ class APGD(Attack):
         restarts: how often a sample that is not fooled starts again, the first time included.
         loss: one of the objective's losses; empty for its first (cross-entropy for a classifier: APGD-CE).
         rho: share of the steps that must raise the loss for the step size to stay.
+        growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
+            up; one sample in sixteen goes on, as a check. None: every search goes on to its end.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -52,6 +54,7 @@ class APGD(Attack):
     name: ClassVar[str] = "apgd"
     steps: int = 100
     rho: float = 0.75
+    growth: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 
 import torch
 
-from radapt.attacks._attack import Attack
+from radapt.attacks._attack import SearchAttack
 from radapt.attacks._ball import unit
 from radapt.attacks._search import Evaluation, State
 from radapt.attacks._settings import number
@@ -20,7 +20,7 @@ __all__ = ["ATTACK", "PGD"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
+class PGD(SearchAttack):
     """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, eq. 4 and section 3).
 
     ``x[t+1] = P(x[t] + step_size * d(grad L(x[t])))`` with ``P`` the projection onto the ball and [0, 1]; ``d`` is

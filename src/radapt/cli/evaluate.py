@@ -24,7 +24,7 @@ def options_of(pairs: list[str]) -> dict[str, object]:
         try:
             number = fraction(value)
         except SettingsError:
-            options[name] = {"true": True, "false": False}.get(value, value)
+            options[name] = {"true": True, "false": False, "none": None}.get(value, value)
         else:
             whole = number.is_integer() and "." not in value and "/" not in value
             options[name] = int(number) if whole else number

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from radapt.attacks import Outcome
+from radapt.attacks import Attack, Outcome, SearchAttack
+from radapt.attacks.apgd import APGD
+from radapt.attacks.square import Square
 from radapt.models import VLM
 from radapt.results import Results, Setting
 from radapt.types import Pixels
@@ -19,7 +21,16 @@ __all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earli
 
 _LARGE_EPS = 64 / 255
 _RANDOM = 1e-4
-_SIGNS = ("loss not rising", "zero gradient", "failed", "unconfirmed")
+_QUERIES = 500
+_SIGNS = (
+    "loss not rising",
+    "zero gradient",
+    "failed",
+    "unconfirmed",
+    "square beats gradients",
+    "given up",
+    "8 bits",
+)
 
 
 @dataclass
@@ -31,6 +42,10 @@ class Tally:
     vanished: int = 0
     failed: int = 0
     unconfirmed: int = 0
+    blind: int = 0
+    audited: int = 0
+    misjudged: int = 0
+    rounded: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count the samples of one batch."""
@@ -40,6 +55,10 @@ class Tally:
         self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
         self.failed += int(outcome.failed.sum())
         self.unconfirmed += int(outcome.unconfirmed.sum())
+        self.blind += int((outcome.fooled & outcome.blind & (outcome.backwards > 0)).sum())
+        self.audited += int(outcome.audited.sum())
+        self.misjudged += int(outcome.misjudged.sum())
+        self.rounded += int((tried & outcome.fooled & ~outcome.fooled_8bit).sum())
 
     def flags(self) -> dict[str, object]:
         """Flags of the run, which say how many samples it attacked; empty when nothing is wrong."""
@@ -52,6 +71,15 @@ class Tally:
             signs["failed"] = f"the search ended early on {self.failed}: loss or gradient not finite"
         if self.unconfirmed:
             signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
+        if self.blind > max(1, 0.01 * self.attacked):
+            signs["square beats gradients"] = f"{self.blind} were fooled without gradients only: masked gradients?"
+        if self.misjudged:
+            signs["given up"] = (
+                f"{self.misjudged} of {self.audited} checked searches succeeded after others like them would have been "
+                "given up; attack with growth=None"
+            )
+        if self.rounded > 0.05 * self.attacked:
+            signs["8 bits"] = f"{self.rounded} adversarial images do not fool once they are rounded to 8 bits"
         return {name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()}
 
 
@@ -81,7 +109,8 @@ def check_white_box(
     survivors: Sequence[int],
     seed: int,
 ) -> dict[str, object]:
-    """Signs of masked gradients, on a few samples: a large ball must leave nothing, and more steps must not help.
+    """Signs of masked gradients, on a few samples: a large ball must leave nothing, and neither more steps nor an
+    attack without gradients must help.
 
     Args:
         bound: the task on the defended model, its adapter attached.
@@ -101,10 +130,21 @@ def check_white_box(
         rows = bound.objective([positions[i] for i in survivors], stop=True)
         kept = [keys[i] for i in survivors]
         steps = 3 * threat.make().steps
-        longer = threat.make(steps=steps)(rows, pixels[list(survivors)], keys=kept, seed=seed, slots=len(kept))
-        gained = int(longer.fooled.sum())
-        if gained > 0.05 * len(positions):
-            flags["more steps help"] = f"{steps} steps fool {gained} more of {len(positions)} samples: use more steps"
+
+        def gained(attack: Attack) -> int:
+            return int(attack(rows, pixels[list(survivors)], keys=kept, seed=seed, slots=len(kept)).fooled.sum())
+
+        # An ensemble is long already: its first attack stands in for it.
+        single = isinstance(threat.make(), SearchAttack)
+        more = gained(threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps))
+        if more > 0.05 * len(positions):
+            flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
+        more = gained(Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES))
+        if more > 0.05 * len(positions):
+            flags["square beats gradients"] = (
+                f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {_QUERIES} "
+                "queries: masked gradients?"
+            )
     return flags
 
 

@@ -1,0 +1,123 @@
+"""The attacks of other libraries behind one call: adversarial images from a model, images and labels.
+
+The libraries are no dependencies of the project. They are installed without their own dependencies, two of which
+(torchvision, robustbench) would break others; foolbox needs GitPython and requests to be imported:
+
+    pip install gitpython requests six
+    pip install --no-deps pyautoattack==0.2.0 torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 \\
+        adversarial-robustness-toolbox==1.20.1
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+PeerAttack = Callable[[nn.Module, Tensor, Tensor, str, float, int, int], Tensor]
+"""(model, images, labels, norm, eps, classes, batch) -> adversarial images."""
+
+PACKAGES = {
+    "pyautoattack": "pyautoattack",
+    "torchattacks": "torchattacks",
+    "foolbox": "foolbox",
+    "art": "adversarial-robustness-toolbox",
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the peers that are installed."""
+    found = {}
+    for name, package in PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _pyautoattack(*attacks: str) -> PeerAttack:
+    def run(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
+        from pyautoattack import AutoAttack
+
+        kind = {"linf": "Linf", "l2": "L2"}[norm]
+        attack = AutoAttack(model, norm=kind, eps=eps, version="standard", seed=0, device="cpu")
+        attack.version, attack.attacks_to_run, attack.verbose = "custom", list(attacks), False
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+        adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
+        return adversarial
+
+    return run
+
+
+def _by_batches(attack: Any, x: Tensor, y: Tensor, batch: int) -> Tensor:
+    parts = [attack(x[first : first + batch], y[first : first + batch]) for first in range(0, len(x), batch)]
+    return torch.cat(parts)
+
+
+def _torchattacks(name: str) -> PeerAttack:
+    def run(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
+        import torchattacks
+
+        kind = {"linf": "Linf", "l2": "L2"}[norm]
+        settings: dict[str, Any] = {"norm": kind, "eps": eps, "seed": 0}
+        if name == "AutoAttack":
+            settings |= {"n_classes": classes}
+        else:
+            settings |= {"steps": 100}
+            settings |= {"n_classes": min(10, classes)} if name == "APGDT" else {}
+        return _by_batches(getattr(torchattacks, name)(model, **settings), x, y, batch)
+
+    return run
+
+
+def _foolbox(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
+    import foolbox
+
+    kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
+    attack = kind(rel_stepsize=2.5 / 20, steps=20, random_start=True)
+    wrapped = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
+    torch.manual_seed(0)
+    return _by_batches(lambda a, b: attack(wrapped, a, b, epsilons=eps)[1], x, y, batch)
+
+
+def _art(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from art.attacks.evasion import AutoProjectedGradientDescent
+        from art.estimators.classification import PyTorchClassifier
+
+    wrapped = PyTorchClassifier(
+        model, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=classes, clip_values=(0.0, 1.0)
+    )
+    attack = AutoProjectedGradientDescent(
+        wrapped,
+        norm={"linf": np.inf, "l2": 2}[norm],
+        eps=eps,
+        eps_step=2 * eps,
+        max_iter=100,
+        nb_random_init=1,
+        batch_size=batch,
+        loss_type="cross_entropy",
+        verbose=False,
+    )
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+PEERS: dict[str, dict[str, PeerAttack]] = {
+    "pgd": {"foolbox": _foolbox},
+    "apgd-ce": {"pyautoattack": _pyautoattack("apgd-ce"), "torchattacks": _torchattacks("APGD"), "art": _art},
+    "apgd-t": {"pyautoattack": _pyautoattack("apgd-t"), "torchattacks": _torchattacks("APGDT")},
+    "fab-t": {"pyautoattack": _pyautoattack("fab-t")},
+    "square": {"pyautoattack": _pyautoattack("square")},
+    "standard": {
+        "pyautoattack": _pyautoattack("apgd-ce", "apgd-t", "fab-t", "square"),
+        "torchattacks": _torchattacks("AutoAttack"),
+    },
+}
+"""Attack -> library -> how to run it; PGD has 20 steps, the others the settings of AutoAttack's standard version."""

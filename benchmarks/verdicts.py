@@ -1,0 +1,111 @@
+"""Do verdicts hang on what only saves time? Searches that are given up, and the number of slots.
+
+    python benchmarks/verdicts.py [--n 100] [--slots 1,7,64] [--threads 1] [--json FILE]
+
+Each attack is run to its end at 16 slots on micro models, then with hopeless searches given up, then (APGD alone) at
+other numbers of slots. A row:
+
+    model, dataset, attack, norm, eps, n
+    variant                 growth=0.35, or slots=N
+    left, left_reference    images that stand, and those that stand in the whole attack
+    changed                 images whose verdict differs
+    audited, misjudged      hopeless searches that went on as a check, and those of them that succeeded
+    passes                  share of the passes of the model, in those of the whole attack: a backward pass counts 1.5
+                            forward ones
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import radapt
+from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+
+CELLS = (
+    ("micro/tecoa", "shapes", "linf", 4 / 255),
+    ("micro/fare", "compositions", "linf", 4 / 255),
+    ("micro/tecoa", "textures", "l2", 0.5),
+    ("micro/clip", "textures", "linf", 1 / 255),
+)
+GROWTH = 0.35
+
+
+def attacks(norm: str, eps: float, classes: int) -> dict[str, Attack]:
+    """The attacks of AutoAttack's standard version, run to their ends."""
+    ball: dict[str, Any] = {"norm": norm, "eps": eps}
+    targets = min(9, classes - 1)
+    return {
+        "apgd-ce": make("apgd", **ball, loss="ce"),
+        "apgd-t": make("apgd", **ball, loss="dlr-targeted" if classes > 3 else "ce-targeted", restarts=targets),
+        "fab-t": make("fab", **ball, loss="margin-targeted", restarts=targets),
+        "square": make("square", **ball),
+    }
+
+
+def cost(outcome: Outcome) -> float:
+    return float(outcome.forwards.sum() + 1.5 * outcome.backwards.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--slots", default="1,7,64")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    console, rows = Console(), list[dict[str, Any]]()
+    for name, dataset, norm, eps in CELLS:
+        vlm = radapt.load(name)
+        vlm.model.requires_grad_(False)
+        data = radapt.load_dataset(dataset, split="test", n=options.n)
+        images, classifier = data.pixels(range(len(data))), vlm.classifier(data.prompts)
+        logits = lambda pixels, vlm=vlm, classifier=classifier: vlm.logits(pixels, classifier)  # noqa: E731
+        objective = ClassificationObjective(logits, data.labels, len(classifier))
+        for attack, whole in attacks(norm, eps, len(classifier)).items():
+            reference = whole(objective, images, keys=data.keys, slots=16)
+            variants: dict[str, tuple[Attack, int]] = {f"growth={GROWTH}": (_eager(whole), 16)}
+            if attack == "apgd-ce":
+                variants |= {f"slots={number}": (whole, int(number)) for number in options.slots.split(",")}
+            for variant, (chosen, slots) in variants.items():
+                outcome = chosen(objective, images, keys=data.keys, slots=slots)
+                row = {
+                    "model": name,
+                    "dataset": dataset,
+                    "attack": attack,
+                    "norm": norm,
+                    "eps": eps,
+                    "n": len(data),
+                    "variant": variant,
+                    "left": int((~outcome.fooled).sum()),
+                    "left_reference": int((~reference.fooled).sum()),
+                    "changed": int((outcome.fooled != reference.fooled).sum()),
+                    "audited": int(outcome.audited.sum()),
+                    "misjudged": int(outcome.misjudged.sum()),
+                    "passes": round(cost(outcome) / cost(reference), 3),
+                }
+                rows.append(row)
+                console.print("  ".join(str(value) for value in row.values()), highlight=False)
+    judged = {kind: [row for row in rows if row["variant"].startswith(kind)] for kind in ("growth", "slots")}
+    for kind, some in judged.items():
+        changed, of = (sum(row[key] for row in some) for key in ("changed", "n"))
+        console.print(f"{kind}: {changed} of {of} verdicts changed")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _eager(attack: Attack) -> Attack:
+    settings = {key: value for key, value in vars(attack).items() if key != "growth"}
+    return make(attack.name, **settings, growth=GROWTH)
+
+
+if __name__ == "__main__":
+    main()

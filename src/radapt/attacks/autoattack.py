@@ -1,0 +1,166 @@
+"""AutoAttack: an ensemble of attacks without settings to tune, and its per-sample worst case."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from radapt.attacks._active_set import Progress
+from radapt.attacks._attack import Attack, SearchAttack
+from radapt.attacks._objective import Objective, Subset
+from radapt.attacks._outcome import Outcome, chain
+from radapt.attacks._settings import number, whole
+from radapt.attacks._wrap import EOT
+from radapt.attacks.apgd import APGD
+from radapt.attacks.fab import FAB
+from radapt.attacks.square import Square
+from radapt.errors import InputError, SettingsError
+from radapt.find import nearest
+from radapt.types import Index
+
+__all__ = ["ATTACK", "AutoAttack"]
+
+_VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+    "robustvlm": ("apgd-ce", "apgd-t"),
+}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Attack):
+    """AutoAttack (Croce & Hein 2020, arXiv:2003.01690): each attack goes on with the samples that those before left.
+
+    - ``standard``: APGD-CE, APGD-T (targeted DLR, nine targets), FAB-T (nine targets), Square with 5,000 queries.
+    - ``plus``: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T, FAB-T.
+    - ``rand``: APGD-CE and APGD-DLR on the mean of 20 passes, for models that are random.
+    - ``robustvlm``: APGD-CE and APGD-T, as Schlarmann et al. 2024 (arXiv:2402.12336) evaluate vision-language models.
+
+    With ``K`` classes there are at most ``K - 1`` targets. Losses that need more classes than there are give way, with
+    a warning: targeted DLR (four) to targeted cross-entropy, and DLR (three) to the margin.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        version: which attacks.
+        steps: steps of APGD and FAB.
+        targets: classes that a targeted attack goes for, the likeliest ones.
+        queries: steps of Square.
+        samples: passes per step of ``rand``.
+        growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
+            up; one sample in sixteen goes on, as a check. None: every search goes on to its end, as in the paper.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "autoattack"
+    version: str = "standard"
+    steps: int = 100
+    targets: int = 9
+    queries: int = 5000
+    samples: int = 20
+    growth: float | None = 0.35
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.version not in _VERSIONS:
+            raise SettingsError(f"unknown version {self.version!r}{nearest(self.version, _VERSIONS)}")
+        for name in ("targets", "queries", "samples"):
+            whole(name, getattr(self, name))
+        if self.growth is not None:
+            number("growth", self.growth, 0, above=True)
+
+    def stages(self, objective: Objective) -> dict[str, SearchAttack]:
+        """The attacks by name, in order, with losses that the objective has.
+
+        Raises:
+            InputError: the objective is not a classifier's.
+        """
+        classes = getattr(objective, "classes", None)
+        if classes is None:
+            raise InputError("autoattack is for classifiers; take apgd for an objective without classes")
+        targets, restarts = min(self.targets, classes - 1), 5 if self.version == "plus" else 1
+        dlr, dlr_targeted = _loss(objective, "dlr", "margin"), _loss(objective, "dlr-targeted", "ce-targeted")
+        ball: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "growth": self.growth}
+        apgd, fab = partial(APGD, **ball, steps=self.steps), partial(FAB, **ball, steps=self.steps)
+        known: dict[str, Callable[[], SearchAttack]] = {
+            "apgd-ce": partial(apgd, loss="ce", restarts=restarts),
+            "apgd-dlr": partial(apgd, loss=dlr, restarts=restarts),
+            "apgd-t": partial(apgd, loss=dlr_targeted, restarts=targets),
+            "fab": partial(fab, restarts=restarts),
+            "fab-t": partial(fab, loss="margin-targeted", restarts=targets),
+            "square": partial(Square, **ball, steps=self.queries),
+        }
+        replaced = {"apgd-dlr": ("dlr", dlr), "apgd-t": ("dlr-targeted", dlr_targeted)}
+        for name in _VERSIONS[self.version]:
+            wanted, got = replaced.get(name, ("", ""))
+            if wanted != got:
+                warnings.warn(
+                    f"{name} of autoattack: {wanted} needs more than {classes} classes, so it uses {got}", stacklevel=3
+                )
+        return {name: known[name]() for name in _VERSIONS[self.version]}
+
+    def __call__(
+        self,
+        objective: Objective,
+        pixels: Tensor,
+        *,
+        keys: Sequence[str] | None = None,
+        seed: int = 0,
+        slots: int = 64,
+        start: Tensor | None = None,
+        precision: torch.dtype | None = None,
+        seconds: float | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Attack every image, as every attack does; ``outcome.stage`` numbers the attack that made an image.
+
+        A sample that nothing fools keeps the image of the first attack. ``start`` is for the first attack, too.
+
+        Raises:
+            InputError, SettingsError, CheckError: as for every attack.
+        """
+        attacks = list(self.stages(objective).values())
+        keys = [str(position) for position in range(len(pixels))] if keys is None else list(keys)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        whole: Objective = EOT(objective, self.samples) if self.version == "rand" else objective
+
+        def run(rows: Index, number: int) -> Outcome:
+            gone, last = len(pixels) - len(rows), number + 1 == len(attacks)
+
+            def tell(done: int, fooled: int) -> None:
+                if progress is not None:
+                    progress(gone + (done if last else fooled), gone + fooled)
+
+            # The first stage gets everything as it came, so that its checks see it.
+            first = number == 0
+            return attacks[number](
+                whole if first else Subset(whole, rows),
+                pixels if first else pixels[rows],
+                keys=keys if first else [keys[row] for row in rows.tolist()],
+                seed=seed,
+                slots=slots,
+                start=start if first else None,
+                precision=precision,
+                seconds=None if deadline is None else deadline - time.monotonic(),
+                progress=tell,
+            )
+
+        return chain([partial(run, number=number) for number in range(len(attacks))], len(pixels))
+
+
+def _loss(objective: Objective, wanted: str, instead: str) -> str:
+    return wanted if wanted in objective.losses else instead
+
+
+ATTACK = AutoAttack

@@ -1,0 +1,203 @@
+"""The attack of Carlini and Wagner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from radapt.attacks._attack import SearchAttack
+from radapt.attacks._search import Evaluation, State
+from radapt.attacks._settings import number, whole
+from radapt.attacks.pgd import PGD
+from radapt.errors import SettingsError
+from radapt.find import nearest
+from radapt.types import Flags, Index, PerSample, Pixels
+
+__all__ = ["ATTACK", "CW"]
+
+_LOSSES = ("margin",)
+# Adam's own constants (Kingma & Ba 2015, algorithm 1).
+_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
+_LARGEST_C = 1e10
+_INSIDE = 1 - 1e-6
+"""How near to black and white a pixel starts, from -1 to 1: beyond, tanh is flat in float32."""
+_SLACK = 1 + 5e-7
+"""What projects onto the ball may lie outside by rounding."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CW(SearchAttack):
+    """Carlini & Wagner 2017 (arXiv:1608.04644): the margin of the logits as the loss, clipped at a confidence.
+
+    With ``f(x) = max(z[y] - max of the others, -kappa)``, their f6 without a target, and ``x0`` the clean image:
+
+    - ``linf``: PGD that minimises f in the ball, from a random point, in steps of 2.5 eps / steps. This is what
+      benchmarks call C&W: the paper's own ``linf`` attack (section VI-C) is seldom run.
+    - ``l2``: section VI-A. ``x = (tanh w + 1) / 2`` is in [0, 1] for any ``w``; Adam minimises
+      ``|x - x0|^2 + c f(x)`` over ``w``, from the clean image, anew for every c. Where no adversarial example was
+      found, c becomes ten times as large, or the middle between it and the least c with which one was; else, the
+      middle between it and the largest c with which none was. The result is the nearest adversarial example at a
+      distance of at most eps. The last point judged is the nearest one at any distance (or the last point, if there is
+      none), projected onto the ball.
+
+    A point is a success when it fools and its margin reaches kappa. For ``linf`` the first one ends the search; for
+    ``l2`` the search goes on to the end, for nearer ones. Without success the result is the point of the ball with the
+    largest margin.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        steps: steps per restart; for ``l2`` shared out equally among the values of c.
+        restarts: how often a sample that is not fooled starts again; for ``l2``, where nothing is random, 1.
+        loss: ``margin``.
+        kappa: margin to reach, in logits, at least 0; more than 0 for images that carry over to other models.
+        search_steps: values of c (``l2``); the authors' code takes nine, with thousands of steps each.
+        initial_c: the first of them (``l2``); the authors' 0.001 leaves more values to go.
+        lr: Adam's step size, in units of w (``l2``).
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "cw"
+    steps: int = 100
+    loss: str = "margin"
+    kappa: float = 0.0
+    search_steps: int = 5
+    initial_c: float = 0.01
+    lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in _LOSSES:
+            raise SettingsError(f"cw has no loss {self.loss!r}{nearest(self.loss, _LOSSES)}")
+        number("kappa", self.kappa, 0)
+        whole("search_steps", self.search_steps)
+        number("initial_c", self.initial_c, 0, above=True)
+        number("lr", self.lr, 0, above=True)
+        if self.norm == "l2" and self.steps < self.search_steps:
+            raise SettingsError(
+                f"every value of c needs a step, but steps is {self.steps} and search_steps {self.search_steps}; "
+                f"give at least {self.search_steps} steps, better a hundred times as many"
+            )
+        if self.norm == "l2" and self.restarts > 1:
+            raise SettingsError("restarts of the l2 search all do the same; give it more search_steps or steps")
+
+    @property
+    def stops_when_fooled(self) -> bool:  # type: ignore[override]
+        """Whether the first success ends the search: not where the nearest one is wanted."""
+        return self.norm == "linf"
+
+    @property
+    def _pgd(self) -> PGD:
+        return PGD(norm=self.norm, eps=self.eps, steps=self.steps)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """Numbers for one point of the ball; nothing for ``l2``."""
+        return self._pgd.draw(shape, generator) if self.norm == "linf" else {}
+
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """A point of the ball, drawn uniformly; the clean image for ``l2``."""
+        if self.norm == "linf":
+            return self._pgd.start(clean, drawn)
+        ones, blank = clean.new_ones(len(clean)), torch.zeros_like(clean)
+        return clean, {
+            **dict.fromkeys(("origin", "origin_gradient", "w", "first", "second", "nearest"), blank),
+            "c": self.initial_c * ones,
+            "low": 0 * ones,
+            "high": torch.inf * ones,
+            "hit": torch.zeros_like(ones, dtype=torch.bool),
+            "least": torch.inf * ones,
+        }
+
+    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """PGD's step; for ``l2`` Adam's, with the next value of c where it is due."""
+        descends = at.loss < self.kappa
+        gradient = torch.where(_wide(descends), at.gradient, 0.0)
+        if self.norm == "linf":
+            return self._pgd.step(clean, at._replace(gradient=gradient), state, iteration)
+        state = self._noted(clean, at, state, ~descends)
+        first, turn = iteration == 0, iteration * self.search_steps // self.steps
+        origin = torch.where(_wide(first), _inverse(at.points), state["origin"])
+        origin_gradient = torch.where(_wide(first), gradient, state["origin_gradient"])
+        done = iteration - -(-turn * self.steps // self.search_steps)
+        begins = _wide(done == 0)
+        state = {
+            **state,
+            **self._next(state, (done == 0) & ~first),
+            "origin": origin,
+            "origin_gradient": origin_gradient,
+            "w": torch.where(begins, origin, state["w"]),
+            "first": state["first"].where(~begins, 0.0),
+            "second": state["second"].where(~begins, 0.0),
+        }
+        state = self._adam(clean, torch.where(begins, origin_gradient, gradient), state, done + 1)
+        points = (state["w"].tanh() + 1) / 2
+        found = torch.where(_wide(state["least"].isfinite()), state["nearest"], points)
+        last = iteration == self.steps - 1
+        return torch.where(_wide(last), self.ball.project(found, clean), points), state
+
+    def _noted(self, clean: Pixels, at: Evaluation, state: State, adversarial: Flags) -> State:
+        """Remember the nearest adversarial point, and that there was one at this value of c."""
+        distance = self.ball.distance(at.points, clean)
+        nearer = adversarial & (distance < state["least"])
+        return {
+            **state,
+            "hit": state["hit"] | adversarial,
+            "nearest": torch.where(_wide(nearer), at.points, state["nearest"]),
+            "least": torch.where(nearer, distance, state["least"]),
+        }
+
+    @staticmethod
+    def _next(state: State, due: Flags) -> State:
+        """The next value of c, where it is due."""
+        c, hit = state["c"], state["hit"]
+        high = torch.where(due & hit, state["high"].minimum(c), state["high"])
+        low = torch.where(due & ~hit, state["low"].maximum(c), state["low"])
+        following = torch.where(high.isfinite(), (low + high) / 2, (10 * c).clamp(max=_LARGEST_C))
+        return {"c": torch.where(due, following, c), "low": low, "high": high, "hit": hit & ~due}
+
+    def _adam(self, clean: Pixels, gradient: Pixels, state: State, count: Index) -> State:
+        """Step number ``count`` on ``|x - x0|^2 + c f(x)``, given the gradient of ``-f`` at x."""
+        slant = state["w"].tanh()
+        slope = 2 * ((slant + 1) / 2 - clean) - _wide(state["c"]) * gradient
+        slope = slope * (1 - slant.square()) / 2
+        first = _FIRST * state["first"] + (1 - _FIRST) * slope
+        second = _SECOND * state["second"] + (1 - _SECOND) * slope.square()
+        # 1 - decay ** count, where the power is close to 1.
+        unbiased = [-_wide(count * math.log(decay)).to(clean).expm1() for decay in (_FIRST, _SECOND)]
+        step = self.lr * (first / unbiased[0]) / ((second / unbiased[1]).sqrt() + _TINY)
+        return {**state, "w": state["w"] - step, "first": first, "second": second}
+
+    def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
+        """What fools with the margin asked for, in the ball."""
+        fooled = at.fooled & (at.loss >= self.kappa)
+        return fooled if self.norm == "linf" else fooled & self._inside(clean, at)
+
+    def value(self, clean: Pixels, at: Evaluation) -> PerSample:
+        """The margin; for ``l2`` nothing outside the ball, and the nearest among the successes."""
+        if self.norm == "linf":
+            return at.loss
+        worth = at.loss.where(self._inside(clean, at), -torch.inf)
+        return torch.where(self.succeeded(clean, at), -self.ball.distance(at.points, clean), worth)
+
+    def _inside(self, clean: Pixels, at: Evaluation) -> Flags:
+        return self.ball.distance(at.points, clean) <= self.eps * _SLACK
+
+
+def _inverse(points: Pixels) -> Tensor:
+    """The w of points in [0, 1]."""
+    return ((2 * points - 1) * _INSIDE).atanh()
+
+
+def _wide(flags: Tensor) -> Tensor:
+    return flags[:, None, None, None]
+
+
+ATTACK = CW

@@ -1,0 +1,196 @@
+"""FAB: steps onto the linearised decision boundary, in search of the nearest image that fools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from radapt.attacks._attack import SearchAttack
+from radapt.attacks._ball import unit
+from radapt.attacks._objective import Objective
+from radapt.attacks._outcome import Outcome
+from radapt.attacks._search import Evaluation, State
+from radapt.attacks._settings import number
+from radapt.errors import InputError, SettingsError
+from radapt.types import Flags, Index, PerSample, Pixels
+
+__all__ = ["ATTACK", "FAB", "shortest"]
+
+_LOGITS = "fab needs an objective whose scores have logits: that of a classifier"
+_TINY = 1e-12
+_SLACK = 5e-7
+"""Half of what the check of the returned images allows."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FAB(SearchAttack):
+    """Fast adaptive boundary attack (Croce & Hein 2020, arXiv:1907.02044, algorithm 1).
+
+    With ``z`` the logits, ``y`` the label and ``x0`` the clean image, a step from ``x``
+
+    1. takes the class ``s`` whose linearised decision boundary, the plane ``(z[s] - z[y]) + <grad (z[s] - z[y]),
+       . - x> = 0``, is nearest: least ``|z[s] - z[y]| / |grad (z[s] - z[y])|``, in the dual norm;
+    2. finds the shortest changes ``d`` of ``x`` and ``d0`` of ``x0`` that lead onto the plane within [0, 1];
+    3. goes to ``(1 - a) (x + eta d) + a (x0 + eta d0)``, cut to [0, 1], ``a = min(|d| / (|d| + |d0|), alpha_max)``.
+
+    A point that fools is followed by one nearer to the clean image, ``(1 - beta) x0 + beta x``, which is a step of its
+    own here; one that fools within the ball ends the search, unless the nearest one is wanted. The first search starts
+    at the clean image, the others at a random one ``eps / 2`` away. The bisection at the end of the paper's algorithm
+    is left out, as in AutoAttack.
+
+    The nearest class takes the gradient of every logit: one backward pass per class. With the loss
+    ``margin-targeted`` the search is FAB-T (Croce & Hein 2020, arXiv:2003.01690): every restart starts at the clean
+    image and goes for a class of its own, with one backward pass per step; AutoAttack takes nine restarts.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        steps: steps per restart, those towards the clean image included.
+        restarts: how often a sample that is not fooled starts again, the first time included; with the loss
+            ``margin-targeted``, how many classes it tries.
+        loss: ``margin-targeted`` for FAB-T; any other only ranks the points of the ball that do not fool.
+        alpha_max: largest pull ``a`` towards the clean image.
+        eta: overshoot, so that a step crosses the boundary.
+        beta: share of the distance from the clean image that is kept after a point that fools.
+        nearest: go on after a success, to the end of all restarts, and return the nearest one.
+        growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
+            up; one sample in sixteen goes on, as a check. None: every search goes on to its end.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "fab"
+    steps: int = 100
+    loss: str = "margin"
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    nearest: bool = False
+    growth: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targeted and self.loss != "margin-targeted":
+            raise SettingsError(f"fab goes for a class by the loss 'margin-targeted' only, got {self.loss!r}")
+        number("alpha_max", self.alpha_max, 0, 1, above=True)
+        number("eta", self.eta, 1)
+        number("beta", self.beta, 0, 1, above=True)
+
+    @property
+    def needs_jacobian(self) -> bool:  # type: ignore[override]
+        """Whether a step needs the gradient of every logit: it does unless the class to go for is given."""
+        return not self.targeted
+
+    @property
+    def stops_when_fooled(self) -> bool:  # type: ignore[override]
+        """Whether the first success ends the search: not where the nearest one is wanted."""
+        return not self.nearest
+
+    def __call__(self, objective: Objective, pixels: Tensor, *, start: Tensor | None = None, **rest: Any) -> Outcome:
+        """Attack every image; the first search starts at the clean image unless ``start`` is given."""
+        return super().__call__(objective, pixels, start=pixels if start is None else start, **rest)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """A direction from the clean image, if there are random starts."""
+        if self.targeted or self.restarts == 1:
+            return {}
+        if self.norm == "linf":
+            return {"direction": 2 * torch.rand(*shape, generator=generator) - 1}
+        return {"direction": torch.randn(*shape, generator=generator)}
+
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """A random point half way to the boundary of the ball, or the clean image."""
+        if "label" not in drawn:
+            raise InputError(_LOGITS)
+        state = {"label": drawn["label"], "returned": torch.zeros_like(drawn["label"], dtype=torch.bool)}
+        if "direction" not in drawn:
+            return clean, state
+        direction = drawn["direction"]
+        if self.norm == "linf":
+            largest = direction.abs().amax((1, 2, 3), keepdim=True)
+            direction = direction / largest.where(largest > 0, 1.0)
+        else:
+            direction = unit(direction)
+        return (clean + self.eps / 2 * direction).clamp(0, 1), state
+
+    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """Onto the boundary and a bit beyond, or towards the clean image where a new point fools."""
+        gap, normal = (at.loss, at.gradient) if self.targeted else self._nearest(at, state["label"])
+        change = shortest(self.norm, at.points, gap, normal)
+        gap = gap + (normal * (clean - at.points)).flatten(1).sum(1)
+        clean_change = shortest(self.norm, clean, gap, normal)
+        here, there = (self.ball.distance(each, torch.zeros_like(clean)) for each in (change, clean_change))
+        pull = (here / (here + there).clamp(min=_TINY)).clamp(max=self.alpha_max)[:, None, None, None]
+        ahead = (1 - pull) * (at.points + self.eta * change) + pull * (clean + self.eta * clean_change)
+        back = at.fooled & ~state["returned"]
+        points = torch.where(back[:, None, None, None], clean + self.beta * (at.points - clean), ahead.clamp(0, 1))
+        return points, {"label": state["label"], "returned": back}
+
+    def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
+        """Points that fool within the ball."""
+        return at.fooled & self._inside(self.ball.distance(at.points, clean))
+
+    def value(self, clean: Pixels, at: Evaluation) -> PerSample:
+        """The loss, or the nearness of a success where that is wanted; a point outside the ball is worth nothing."""
+        distance = self.ball.distance(at.points, clean)
+        worth = torch.where(at.fooled, -distance, at.loss) if self.nearest else at.loss
+        return worth.where(self._inside(distance), -torch.inf)
+
+    def reach(self, clean: Pixels, at: Evaluation, margin: PerSample, clean_margin: PerSample) -> PerSample:
+        """The radius over the distance of a point that fools."""
+        return (self.eps / self.ball.distance(at.points, clean)).where(at.fooled, 0.0)
+
+    def _inside(self, distance: PerSample) -> Flags:
+        return distance <= self.eps + _SLACK * max(1, self.eps)
+
+    def _nearest(self, at: Evaluation, label: Index) -> tuple[PerSample, Pixels]:
+        """Value and gradient of ``z[s] - z[y]`` for the class ``s`` whose boundary is nearest."""
+        if at.logits is None:
+            raise InputError(_LOGITS)
+        rows, logits = torch.arange(len(label), device=label.device), at.logits.to(at.points)
+        gaps = logits - logits.gather(1, label[:, None])
+        normals = at.gradient - at.gradient[rows, label][:, None]
+        slopes = normals.flatten(2).abs().sum(2) if self.norm == "linf" else normals.flatten(2).square().sum(2).sqrt()
+        distances = (gaps.abs() / slopes.clamp(min=_TINY)).scatter(1, label[:, None], torch.inf)
+        nearest = distances.argmin(1)
+        return gaps[rows, nearest], normals[rows, nearest]
+
+
+def shortest(norm: str, points: Pixels, gap: PerSample, normal: Pixels) -> Pixels:
+    """Shortest change of each point that leads onto a plane and stays in [0, 1] (Croce & Hein 2020, section 2).
+
+    All pixels set out together towards the plane, at one speed (``linf``) or each at a speed in proportion to the
+    plane's slope there (``l2``); a pixel that hits the border of [0, 1] stays there, and all stop on the plane. The
+    distance covered is concave and piecewise linear in time, so that the time is the largest of those at which its
+    pieces, continued as lines, reach the plane.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        points: images in [0, 1].
+        gap: the plane of a point ``x`` is ``{z: gap + <normal, z - x> = 0}``.
+        normal: see ``gap``; zero: the point stays where it is.
+
+    Returns:
+        The changes; where the plane does not meet [0, 1], those to the point of [0, 1] that is nearest to it.
+    """
+    scale = normal.abs().amax((1, 2, 3), keepdim=True)
+    way = -normal * gap.sign()[:, None, None, None] / scale.where(scale > 0, 1.0)
+    slope = way.abs().flatten(1)
+    room = torch.where(way > 0, 1 - points, points).flatten(1)
+    speed = slope.sign() if norm == "linf" else slope
+    order = torch.where(speed > 0, room / speed, torch.inf).sort(dim=1, stable=True).indices
+    covered = (slope * room).gather(1, order)
+    covered = covered.cumsum(1) - covered
+    rate = (slope * speed).gather(1, order).flip(1).cumsum(1).flip(1)
+    left = gap.abs()[:, None] / scale.where(scale > 0, 1.0).flatten(1) - covered
+    time = torch.where(rate > 0, left / rate, 0).amax(1, keepdim=True).clamp(min=0)
+    return torch.minimum(time * speed, room).view_as(points) * way.sign()
+
+
+ATTACK = FAB

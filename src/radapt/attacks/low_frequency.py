@@ -1,0 +1,97 @@
+"""An attack in the pass-band of a low-pass filter: the obvious one against a blur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from radapt.attacks._attack import SearchAttack
+from radapt.attacks._search import Evaluation, State
+from radapt.attacks._separable import separable
+from radapt.attacks._settings import number
+from radapt.attacks.apgd import APGD
+from radapt.types import Index, Pixels
+
+__all__ = ["ATTACK", "LowFrequency"]
+
+_ROOM = 2.0
+"""Radius of the coefficients' ball over eps: the filter takes away about half of what gradients ask for."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LowFrequency(SearchAttack):
+    """Auto-PGD on the coefficients of a low-pass perturbation (after Sharma et al. 2019, arXiv:1903.00073).
+
+    ``x = P(x0 + G w)`` with ``G`` the Gaussian filter ``H(u, v) = exp(-(u^2 + v^2) / (2 cutoff^2))`` and ``P`` the
+    projection onto the ball and [0, 1]. The coefficients ``w`` take APGD's steps, along ``G grad L(x)``, in a ball of
+    radius 2 eps around zero: so frequencies near the cut-off still reach eps, and those far above it never do. The
+    mask of the source, zero or one in the DCT domain, is a Gaussian here, that of the defence.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
+        steps: steps per restart.
+        restarts: how often a sample that is not fooled starts again, the first time included.
+        loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
+        cutoff: where the filter's gain is exp(-1/2), in cycles per pixel, above 0; by default 40 cycles per 224 pixels.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "low-frequency"
+    steps: int = 100
+    cutoff: float = 40 / 224
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("cutoff", self.cutoff, 0, above=True)
+
+    @property
+    def _apgd(self) -> APGD:
+        room = _ROOM * self.eps
+        return APGD(norm=self.norm, eps=min(room, 1.0) if self.norm == "linf" else room, steps=self.steps)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """A direction for the coefficients."""
+        return self._apgd.draw(shape, generator)
+
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """Coefficients on the boundary of their ball, filtered; kept as the image that they would be unfiltered."""
+        unfiltered, state = self._apgd.start(clean, drawn)
+        return self._placed(clean, unfiltered, state)
+
+    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """APGD's step on the coefficients, whose gradient is the filtered one, as the filter is symmetric."""
+        # A point from elsewhere, a warm start, has no coefficients: its own change stands in for them.
+        foreign = (at.points != state["points"]).flatten(1).any(1)[:, None, None, None]
+        unfiltered = torch.where(foreign, at.points, state["unfiltered"])
+        inner = at._replace(points=unfiltered, gradient=self._filter(at.gradient))
+        return self._placed(clean, *self._apgd.step(clean, inner, state, iteration))
+
+    def _placed(self, clean: Pixels, unfiltered: Pixels, state: State) -> tuple[Pixels, State]:
+        points = self.ball.project(clean + self._filter(unfiltered - clean), clean)
+        return points, {**state, "unfiltered": unfiltered, "points": points}
+
+    def _filter(self, images: Pixels) -> Pixels:
+        vertical, horizontal = (_circulant(size, self.cutoff, images.device, images.dtype) for size in images.shape[2:])
+        return separable(images, vertical, horizontal)
+
+
+@lru_cache(maxsize=32)
+def _circulant(size: int, cutoff: float, device: torch.device, kind: torch.dtype) -> Float[Tensor, "size size"]:
+    """The filter along one axis, as a matrix: circular convolution with its exact kernel."""
+    response = torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
+    kernel: Tensor = torch.fft.ifft(response).real
+    distance = (torch.arange(size)[:, None] - torch.arange(size)) % size
+    return kernel[distance].to(device, kind)
+
+
+ATTACK = LowFrequency

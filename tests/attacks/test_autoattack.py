@@ -1,0 +1,231 @@
+"""The ensemble: which attacks it runs, on which samples, and that its figure is the per-sample worst case."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from radapt.attacks import ClassificationObjective, Outcome, Score, make
+from radapt.attacks._outcome import chain
+from radapt.attacks.autoattack import AutoAttack
+from radapt.errors import InputError, SettingsError
+from radapt.evaluate import Threat
+
+FAST = {"steps": 8, "queries": 20, "targets": 3}
+
+
+def objective(model: nn.Module, pixels: Tensor, classes: int) -> ClassificationObjective:
+    with torch.no_grad():
+        return ClassificationObjective(model, model(pixels).argmax(1), classes)
+
+
+def network(classes: int) -> nn.Module:
+    generator = torch.Generator().manual_seed(classes)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.Flatten(), nn.Linear(96, classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(24, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_versions_are_those_of_the_papers(images: Tensor) -> None:
+    target = objective(network(12), images, 12)
+
+    def written(version: str) -> list[tuple[str, str, str, int, int]]:
+        stages = AutoAttack(eps=0.03, version=version).stages(target)
+        return [(key, a.name, a.loss, a.steps, a.restarts) for key, a in stages.items()]
+
+    assert written("standard") == [
+        ("apgd-ce", "apgd", "ce", 100, 1),
+        ("apgd-t", "apgd", "dlr-targeted", 100, 9),
+        ("fab-t", "fab", "margin-targeted", 100, 9),
+        ("square", "square", "margin", 5000, 1),
+    ]
+    assert written("plus") == [
+        ("apgd-ce", "apgd", "ce", 100, 5),
+        ("apgd-dlr", "apgd", "dlr", 100, 5),
+        ("fab", "fab", "margin", 100, 5),
+        ("square", "square", "margin", 5000, 1),
+        ("apgd-t", "apgd", "dlr-targeted", 100, 9),
+        ("fab-t", "fab", "margin-targeted", 100, 9),
+    ]
+    assert written("rand") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-dlr", "apgd", "dlr", 100, 1)]
+    assert written("robustvlm") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-t", "apgd", "dlr-targeted", 100, 9)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "version", "replaced", "restarts"),
+    [
+        (2, "standard", {"apgd-t": "ce-targeted"}, 1),
+        (3, "standard", {"apgd-t": "ce-targeted"}, 2),
+        (4, "standard", {}, 3),
+        (2, "plus", {"apgd-dlr": "margin", "apgd-t": "ce-targeted"}, 1),
+        (3, "rand", {}, 0),
+    ],
+)
+def test_losses_that_need_more_classes_give_way_with_a_warning(
+    classes: int,
+    version: str,
+    replaced: dict[str, str],
+    restarts: int,
+    images: Tensor,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stages = AutoAttack(eps=0.03, version=version).stages(objective(network(classes), images, classes))
+    assert {key: stages[key].loss for key in replaced} == replaced
+    assert len(caught) == len(replaced)
+    assert all(f"needs more than {classes} classes" in str(warning.message) for warning in caught)
+    if "apgd-t" in stages:
+        assert stages["apgd-t"].restarts == restarts == stages["fab-t"].restarts
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.filterwarnings("ignore:.*of autoattack")
+def test_the_outcome_is_the_per_sample_worst_case(classes: int, norm: str, images: Tensor) -> None:
+    model = network(classes)
+    attack = AutoAttack(eps={"linf": 0.02, "l2": 0.15}[norm], norm=norm, **FAST)
+    outcome = attack(objective(model, images, classes), images, slots=5)
+    stages = attack.stages(objective(model, images, classes))
+    alone = [each(objective(model, images, classes), images, slots=5) for each in stages.values()]
+    by_any = torch.stack([each.fooled for each in alone]).any(0)
+    assert torch.equal(outcome.fooled, by_any)
+    assert 0 < outcome.fooled.sum() < len(images)
+    first = torch.stack([each.fooled for each in alone]).long().argmax(0)
+    assert torch.equal(outcome.stage, torch.where(by_any, first, 0))
+    for sample in range(len(images)):
+        made = alone[int(outcome.stage[sample])]
+        assert torch.equal(outcome.pixels[sample], made.pixels[sample])
+        seen = alone[: int(first[sample]) + 1] if by_any[sample] else alone
+        for cost in ("iterations", "forwards", "backwards"):
+            assert getattr(outcome, cost)[sample] == sum(int(getattr(each, cost)[sample]) for each in seen)
+
+
+def test_a_sample_does_not_see_its_neighbours(images: Tensor) -> None:
+    model, attack = network(5), AutoAttack(eps=0.02, **FAST)
+    keys = [str(i) for i in range(len(images))]
+    whole = attack(objective(model, images, 5), images, keys=keys, slots=4)
+    rows = [20, 3, 7, 11]
+    part = attack(objective(model, images[rows], 5), images[rows], keys=[keys[i] for i in rows], slots=4)
+    assert torch.equal(part.pixels, whole.pixels[rows])
+    assert torch.equal(part.stage, whole.stage[rows])
+
+
+def test_progress_never_goes_back(images: Tensor) -> None:
+    calls: list[tuple[int, int]] = []
+    attack = AutoAttack(eps=0.02, **FAST)
+    outcome = attack(objective(network(5), images, 5), images, progress=lambda *now: calls.append(now), slots=6)
+    assert calls == sorted(calls)
+    assert calls[-1] == (len(images), int(outcome.fooled.sum()))
+
+
+def test_no_time_leaves_everything_unfinished(images: Tensor) -> None:
+    outcome = AutoAttack(eps=0.02, **FAST)(objective(network(5), images, 5), images, seconds=0.0)
+    assert outcome.unfinished.all()
+
+
+def test_a_random_model_is_attacked_on_the_mean_of_its_passes(images: Tensor) -> None:
+    passes: list[int] = []
+    model = network(5)
+
+    def noisy(pixels: Tensor) -> Tensor:
+        passes.append(len(pixels))
+        logits: Tensor = model(pixels)
+        return logits
+
+    labels = model(images).argmax(1)
+    attack = AutoAttack(eps=0.02, version="rand", steps=3, samples=7)
+    attack(ClassificationObjective(noisy, labels, 5), images, slots=24)
+    # Two stages, each with the clean images, three steps, the last points and two checks; seven passes every time.
+    assert len(passes) == 2 * 7 * 7
+
+
+def test_bad_settings_and_objectives_are_refused(images: Tensor) -> None:
+    with pytest.raises(SettingsError, match=r"unknown version 'standart'; did you mean 'standard'\?"):
+        make("autoattack", eps=0.1, version="standart")
+    with pytest.raises(SettingsError, match="queries must be"):
+        make("autoattack", eps=0.1, queries=0)
+    with pytest.raises(SettingsError, match="growth must be a number above 0, got -1"):
+        make("autoattack", eps=0.1, growth=-1)
+    with pytest.raises(SettingsError, match="eps must be at most 1"):
+        make("autoattack", eps=4)
+
+    class Plain:
+        losses = ("sum",)
+        size = 24
+
+        def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Score:
+            return Score(pixels.flatten(1).sum(1), torch.zeros(len(pixels), dtype=torch.bool))
+
+    with pytest.raises(InputError, match="autoattack is for classifiers"):
+        make("autoattack", eps=0.1)(Plain(), images)
+
+
+def test_a_threat_can_be_the_ensemble() -> None:
+    threat = Threat(attack="autoattack", eps=4 / 255, source="self", options={"version": "robustvlm"})
+    assert threat.settings()["version"] == "robustvlm"
+    assert threat.make(steps=300).steps == 300
+
+
+def test_stages_merge_sample_by_sample() -> None:
+    """Hand-made outcomes: what wins, what adds up, what is carried along."""
+
+    def made(
+        fooled: list[bool], fill: float, unconfirmed: list[bool], failed: list[bool], *, blind: bool = False
+    ) -> Outcome:
+        n = len(fooled)
+        flags, ones = torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.long)
+        return Outcome(
+            pixels=torch.full((n, 3, 1, 1), fill),
+            fooled=torch.tensor(fooled),
+            stage=torch.zeros(n, dtype=torch.long),
+            unconfirmed=torch.tensor(unconfirmed),
+            failed=torch.tensor(failed),
+            unfinished=flags,
+            given_up=~torch.tensor(fooled),
+            audited=flags,
+            misjudged=flags,
+            blind=torch.full((n,), blind),
+            fooled_8bit=torch.tensor(fooled),
+            loss=torch.full((n,), fill),
+            clean_loss=torch.full((n,), -1.0),
+            loss_rose=torch.tensor(fooled),
+            distance=torch.full((n,), fill / 10),
+            iterations=2 * ones,
+            forwards=3 * ones,
+            backwards=4 * ones,
+            zero_gradient=torch.full((n,), fill),
+        )
+
+    first = made([True, False, False, False], 0.25, [False, True, True, False], [False, False, False, True])
+    seen: list[list[int]] = []
+
+    def second(rows: Tensor) -> Outcome:
+        seen.append(rows.tolist())
+        return made([True, False, False], 0.75, [False, False, True], [False, False, False], blind=True)
+
+    total = chain([lambda rows: first, second], 4)
+    assert seen == [[1, 2, 3]]
+    assert total.fooled.tolist() == [True, True, False, False]
+    assert total.stage.tolist() == [0, 1, 0, 0]
+    assert total.pixels[:, 0, 0, 0].tolist() == [0.25, 0.75, 0.25, 0.25]
+    assert total.loss.tolist() == [0.25, 0.75, 0.25, 0.25]
+    assert total.distance.tolist() == pytest.approx([0.025, 0.075, 0.025, 0.025])
+    assert total.unconfirmed.tolist() == [False, False, True, True]
+    assert total.failed.tolist() == [False, False, False, True]
+    assert total.given_up.tolist() == [False, False, True, True]
+    assert total.blind.tolist() == [False, True, False, False]
+    assert total.fooled_8bit.tolist() == [True, True, False, False]
+    assert total.forwards.tolist() == [3, 6, 6, 6]
+    assert total.zero_gradient.tolist() == [0.25, 0.5, 0.5, 0.5]
+    assert total.clean_loss.tolist() == [-1.0] * 4
