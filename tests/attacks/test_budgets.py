@@ -30,7 +30,7 @@ def hills(clean: Tensor) -> ClassificationObjective:
     ("name", "settings"), [("apgd", {"steps": 20}), ("square", {"steps": 60}), ("autoattack", {"queries": 60})]
 )
 def test_a_sample_fooled_within_a_radius_stays_fooled(clean: Tensor, name: str, settings: dict[str, Any]) -> None:
-    found = ascending(make(name, eps=1.0, **settings), hills(clean), clean, radii=RADII, slots=8, seed=2)
+    found = ascending(make(name, eps=1.0, **settings), hills(clean), clean, radii=RADII, slots=40, seed=2)
     assert list(found) == sorted(RADII)
     outcomes = list(found.values())
     assert 0 < outcomes[0].fooled.sum() < outcomes[1].fooled.sum() < outcomes[2].fooled.sum()
@@ -46,9 +46,9 @@ def test_a_sample_fooled_within_a_radius_stays_fooled(clean: Tensor, name: str, 
 
 def test_it_is_as_strong_as_every_radius_by_itself(clean: Tensor) -> None:
     attack = make("apgd", eps=1.0, steps=30)
-    found = ascending(attack, hills(clean), clean, radii=RADII, slots=8)
+    found = ascending(attack, hills(clean), clean, radii=RADII, slots=40)
     for eps, outcome in found.items():
-        alone = make("apgd", eps=eps, steps=30)(hills(clean), clean, slots=8)
+        alone = make("apgd", eps=eps, steps=30)(hills(clean), clean, slots=40)
         assert outcome.fooled.sum() >= alone.fooled.sum() - 1
 
 

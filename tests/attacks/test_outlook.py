@@ -19,7 +19,7 @@ from radapt.attacks.fab import FAB
 from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
 
-SLOTS = 5
+SLOTS = 50
 
 
 def rising(outlook: Outlook, ways: list[list[float]], steps: int) -> list[int | None]:

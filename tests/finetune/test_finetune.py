@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radapt import finetune
-from radapt.attacks import Attack, ClassificationObjective, EmbeddingObjective, Outcome, make
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Outcome, SearchAttack, make
 from radapt.errors import InputError, SettingsError
 from radapt.finetune import _loop
 from radapt.finetune._loop import Twin
@@ -121,7 +121,7 @@ def test_settings_reach_the_attack_and_the_schedule(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks, schedules = list[tuple[Any, ...]](), list[Schedule]()
-    attack, train = Attack.__call__, _loop.fit
+    attack, train = SearchAttack.__call__, _loop.fit
 
     def watched(self: Any, *given: Any, **named: Any) -> Outcome:
         attacks.append((self.eps, self.steps, tuple(named["keys"]), named["seed"]))
@@ -132,7 +132,7 @@ def test_settings_reach_the_attack_and_the_schedule(
         schedules.append(schedule)
         return train(parameters, loss, schedule, **named)
 
-    monkeypatch.setattr(Attack, "__call__", watched)
+    monkeypatch.setattr(SearchAttack, "__call__", watched)
     monkeypatch.setattr(_loop, "fit", fitted)
     settings = {"steps": 2, "lr": 1e-4, "warmup": 0.3, "weight_decay": 0.02}
     training = {"eps": 3 / 255, "attack_steps": 3, "batch": 4, "seed": 5, "quiet": True}
