@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from radapt.data import Dataset, load_dataset
 from radapt.micro.clip import build_tokenizer
 from radapt.models import VLM
-from radapt.models.hf_clip import HFClip
+from radapt.models.hf_clip import clip
 
 __all__ = ["SHAPE", "SLOTS", "lively", "own_labels", "tiny_clip"]
 
@@ -29,7 +29,7 @@ def lively(model: Any, factor: float = 10.0) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def tiny_clip(name: str = "tiny", *, side: int = 48, seed: int = 0, factor: float = 1.0) -> HFClip:
+def tiny_clip(name: str = "tiny", *, side: int = 48, seed: int = 0, factor: float = 1.0) -> VLM:
     """Two blocks of width 32, patches of 8 pixels, the micro models' tokenizer, normalisation (x - 0.5) / 0.25.
 
     A larger ``factor`` of the initial weights makes it react more to its input, and easier to fool.
@@ -44,7 +44,7 @@ def tiny_clip(name: str = "tiny", *, side: int = 48, seed: int = 0, factor: floa
     model = lively(CLIPModel(config), factor)
     size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     processor = CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    return HFClip(name, model, build_tokenizer(), processor)
+    return clip(name, model, build_tokenizer(), processor)
 
 
 def own_labels(model: VLM, n: int, name: str = "shapes") -> Dataset:

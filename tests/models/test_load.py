@@ -122,7 +122,7 @@ def test_a_classifier_is_the_unit_mean_of_unit_prompts(tiny_vlm: Any) -> None:
 
 def test_logits_are_scaled_cosines(tiny_vlm: Any) -> None:
     pixels, texts = torch.rand(3, 3, 32, 32), ["a red circle", "a star"]
-    tokens = tiny_vlm._tokenizer(texts, padding=True, return_tensors="pt")
+    tokens = tiny_vlm.tokenizer(texts, padding=True, return_tensors="pt")
     whole = tiny_vlm.model(
         input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=(pixels - 0.5) / 0.25
     )
@@ -131,7 +131,7 @@ def test_logits_are_scaled_cosines(tiny_vlm: Any) -> None:
 
 
 def test_long_texts_are_cut_and_empty_ones_refused(tiny_vlm: Any) -> None:
-    tiny_vlm._tokenizer.model_max_length = int(1e30)  # as of tokenizers that do not know the model
+    tiny_vlm.tokenizer.model_max_length = int(1e30)  # as of tokenizers that do not know the model
     assert tiny_vlm.encode_text(["a red circle " * 30]).shape == (1, 16)
     for texts in ([], [""], ["a circle", "  "]):
         with pytest.raises(InputError, match="non-empty"):
@@ -145,7 +145,7 @@ def test_a_model_object_is_wrapped_not_copied(tiny_vlm: Any, tiny_clip: Any) -> 
     assert model.encode_image(torch.rand(1, 3, 32, 32)).shape == (1, 16)
     with pytest.raises(ModelError, match=r"came without a tokenizer; pass one"):
         model.encode_text(["a circle"])
-    with_text = radapt.load(tiny_clip, tokenizer=tiny_vlm._tokenizer)
+    with_text = radapt.load(tiny_clip, tokenizer=tiny_vlm.tokenizer)
     assert torch.equal(with_text.encode_text(["a circle"]), tiny_vlm.encode_text(["a circle"]))
     assert radapt.load(tiny_vlm) is tiny_vlm
 
@@ -163,7 +163,7 @@ def test_a_vision_tower_alone_is_not_a_vlm(tiny_clip: Any, folder: Path) -> None
 
 @pytest.mark.parametrize("family", ["linear", "llava"])
 def test_families_that_cannot_be_loaded_are_refused(tiny_llava: Any, family: str) -> None:
-    with pytest.raises(ModelError, match=r"cannot be loaded by radapt.load.*Allowed: clip"):
+    with pytest.raises(ModelError, match=r"cannot be loaded by radapt.load.*Allowed: .*clip, open_clip, siglip"):
         radapt.load(nn.Linear(2, 2) if family == "linear" else tiny_llava)
 
 

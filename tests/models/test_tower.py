@@ -6,10 +6,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny import SHAPE, lively
 from torch import nn
+from transformers import (
+    Dinov2Config,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    SiglipVisionConfig,
+)
 
+from radapt.adapt import training_free
 from radapt.errors import ModelError
 from radapt.models import Layout, place_tokens, tower_of
+from radapt.models.qwen_vl import patchify
 
 SIDES = st.integers(1, 5)
 
@@ -80,16 +92,84 @@ def test_towers_of_every_family(tiny_clip: Any, tiny_llava: Any, tiny_qwen: Any)
 
 
 def test_an_unsupported_family_names_the_supported_ones() -> None:
-    with pytest.raises(ModelError, match=r"'Linear' cannot carry an adapter.*clip.*clip_vision_model.*llava.*qwen3_vl"):
+    with pytest.raises(
+        ModelError,
+        match=r"'Linear' cannot carry an adapter.*clip.*clip_vision_model.*llava.*qwen2_5_vl.*qwen3_vl.*siglip",
+    ):
         tower_of(nn.Linear(2, 2))
 
 
-def test_a_llava_on_another_vision_tower_is_refused() -> None:
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+def llava_on(vision: Any) -> nn.Module:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision = SiglipVisionConfig(**sizes, image_size=32, patch_size=8)
-    text = LlamaConfig(**sizes, num_key_value_heads=4, vocab_size=60)
-    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=59))
-    with pytest.raises(ModelError, match="siglip_vision_model"):
-        tower_of(model)
+    text = LlamaConfig(**SHAPE, num_key_value_heads=4, vocab_size=60)
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=59))
+
+
+def test_a_llava_may_stand_on_a_siglip_and_on_nothing_unknown() -> None:
+    tower = tower_of(llava_on(SiglipVisionConfig(**SHAPE, image_size=32, patch_size=8)))
+    assert (tower.grid, tower.layout, tower.width) == ((4, 4), Layout(), 32)
+    with pytest.raises(ModelError, match=r"on a 'dinov2' cannot carry.*clip_vision_model, siglip_vision_model"):
+        tower_of(llava_on(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=28)))
+
+
+def test_llava_next_has_the_tower_of_its_clip(tiny_clip: Any) -> None:
+    text = LlamaConfig(**SHAPE, num_key_value_heads=4, vocab_size=60)
+    config = LlavaNextConfig(vision_config=tiny_clip.config.vision_config, text_config=text, image_token_index=59)
+    model = LlavaNextForConditionalGeneration(config)
+    assert tower_of(model).root is model.model.vision_tower
+    assert tower_of(model).tokens == 17
+
+
+@pytest.fixture
+def tiny_qwen25() -> Any:
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "depth": 2,
+        "num_heads": 4,
+        "patch_size": 8,
+        "window_size": 32,
+    }
+    vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32, "fullatt_block_indexes": [1]}
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
+    text = {**SHAPE, "num_key_value_heads": 4, "vocab_size": 60, "rope_parameters": rope}
+    tokens = {"image_token_id": 59, "video_token_id": 58, "vision_start_token_id": 57, "vision_end_token_id": 56}
+    torch.manual_seed(0)
+    return lively(
+        Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, text_config=text, **tokens))
+    )
+
+
+def test_the_windows_of_qwen25_are_its_own(tiny_qwen25: Any) -> None:
+    from transformers.vision_utils import get_vision_window_index
+
+    tower = tower_of(tiny_qwen25)
+    assert (tower.grid, tower.patch_size, tower.layout) == ((8, 8), 8, Layout(merge=2, window=2))
+    for rows, columns in ((8, 8), (6, 10), (4, 2), (14, 6)):
+        index, _ = get_vision_window_index(
+            torch.tensor([[1, rows, columns]]), spatial_merge_size=2, window_size=32, patch_size=8
+        )
+        squares = Layout(merge=2).order((rows, columns)).view(-1, 4)
+        assert torch.equal(tower.layout.order((rows, columns)), squares[index].reshape(-1))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_the_anchor_of_qwen25_comes_back_where_it_was_taken(tiny_qwen25: Any, size: tuple[int, int]) -> None:
+    # With its own attention output on the same image as the anchor, and all weight on it, nothing changes.
+    visual = tiny_qwen25.model.visual
+    tower, image = tower_of(tiny_qwen25), torch.ones(1, 3, *size)
+    grid = torch.tensor([[1, size[0] // 8, size[1] // 8]])
+    adapter = training_free(tiny_qwen25, alpha=1.0, cutoff=None)
+    patches = patchify(tower.normalize(image), 2, 8, 2)
+    with torch.no_grad():
+        bare = visual(patches, grid_thw=grid).pooler_output
+        with adapter.attach(tiny_qwen25):
+            adapted = visual(patches, grid_thw=grid).pooler_output
+        noise = patchify(torch.randn_like(image), 2, 8, 2)
+        other = visual(noise, grid_thw=grid).pooler_output
+        with adapter.attach(tiny_qwen25):
+            changed = visual(noise, grid_thw=grid).pooler_output
+    if size == (64, 64):
+        assert (adapted - bare).abs().max() < 1e-4
+    assert (changed - other).abs().max() > 1e-2

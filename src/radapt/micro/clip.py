@@ -18,7 +18,7 @@ from radapt.data.digits import DIGITS, load_digits
 from radapt.data.shapeworld import ATTRIBUTES, World, caption, generator, mentioned, render
 from radapt.errors import SettingsError
 from radapt.models import VLM
-from radapt.models.hf_clip import HFClip
+from radapt.models.hf_clip import clip
 from radapt.train import Schedule, fit
 
 __all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
@@ -233,7 +233,7 @@ def train_clip(
     schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
     settings = {"batch": batch, "pool": pool, "digit_share": digit_share, "seed": seed}
     fit(parameters, objective, schedule, label="micro/clip", checkpoint=checkpoint, settings=settings, quiet=quiet)
-    vlm = HFClip("micro/clip", model.eval().requires_grad_(False), tokenizer, build_processor())
+    vlm = clip("micro/clip", model.eval().requires_grad_(False), tokenizer, build_processor())
     vlm.save_pretrained(out, dtype=torch.float16)
     checkpoint.unlink()
     return vlm

@@ -20,6 +20,8 @@ from ._vlm import VLM
 
 __all__ = ["VLM", "Grid", "Layout", "Mount", "Tower", "families", "load", "micro_models", "place_tokens", "tower_of"]
 
+_FILES = (".safetensors", ".pt", ".pth", ".bin")
+_OPEN_CLIP = "open_clip_config.json"
 _MICRO = Path(str(files("radapt"))) / "micro" / "weights"
 
 
@@ -69,15 +71,19 @@ def load(
     model: str | Path | nn.Module | VLM,
     *,
     tokenizer: Any = None,
+    base: str | Path | VLM | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VLM:
     """Load a vision-language model.
 
     Args:
-        model: ``micro/...`` (ships with the package), a name on the Hugging Face hub, a folder, or a model object
-            such as ``transformers.CLIPModel`` (wrapped, not copied).
+        model: ``micro/...`` (ships with the package), a name on the Hugging Face hub (that of an open_clip checkpoint
+            may begin with ``hf-hub:``), a folder, a file of weights as open_clip or RobustVLM save them, or a model
+            object such as ``transformers.CLIPModel`` (wrapped, not copied).
         tokenizer: for a model object, its tokenizer; needed to encode text.
+        base: for a file of weights, the CLIP that it was trained from; a file with a vision tower alone takes the text
+            encoder of that.
         device, dtype: where and in what precision the weights are; a model object keeps its own precision.
 
     Raises:
@@ -95,8 +101,12 @@ def load(
         if name not in micro_models():
             raise UnknownModelError(f"unknown model {name!r}{nearest(name, micro_models())}")
         source = str(_MICRO / name.removeprefix("micro/"))
-    family = _family(_read_type(source, name), "load", name)
-    loaded = family.load(source, name=name, tokenizer=tokenizer, dtype=dtype)
+    kind = _read_type(source, name)
+    family = _family(kind, "load", name)
+    named = {} if base is None else {"base": load(base)}
+    if named and kind != "open_clip":
+        raise ModelError(f"base is for a file of weights, but {name!r} is a whole model")
+    loaded = family.load(source, name=name, tokenizer=tokenizer, dtype=dtype, **named)
     loaded.model.eval().requires_grad_(False)
     return loaded.to(device)
 
@@ -106,6 +116,11 @@ def _read_type(source: str, name: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     folder = Path(source)
+    if source.startswith("hf-hub:") or folder.suffix in _FILES or (folder / _OPEN_CLIP).exists():
+        if folder.suffix in _FILES and not folder.is_file():
+            raise UnknownModelError(f"there is no file {name!r}{nearest(name, micro_models())}")
+        if not (folder / "config.json").exists():
+            return "open_clip"
     if not folder.is_dir() and (folder.exists() or len(folder.parts) != 2):
         near = nearest(name, micro_models())
         raise UnknownModelError(f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}")

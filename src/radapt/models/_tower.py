@@ -30,17 +30,22 @@ class Layout:
     Args:
         prefix: number of tokens before the patches (the class token).
         merge: side of the squares of patches that lie together (Qwen-VL: 2); 1 is row by row.
+        window: side of the windows of such squares that lie together (Qwen2.5-VL), counted in squares; 0: none.
     """
 
     prefix: int = 0
     merge: int = 1
+    window: int = 0
 
     def order(self, grid: Grid) -> Tensor:
         """Row-major patch number at each position of the sequence."""
         height, width = grid
         m = self.merge
-        numbers = torch.arange(height * width).view(height // m, m, width // m, m)
-        return numbers.permute(0, 2, 1, 3).reshape(-1)
+        numbers = torch.arange(height * width).view(height // m, m, width // m, m).permute(0, 2, 1, 3)
+        if not self.window:
+            return numbers.reshape(-1)
+        rows = numbers.split(self.window, 0)
+        return torch.cat([window.reshape(-1) for row in rows for window in row.split(self.window, 1)])
 
 
 class Mount(Protocol):
@@ -77,7 +82,7 @@ def place_tokens(
         image = patches.T.reshape(1, -1, *grid).float()
         image = F.interpolate(image, size=to, mode="bicubic", align_corners=False, antialias=True)
         patches = image.to(patches.dtype).flatten(2)[0].T
-    if layout.merge > 1:
+    if layout.merge > 1 or layout.window:
         patches = patches[layout.order(to).to(patches.device)]
     return torch.cat([prefix, patches])
 

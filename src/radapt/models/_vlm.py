@@ -18,7 +18,7 @@ from radapt.types import Classifier, Embeddings, Logits, Pixels
 
 from ._tower import Tower
 
-__all__ = ["VLM"]
+__all__ = ["VLM", "check_texts"]
 
 
 class VLM(ABC):
@@ -114,3 +114,13 @@ class VLM(ABC):
     @abstractmethod
     def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write weights (in ``dtype``), tokenizer and processor in the model's own format."""
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse no texts, and empty ones.
+
+    Raises:
+        InputError: there is none, or one is empty.
+    """
+    if not texts or not all(text.strip() for text in texts):
+        raise InputError(f"texts must be non-empty sentences, got {list(texts)[:3]!r}")

@@ -1,4 +1,4 @@
-"""Qwen3-VL: its vision tower, which takes images of any size as one sequence of flattened patches."""
+"""Qwen2.5-VL and Qwen3-VL: their vision tower, which takes images of any size as one sequence of flattened patches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from radapt.types import Pixels
 
@@ -13,7 +14,7 @@ from ._tower import Layout, PixelHook, Tower, square
 
 __all__ = ["MODEL_TYPES", "PackedTower", "patchify", "tower"]
 
-MODEL_TYPES = ("qwen3_vl",)
+MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 
 
 def patchify(images: Pixels, frames: int, patch_size: int, merge: int) -> Tensor:
@@ -69,18 +70,26 @@ class PackedTower(Tower):
 
 
 def tower(model: nn.Module) -> Tower:
-    """Vision encoder of a ``Qwen3VLForConditionalGeneration`` or ``Qwen3VLModel``."""
+    """Vision encoder of a ``Qwen2_5_VLForConditionalGeneration``, ``Qwen3VLForConditionalGeneration`` or inner model.
+
+    Qwen2.5-VL has no table of positions, so that no grid is its own: anchors are taken on two by two of its windows.
+    """
     inner: Any = getattr(model, "model", model)
     root = inner.visual
+    config = root.config
+    positions = getattr(config, "num_position_embeddings", None)
+    windowed = positions is None
+    side = 2 * config.window_size // config.patch_size if windowed else 0
+    window = config.window_size // config.patch_size // config.spatial_merge_size if windowed else 0
     return PackedTower(
         root=root,
         patch_embedding=root.patch_embed.proj,
         blocks=root.blocks,
         attention=root.blocks[0].attn,
-        width=root.config.hidden_size,
-        grid=square(root.config.num_position_embeddings),
-        patch_size=root.config.patch_size,
-        layout=Layout(merge=root.config.spatial_merge_size),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        width=config.hidden_size,
+        grid=(side, side) if positions is None else square(positions),
+        patch_size=config.patch_size,
+        layout=Layout(merge=config.spatial_merge_size, window=window),
+        mean=OPENAI_CLIP_MEAN if windowed else (0.5, 0.5, 0.5),
+        std=OPENAI_CLIP_STD if windowed else (0.5, 0.5, 0.5),
     )

@@ -1,0 +1,223 @@
+"""open_clip: its checkpoints (LAION's, OpenAI's, RobustVLM's FARE and TeCoA) as an ordinary CLIP; its live objects."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor, nn
+from transformers import CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from radapt.errors import ModelError
+from radapt.types import Embeddings, Pixels
+
+from ._convert import config_of, convert, fill, first_line, read_weights
+from ._dual import DualEncoder, load_tokenizer
+from ._tower import Layout, PixelHook, Tower
+from ._vlm import VLM, check_texts
+from .hf_clip import clip
+
+__all__ = ["CONFIG", "LOADS", "MODEL_TYPES", "WEIGHTS", "OpenClip", "OpenClipTower", "load", "tower"]
+
+MODEL_TYPES = ("CLIP", "CustomTextCLIP")
+"""Names of the classes, as its objects have no ``config.model_type``."""
+LOADS = ("open_clip", *MODEL_TYPES)
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class _Hook(PixelHook):
+    argument = "x"
+
+    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        self.grids = [(pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)]
+        return self.mount.pixels(pixels)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Map the output of ``nn.MultiheadAttention``, whose first axis may be the tokens."""
+        if module.batch_first:
+            return super().after(module, args, output)
+        turned = self.mount.attention(output[0].transpose(0, 1), self.grids, self.layout)
+        return turned.transpose(0, 1), *output[1:]
+
+
+class OpenClipTower(Tower):
+    """The vision transformer of an open_clip model object."""
+
+    hook = _Hook
+
+    def run(self, images: Pixels) -> None:
+        self.root(images)
+
+
+def tower(model: nn.Module) -> Tower:
+    """Vision encoder of an ``open_clip.CLIP`` or ``CustomTextCLIP``.
+
+    Raises:
+        ModelError: it is no plain vision transformer.
+    """
+    root: Any = model.visual
+    if not hasattr(root, "conv1") or not hasattr(root, "transformer"):
+        raise ModelError(f"an open_clip model with a {type(root).__name__} cannot carry an adapter; allowed is a ViT")
+    return OpenClipTower(
+        root=root,
+        patch_embedding=root.conv1,
+        blocks=root.transformer.resblocks,
+        attention=root.transformer.resblocks[0].attn,
+        width=root.conv1.out_channels,
+        grid=tuple(root.grid_size),
+        patch_size=root.conv1.kernel_size[0],
+        layout=Layout(prefix=1),
+        mean=getattr(root, "image_mean", None) or OPENAI_CLIP_MEAN,
+        std=getattr(root, "image_std", None) or OPENAI_CLIP_STD,
+    )
+
+
+class OpenClip(VLM):
+    """A live open_clip model with its tokenizer, ``open_clip.get_tokenizer(...)``."""
+
+    model: Any
+
+    def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
+        height, width = model.visual.image_size
+        super().__init__(name, model, image_size=(height, width))
+        self.tokenizer = tokenizer
+
+    @property
+    def tower(self) -> Tower:
+        return tower(self.model)
+
+    @property
+    def logit_scale(self) -> float:
+        return float(self.model.logit_scale.detach().exp())
+
+    def image_parameters(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if name.startswith("visual.")}
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        normalized = self.normalize(pixels).to(self.model.visual.conv1.weight.dtype)
+        embedding: Tensor = self.model.encode_image(normalized)
+        return embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        check_texts(texts)
+        if self.tokenizer is None:
+            raise ModelError(
+                f"{self.name} came without a tokenizer; pass open_clip's: "
+                "radapt.load(model, tokenizer=open_clip.get_tokenizer(...))"
+            )
+        with torch.no_grad():
+            embedding: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+        return embedding
+
+    def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
+        values = _processor({}, self.image_size[0])(image.convert("RGB"), do_normalize=False, return_tensors="pt")
+        return torch.as_tensor(values["pixel_values"][0]).clamp(0, 1)
+
+    def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        raise ModelError(
+            "an open_clip object is saved by open_clip; load its checkpoint with radapt.load to save it here"
+        )
+
+
+def load(
+    source: str | Path | nn.Module,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    base: VLM | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> VLM:
+    """Load an open_clip checkpoint as an ordinary CLIP, or wrap a live object.
+
+    Args:
+        source: ``hf-hub:owner/name``, a folder with ``open_clip_config.json`` and weights, a file of weights, or a
+            model object.
+        name: what it is called.
+        tokenizer: its tokenizer, where none lies beside the weights.
+        base: for a file, which does not say what model it is of: the CLIP that it was trained from. A file that holds a
+            vision tower alone, as RobustVLM publishes them, takes the text encoder of that, too.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: files that cannot be had or read, another architecture, or missing or extra tensors.
+    """
+    if isinstance(source, nn.Module):
+        return OpenClip(name, source, tokenizer)
+    file, config, here = _files(str(source), name)
+    weights = convert(read_weights(file))
+    if config is None:
+        if not isinstance(base, DualEncoder):
+            raise ModelError(
+                f"{name} is a file of weights, which does not say what model it is of; name the CLIP that it was "
+                'trained from: radapt.load(file, base="openai/clip-vit-large-patch14")'
+            )
+        own = copy.deepcopy(base.model)
+        whole = not all(key.startswith(("vision_model.", "visual_projection.")) for key in weights)
+        fill(own, weights, name, part="" if whole else "vis")
+        return clip(name, own.to(dtype), tokenizer or base.tokenizer, base.processor)
+    model: Any = CLIPModel(config_of(_entry(config, "model_cfg", name)))
+    fill(model, weights, name)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(here, name, model.config.text_config.vocab_size)
+    return clip(name, model.to(dtype), tokenizer, _processor(config, model.config.vision_config.image_size))
+
+
+def _files(source: str, name: str) -> tuple[Path, dict[str, Any] | None, str]:
+    """The weights, the configuration where there is one, and where a tokenizer may lie."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    path = Path(source)
+    if path.is_file():
+        return path, None, str(path.parent)
+    repository = source.removeprefix("hf-hub:")
+    try:
+        if path.is_dir():
+            found = [path / each for each in WEIGHTS if (path / each).exists()]
+            text = (path / CONFIG).read_text()
+        else:
+            text, found = Path(hf_hub_download(repository, CONFIG)).read_text(), []
+            for each in WEIGHTS:
+                try:
+                    found.append(Path(hf_hub_download(repository, each)))
+                    break
+                except (EntryNotFoundError, LocalEntryNotFoundError):
+                    continue
+        config: dict[str, Any] = json.loads(text)
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"cannot fetch {name!r} from the hub ({type(error).__name__}). Without network, pass a local folder with "
+            f"{CONFIG} and {WEIGHTS[0]}, or set HF_HOME to a filled cache; for a gated repository set HF_TOKEN"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name!r} has no readable {CONFIG}: {first_line(error)}") from error
+    if not found:
+        raise ModelError(f"{name!r} has no weights; expected is one of {', '.join(WEIGHTS)}")
+    return found[0], config, repository
+
+
+def _entry(config: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    entry = config.get(key)
+    if not isinstance(entry, Mapping):
+        raise ModelError(f"the {CONFIG} of {name!r} lacks {key}")
+    return entry
+
+
+def _processor(config: Mapping[str, Any], side: int) -> CLIPImageProcessorPil:
+    steps = config.get("preprocess_cfg", {})
+    mean, std = steps.get("mean", OPENAI_CLIP_MEAN), steps.get("std", OPENAI_CLIP_STD)
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=list(mean),
+        image_std=list(std),
+    )

@@ -1,0 +1,58 @@
+"""SigLIP, and SigLIP 2 at a fixed resolution, in the Hugging Face format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._dual import DualEncoder, pretrained
+from ._tower import ImageTower, Layout, Tower, square
+
+__all__ = ["LOADS", "MODEL_TYPES", "load", "siglip", "tower"]
+
+MODEL_TYPES = ("siglip", "siglip_vision_model")
+LOADS = ("siglip",)
+"""Those of them that ``radapt.load`` loads: a vision tower alone is not a vision-language model."""
+
+
+def tower(model: nn.Module) -> Tower:
+    """Vision encoder of a ``SiglipModel`` or ``SiglipVisionModel``."""
+    root: Any = getattr(model, "vision_model", model)
+    return ImageTower(
+        root=root,
+        patch_embedding=root.embeddings.patch_embedding,
+        blocks=root.encoder.layers,
+        attention=root.encoder.layers[0].self_attn,
+        width=root.config.hidden_size,
+        grid=square(root.embeddings.num_patches),
+        patch_size=root.config.patch_size,
+        layout=Layout(),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+
+def siglip(name: str, model: Any, tokenizer: Any, processor: Any) -> DualEncoder:
+    """A ``transformers.SiglipModel``; its logits come without their bias, which moves no class above another."""
+    return DualEncoder(name, model, tokenizer, processor, tower=tower, pad=True)
+
+
+def load(
+    source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32
+) -> DualEncoder:
+    """Load a SigLIP from the hub or a folder, or wrap one that is already loaded.
+
+    Raises:
+        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+    """
+    from transformers import SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    if isinstance(source, nn.Module):
+        wrapped: Any = source
+        side = wrapped.config.vision_config.image_size
+        return siglip(name, source, tokenizer, SiglipImageProcessorPil(size={"height": side, "width": side}))
+    return siglip(name, *pretrained(SiglipModel, SiglipImageProcessorPil, source, name, tokenizer, dtype))
