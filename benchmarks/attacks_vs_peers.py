@@ -17,8 +17,7 @@ ours on the kept cells, the cheapest first, for about seven minutes. The exit st
     left, robust_accuracy        images that stand, by a fresh float32 pass on images checked to lie in the ball
     seconds                      wall clock of the attack, without loading
     forwards, backwards          images that went through the model forward, and back
-    outside_percent              share of the time not spent in passes of the model: 100 (1 - passes / seconds), with
-                                 the time of a pass measured alone, at the same batch size, before and after
+    outside_percent              share of the time not spent in passes of the model, forward or backward
     ratio                        (rows of peers) seconds / seconds of radapt in the same run
     above                        (rows of radapt) images more than the best peer leaves, negative where fewer
 """
@@ -63,37 +62,34 @@ SAME = ("model", "dataset", "attack", "norm", "eps", "n")
 
 
 class Counted(nn.Module):
-    """A zero-shot classifier of pixels in [0, 1] that counts the images which pass it."""
+    """A zero-shot classifier of pixels in [0, 1] that counts the images which pass it, and the time that they take."""
 
     def __init__(self, model: VLM, classifier: Tensor) -> None:
         super().__init__()
         self.vlm, self.classifier = model, classifier
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting."""
         self.forwards = self.backwards = 0
+        self.inside = self._began = 0.0
 
     def forward(self, pixels: Tensor) -> Tensor:
-        self.forwards += len(pixels)
+        start = time.perf_counter()
         logits = self.vlm.logits(pixels, self.classifier)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
+        self.forwards += len(pixels)
+        self.inside += time.perf_counter() - start
+        if pixels.requires_grad and logits.requires_grad:
+            logits.register_hook(self._begin)
+            pixels.register_hook(self._end)
         return logits
 
-    def _count(self, gradient: Tensor) -> None:
+    def _begin(self, gradient: Tensor) -> None:
+        self._began = time.perf_counter()
+
+    def _end(self, gradient: Tensor) -> None:
+        self.inside += time.perf_counter() - self._began
         self.backwards += len(gradient)
-
-
-def pass_times(model: Counted, images: Tensor) -> tuple[float, float]:
-    """Seconds per image of a forward pass, and of a forward with a backward pass."""
-    forward, both = [], []
-    for _ in range(5):
-        start = time.perf_counter()
-        with torch.no_grad():
-            model(images)
-        forward.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        leaf = images.clone().requires_grad_(True)
-        torch.autograd.grad(model(leaf).sum(), leaf)
-        both.append(time.perf_counter() - start)
-    return min(forward) / len(images), min(both) / len(images)
 
 
 @dataclass(frozen=True)
@@ -111,28 +107,22 @@ class Case:
         return len(self.model.classifier)
 
 
-def measure(run: Callable[[Case], Tensor], case: Case, batch: int) -> dict[str, Any]:
+def measure(run: Callable[[Case], Tensor], case: Case) -> dict[str, Any]:
     """Run an attack and examine its images by our own means; an image outside the ball counts as the clean one."""
-    model, images = case.model, case.images
-    before = pass_times(model, images[:batch])
-    model.forwards = model.backwards = 0
+    model = case.model
+    model.reset()
     start = time.perf_counter()
     adversarial = run(case).detach().float()
     seconds = time.perf_counter() - start
-    forwards, backwards = model.forwards, model.backwards
-    after = pass_times(model, images[:batch])
-    forward, both = (min(pair) for pair in zip(before, after, strict=True))
-    standing = stands(case, adversarial)
-    passes = backwards * both + (forwards - backwards) * forward
-    return {
-        "left": int(standing.sum()),
-        "robust_accuracy": round(100 * float(standing.float().mean()), 2),
+    figures = {
         "seconds": round(seconds, 3),
-        "forwards": forwards,
-        "backwards": backwards,
-        "outside_percent": round(100 * (1 - passes / seconds), 1),
-        "standing": standing,
+        "forwards": model.forwards,
+        "backwards": model.backwards,
+        "outside_percent": round(100 * (1 - model.inside / seconds), 1),
     }
+    standing = stands(case, adversarial)
+    left = int(standing.sum())
+    return {"left": left, "robust_accuracy": round(100 * left / len(standing), 2), **figures, "standing": standing}
 
 
 def stands(case: Case, adversarial: Tensor) -> Tensor:
@@ -165,13 +155,13 @@ def theirs(run: PeerAttack, case: Case) -> Tensor:
 def compare(attack: str, case: Case, where: dict[str, Any], peers: dict[str, str], kept: Rows, survivors: bool) -> Rows:
     """Our row, then those of the peers."""
     mine = {"library": "radapt", "version": radapt.__version__, **where, "shown": "all"}
-    mine |= measure(partial(ours, attack), case, min(SLOTS, len(case.images)))
+    mine |= measure(partial(ours, attack), case)
     standing, others = mine.pop("standing"), list[dict[str, Any]]()
     for peer, run in PEERS[attack].items():
         if peer not in peers or (survivors and not standing.any()):
             continue
         shown = replace(case, images=case.images[standing], labels=case.labels[standing]) if survivors else case
-        figures = measure(partial(theirs, run), shown, min(BATCH, len(shown.images)))
+        figures = measure(partial(theirs, run), shown)
         del figures["standing"]
         if survivors:
             figures["robust_accuracy"] = round(100 * figures["left"] / len(case.images), 2)

@@ -167,8 +167,8 @@ def shortest(norm: str, points: Pixels, gap: PerSample, normal: Pixels) -> Pixel
 
     All pixels set out together towards the plane, at one speed (``linf``) or each at a speed in proportion to the
     plane's slope there (``l2``); a pixel that hits the border of [0, 1] stays there, and all stop on the plane. The
-    distance covered is concave and piecewise linear in time, so that the time is the largest of those at which its
-    pieces, continued as lines, reach the plane.
+    distance covered is concave and piecewise linear in time, so that Newton's method from time 0 goes from piece to
+    piece, never beyond the end, and stops after a few.
 
     Args:
         norm: ``linf`` or ``l2``.
@@ -184,12 +184,20 @@ def shortest(norm: str, points: Pixels, gap: PerSample, normal: Pixels) -> Pixel
     slope = way.abs().flatten(1)
     room = torch.where(way > 0, 1 - points, points).flatten(1)
     speed = slope.sign() if norm == "linf" else slope
-    order = torch.where(speed > 0, room / speed, torch.inf).sort(dim=1, stable=True).indices
-    covered = (slope * room).gather(1, order)
-    covered = covered.cumsum(1) - covered
-    rate = (slope * speed).gather(1, order).flip(1).cumsum(1).flip(1)
-    left = gap.abs()[:, None] / scale.where(scale > 0, 1.0).flatten(1) - covered
-    time = torch.where(rate > 0, left / rate, 0).amax(1, keepdim=True).clamp(min=0)
+    hit = torch.where(speed > 0, room / speed, 0)
+    distance, rates = gap.abs() / scale.where(scale > 0, 1.0).flatten(), slope * speed
+    at_border = hit <= 0
+    time, stays = torch.zeros_like(distance), torch.zeros_like(distance, dtype=torch.bool)
+    while not stays.all():
+        left = distance - (slope * room * at_border).sum(1)
+        rate = (rates * ~at_border).sum(1)
+        ahead = torch.where(rate > 0, left / rate, hit.amax(1))
+        # A sample that has arrived keeps its time, so that it does not hang on how long others take.
+        time = torch.where(stays, time, ahead.clamp(min=0))
+        new = at_border | (hit <= time[:, None])
+        stays = stays | (new == at_border).all(1)
+        at_border = new
+    time = time[:, None]
     return torch.minimum(time * speed, room).view_as(points) * way.sign()
 
 
