@@ -332,3 +332,26 @@ def test_an_objective_without_classes_is_refused() -> None:
     objective = EmbeddingObjective(nn.Flatten(), pixels.flatten(1))
     with pytest.raises(InputError, match="that of a classifier"):
         make("fab", eps=0.1, loss="")(objective, pixels)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_shortest_change_does_not_hang_on_the_neighbours(norm: str) -> None:
+    draw = torch.Generator().manual_seed(5)
+    points, normal = torch.rand(24, 3, 8, 8, generator=draw), torch.randn(24, 3, 8, 8, generator=draw)
+    # Near the border and far from it, so that some arrive at once and others go from piece to piece.
+    points[::2] = points[::2].round().clamp(0.001, 0.999)
+    gap = torch.logspace(-3, 1.5, 24)
+    together = shortest(norm, points, gap, normal)
+    for row in range(24):
+        rows = [row] * 24
+        assert torch.equal(shortest(norm, points[rows], gap[rows], normal[rows])[0], together[row])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_slopes_too_small_to_divide_by_do_no_harm(norm: str) -> None:
+    points, normal = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
+    normal[:, 0, 0, 0], normal[:, 0, 0, 1] = 1.0, 1e-39
+    change = shortest(norm, points, torch.tensor([0.1, 100.0]), normal)
+    assert change.isfinite().all()
+    # The plane is within reach of one pixel, and then beyond all of them.
+    assert change[:, 0, 0, 0].tolist() == pytest.approx([-0.1, -0.5])

@@ -196,3 +196,18 @@ def test_attacks_of_small_steps_or_that_leave_the_ball_or_look_elsewhere_have_no
     for name in ("pgd", "cw", "mi-fgsm", "low-frequency"):
         with pytest.raises(SettingsError, match="no setting 'growth'"):
             make(name, eps=0.1, growth=0.35)
+
+
+def test_every_restart_is_given_up_once() -> None:
+    clean = torch.full((64, 3, 2, 2), 0.5)
+    settings: dict[str, Any] = {"eps": 0.01, "steps": 100, "step_size": 0.01 / 600}
+    outcome = Creeping(**settings, growth=0.35, restarts=3)(late(64), clean, slots=7)
+    assert not outcome.fooled.any()
+    # Half way from the first step on, each of three searches is hopeless after a seventh of its steps.
+    ends = next(k for k in range(10, 100) if 0.5 * (100 / k) ** 0.35 < 1)
+    for flags, steps in ((outcome.given_up, ends), (outcome.audited, 100)):
+        assert flags.any()
+        assert outcome.iterations[flags].tolist() == [3 * steps] * int(flags.sum())
+    # The clean image and two checks; and of whole searches the last point.
+    assert outcome.forwards[outcome.given_up].tolist() == [3 * (ends + 1) + 3] * int(outcome.given_up.sum())
+    assert outcome.forwards[outcome.audited].tolist() == [3 * 101 + 3] * int(outcome.audited.sum())

@@ -22,6 +22,7 @@ __all__ = ["ATTACK", "FAB", "shortest"]
 
 _LOGITS = "fab needs an objective whose scores have logits: that of a classifier"
 _TINY = 1e-12
+_LATE = 1e30
 _SLACK = 5e-7
 """Half of what the check of the returned images allows."""
 
@@ -184,20 +185,15 @@ def shortest(norm: str, points: Pixels, gap: PerSample, normal: Pixels) -> Pixel
     slope = way.abs().flatten(1)
     room = torch.where(way > 0, 1 - points, points).flatten(1)
     speed = slope.sign() if norm == "linf" else slope
-    hit = torch.where(speed > 0, room / speed, 0)
+    hit = torch.where(speed > 0, room / speed, 0).clamp(max=_LATE)
     distance, rates = gap.abs() / scale.where(scale > 0, 1.0).flatten(), slope * speed
-    at_border = hit <= 0
-    time, stays = torch.zeros_like(distance), torch.zeros_like(distance, dtype=torch.bool)
-    while not stays.all():
+    at_border, before = hit <= 0, None
+    # A sample whose pixels have all stayed where they were gets the same time again, whatever the others do.
+    while before is None or not torch.equal(at_border, before):
         left = distance - (slope * room * at_border).sum(1)
         rate = (rates * ~at_border).sum(1)
-        ahead = torch.where(rate > 0, left / rate, hit.amax(1))
-        # A sample that has arrived keeps its time, so that it does not hang on how long others take.
-        time = torch.where(stays, time, ahead.clamp(min=0))
-        new = at_border | (hit <= time[:, None])
-        stays = stays | (new == at_border).all(1)
-        at_border = new
-    time = time[:, None]
+        time = torch.where(rate > 0, left / rate, hit.amax(1)).clamp(min=0)[:, None]
+        before, at_border = at_border, at_border | (hit <= time)
     return torch.minimum(time * speed, room).view_as(points) * way.sign()
 
 
