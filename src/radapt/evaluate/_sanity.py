@@ -21,7 +21,7 @@ __all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earli
 
 _LARGE_EPS = 64 / 255
 _RANDOM = 1e-4
-_QUERIES = 500
+_QUERIES, _GROWTH = 500, 0.35
 _SIGNS = (
     "loss not rising",
     "zero gradient",
@@ -139,7 +139,7 @@ def check_white_box(
         more = gained(threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps))
         if more > 0.05 * len(positions):
             flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
-        more = gained(Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES))
+        more = gained(Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=_GROWTH))
         if more > 0.05 * len(positions):
             flags["square beats gradients"] = (
                 f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {_QUERIES} "
