@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def main() -> None:
         vlm.model.requires_grad_(False)
         data = radapt.load_dataset(dataset, split="test", n=options.n)
         images, classifier = data.pixels(range(len(data))), vlm.classifier(data.prompts)
-        logits = lambda pixels, vlm=vlm, classifier=classifier: vlm.logits(pixels, classifier)  # noqa: E731
+        logits = partial(vlm.logits, classifier=classifier)
         objective = ClassificationObjective(logits, data.labels, len(classifier))
         for attack, whole in attacks(norm, eps, len(classifier)).items():
             reference = whole(objective, images, keys=data.keys, slots=16)

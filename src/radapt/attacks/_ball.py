@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from radapt.errors import SettingsError
 from radapt.find import nearest
@@ -59,6 +61,19 @@ class Ball:
     def ascent(self, gradient: Pixels) -> Pixels:
         """Direction of steepest ascent of unit length in the norm; zero where the gradient is zero."""
         return gradient.sign() if self.norm == "linf" else unit(gradient)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """A random direction from the clean image, of any length: uniform (``linf``) or normal (``l2``)."""
+        if self.norm == "linf":
+            return 2 * torch.rand(*shape, generator=generator) - 1
+        return torch.randn(*shape, generator=generator)
+
+    def unit(self, direction: Pixels) -> Pixels:
+        """Directions scaled to length 1 in the norm; zero stays zero."""
+        if self.norm == "l2":
+            return unit(direction)
+        largest = direction.abs().amax((1, 2, 3), keepdim=True)
+        return direction / largest.where(largest > 0, 1.0)
 
 
 def unit(vectors: Pixels) -> Pixels:

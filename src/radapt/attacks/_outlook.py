@@ -52,6 +52,8 @@ class Outlook:
             label: true classes.
             target: classes to go for, in a targeted search.
         """
+        if self._search is None:
+            return
         clean = margins(logits, label, target)
         if len(self._reach) != len(clean):
             self._clean, self._reach = torch.zeros_like(clean), torch.zeros_like(clean)

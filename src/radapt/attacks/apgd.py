@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from radapt.attacks._attack import SearchAttack
-from radapt.attacks._ball import unit
 from radapt.attacks._search import Evaluation, State
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
@@ -63,18 +62,11 @@ class APGD(SearchAttack):
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """A direction from the clean image."""
-        if self.norm == "linf":
-            return {"direction": 2 * torch.rand(*shape, generator=generator) - 1}
-        return {"direction": torch.randn(*shape, generator=generator)}
+        return {"direction": self.ball.draw(shape, generator)}
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
         """A point on the boundary of the ball, and a memory of nothing yet."""
-        direction = drawn["direction"]
-        if self.norm == "linf":
-            largest = direction.abs().amax((1, 2, 3), keepdim=True)
-            direction = direction / largest.where(largest > 0, 1.0)
-        else:
-            direction = unit(direction)
+        direction = self.ball.unit(drawn["direction"])
         ones = clean.new_ones(len(clean))
         state = {
             "step_size": 2 * self.eps * ones,

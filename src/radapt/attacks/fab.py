@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from radapt.attacks._attack import SearchAttack
-from radapt.attacks._ball import unit
 from radapt.attacks._objective import Objective
 from radapt.attacks._outcome import Outcome
 from radapt.attacks._search import Evaluation, State
@@ -101,9 +100,7 @@ class FAB(SearchAttack):
         """A direction from the clean image, if there are random starts."""
         if self.targeted or self.restarts == 1:
             return {}
-        if self.norm == "linf":
-            return {"direction": 2 * torch.rand(*shape, generator=generator) - 1}
-        return {"direction": torch.randn(*shape, generator=generator)}
+        return {"direction": self.ball.draw(shape, generator)}
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
         """A random point half way to the boundary of the ball, or the clean image."""
@@ -112,13 +109,7 @@ class FAB(SearchAttack):
         state = {"label": drawn["label"], "returned": torch.zeros_like(drawn["label"], dtype=torch.bool)}
         if "direction" not in drawn:
             return clean, state
-        direction = drawn["direction"]
-        if self.norm == "linf":
-            largest = direction.abs().amax((1, 2, 3), keepdim=True)
-            direction = direction / largest.where(largest > 0, 1.0)
-        else:
-            direction = unit(direction)
-        return (clean + self.eps / 2 * direction).clamp(0, 1), state
+        return (clean + self.eps / 2 * self.ball.unit(drawn["direction"])).clamp(0, 1), state
 
     def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """Onto the boundary and a bit beyond, or towards the clean image where a new point fools."""

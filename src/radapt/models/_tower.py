@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from radapt.errors import AdapterError
 from radapt.types import Pixels
 
-__all__ = ["Grid", "ImageTower", "Layout", "Mount", "PixelHook", "Tower", "place_tokens", "square"]
+__all__ = ["Grid", "ImageTower", "Layout", "Mount", "PixelHook", "Tower", "image_tower", "place_tokens", "square"]
 
 Grid = tuple[int, int]
 """Token rows and columns of one image."""
@@ -210,6 +210,23 @@ class ImageTower(Tower):
 
     def run(self, images: Pixels) -> None:
         self.root(pixel_values=images)
+
+
+def image_tower(model: nn.Module, layout: Layout, mean: Sequence[float], std: Sequence[float]) -> ImageTower:
+    """Vision encoder, or that of a model with a ``vision_model``, built as those of CLIP and SigLIP are."""
+    root: Any = getattr(model, "vision_model", model)
+    return ImageTower(
+        root=root,
+        patch_embedding=root.embeddings.patch_embedding,
+        blocks=root.encoder.layers,
+        attention=root.encoder.layers[0].self_attn,
+        width=root.config.hidden_size,
+        grid=square(root.embeddings.num_patches),
+        patch_size=root.config.patch_size,
+        layout=layout,
+        mean=mean,
+        std=std,
+    )
 
 
 def square(patches: int) -> Grid:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ._dual import DualEncoder, pretrained
-from ._tower import ImageTower, Layout, Tower, square
+from ._tower import Layout, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "clip", "load", "tower"]
 
@@ -21,19 +21,7 @@ LOADS = ("clip",)
 
 def tower(model: nn.Module) -> Tower:
     """Vision encoder of a ``CLIPModel``, ``CLIPVisionModel`` or ``CLIPVisionModelWithProjection``."""
-    root: Any = getattr(model, "vision_model", model)
-    return ImageTower(
-        root=root,
-        patch_embedding=root.embeddings.patch_embedding,
-        blocks=root.encoder.layers,
-        attention=root.encoder.layers[0].self_attn,
-        width=root.config.hidden_size,
-        grid=square(root.embeddings.num_patches),
-        patch_size=root.config.patch_size,
-        layout=Layout(prefix=1),
-        mean=OPENAI_CLIP_MEAN,
-        std=OPENAI_CLIP_STD,
-    )
+    return image_tower(model, Layout(prefix=1), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
 
 def clip(name: str, model: Any, tokenizer: Any, processor: Any) -> DualEncoder:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ._dual import DualEncoder, pretrained
-from ._tower import ImageTower, Layout, Tower, square
+from ._tower import Layout, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "load", "siglip", "tower"]
 
@@ -20,19 +20,7 @@ LOADS = ("siglip",)
 
 def tower(model: nn.Module) -> Tower:
     """Vision encoder of a ``SiglipModel`` or ``SiglipVisionModel``."""
-    root: Any = getattr(model, "vision_model", model)
-    return ImageTower(
-        root=root,
-        patch_embedding=root.embeddings.patch_embedding,
-        blocks=root.encoder.layers,
-        attention=root.encoder.layers[0].self_attn,
-        width=root.config.hidden_size,
-        grid=square(root.embeddings.num_patches),
-        patch_size=root.config.patch_size,
-        layout=Layout(),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
+    return image_tower(model, Layout(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def siglip(name: str, model: Any, tokenizer: Any, processor: Any) -> DualEncoder:
