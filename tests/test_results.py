@@ -168,7 +168,7 @@ results.begin(setting)
 results.add(setting, [Sample(position=k, label=0, prediction=0, score=1.0) for k in range(4)], seconds=1.0)
 results._db.execute("BEGIN IMMEDIATE")  # the batch in flight
 results._db.execute(
-    "INSERT INTO samples VALUES (?, 9, 0, 0, 1.0, NULL, 0, 0, 0, 0.0)", (setting.key,)
+    "INSERT INTO samples VALUES (?, 9, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0)", (setting.key,)
 )
 os.kill(os.getpid(), signal.SIGKILL)
 """

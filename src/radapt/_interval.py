@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from radapt.errors import ResultsError
 
-__all__ = ["mean_interval", "score_interval", "wilson"]
+__all__ = ["mean_interval", "ratio_interval", "score_interval", "wilson"]
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -64,3 +64,21 @@ def mean_interval(figures: Sequence[tuple[float, float, float]]) -> tuple[float,
     below = math.sqrt(math.fsum((percent - low) ** 2 for percent, low, _ in figures)) / count
     above = math.sqrt(math.fsum((high - percent) ** 2 for percent, _, high in figures)) / count
     return mean, mean - below, mean + above
+
+
+def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float, float]:
+    """The ratio of two sums, ``R = sum a / sum b``, and its 95 % interval, in per cent; cut to [0, 100].
+
+    The ratio estimator (Cochran 1977, 6.4): ``var R = n / (n - 1) sum (a - R b)^2 / (sum b)^2``. Without anything
+    below the line the ratio is 0.
+
+    Args:
+        tops, bottoms: a and b of every sample.
+    """
+    n, bottom = len(tops), math.fsum(bottoms)
+    if not bottom:
+        return 0.0, 0.0, 100.0
+    ratio = math.fsum(tops) / bottom
+    residual = math.fsum((a - ratio * b) ** 2 for a, b in zip(tops, bottoms, strict=True))
+    half = _Z * math.sqrt(residual * n / max(1, n - 1)) / bottom
+    return 100 * ratio, 100 * max(0.0, ratio - half), 100 * min(1.0, ratio + half)

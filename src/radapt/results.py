@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from radapt._interval import score_interval, wilson
+from radapt._interval import wilson
+from radapt._metric import summarise
+from radapt._records import Example, Figure, Sample, Setting
 from radapt.errors import ResultsError
 
-__all__ = ["Example", "Figure", "Results", "Sample", "Setting", "wilson"]
+__all__ = ["Example", "Figure", "Results", "Sample", "Setting", "summarise", "wilson"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (
@@ -25,7 +26,8 @@ CREATE TABLE settings (
 ) WITHOUT ROWID;
 CREATE TABLE samples (
     key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL, label INTEGER NOT NULL,
-    prediction INTEGER NOT NULL, score REAL NOT NULL, loss REAL, iterations INTEGER NOT NULL,
+    prediction INTEGER NOT NULL, score REAL NOT NULL, also TEXT NOT NULL, answer TEXT NOT NULL, loss REAL,
+    iterations INTEGER NOT NULL,
     forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, distance REAL NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
@@ -35,102 +37,6 @@ CREATE TABLE examples (
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Everything that one figure depends on.
-
-    Args:
-        method: how the defended model is called in reports (``R-Adapt_CLIP``).
-        model: name or path of the model.
-        adapter: fingerprint of the attached adapter; empty for none.
-        task, dataset, split, n: what was asked, on which samples (the first ``n`` of the split).
-        attack: name of the attack; ``none`` for the clean figure.
-        norm, eps: the ball, eps in pixel units (4/255 = 0.0157); 0 for the clean figure.
-        source: whose gradients made the attack: ``self`` (white-box), ``undefended`` (transfer from the model
-            without its adapter or fine-tuning), the name of another model; empty for the clean figure.
-        options: the attack's other settings.
-        seed: seed of the per-sample random numbers.
-        version: version of the library.
-    """
-
-    method: str
-    model: str
-    adapter: str = ""
-    task: str = "zero-shot"
-    dataset: str
-    split: str = "test"
-    n: int
-    attack: str = "none"
-    norm: str = ""
-    eps: float = 0.0
-    source: str = ""
-    options: Mapping[str, object] = field(default_factory=dict)
-    seed: int = 0
-    version: str
-
-    @property
-    def key(self) -> str:
-        """Hash of the setting without its label and its ``n``: more samples extend a result instead of remaking it."""
-        content = {name: value for name, value in asdict(self).items() if name not in ("method", "n")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Result of one sample under one setting; ``distance`` is in the setting's norm, in pixel units."""
-
-    position: int
-    label: int
-    prediction: int
-    score: float
-    loss: float | None = None
-    iterations: int = 0
-    forwards: int = 0
-    backwards: int = 0
-    distance: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A picture before and after the attack (PNG bytes), with what the model said."""
-
-    position: int
-    clean: bytes
-    adversarial: bytes
-    truth: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A setting with its result: mean score in per cent and its 95 % interval (Wilson, for scores in [0, 1])."""
-
-    setting: Setting
-    n: int
-    percent: float
-    low: float
-    high: float
-    seconds: float
-    forwards: int
-    backwards: int
-    flags: Mapping[str, object]
-
-    @property
-    def kind(self) -> str:
-        """``clean``, ``white-box`` or ``transfer``."""
-        return {"": "clean", "self": "white-box"}.get(self.setting.source, "transfer")
-
-    def row(self) -> dict[str, object]:
-        """The figure as one flat JSON object."""
-        setting = asdict(self.setting)
-        options = json.dumps(setting.pop("options"), sort_keys=True)
-        figures = {"percent": self.percent, "low": self.low, "high": self.high, "n": self.n}
-        passes = {"seconds": self.seconds, "forwards": self.forwards, "backwards": self.backwards}
-        flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
-        return {**setting, "kind": self.kind, **figures, **passes, "options": options, "flags": flags}
 
 
 class Results:
@@ -255,9 +161,9 @@ class Results:
         """Store samples of a setting and the time they took, in one transaction."""
         with self._transaction():
             self._db.executemany(
-                "INSERT OR REPLACE INTO samples VALUES (:key, :position, :label, :prediction, :score, :loss, "
-                ":iterations, :forwards, :backwards, :distance)",
-                [{"key": setting.key, **asdict(sample)} for sample in samples],
+                "INSERT OR REPLACE INTO samples VALUES (:key, :position, :label, :prediction, :score, :also, :answer, "
+                ":loss, :iterations, :forwards, :backwards, :distance)",
+                [{"key": setting.key, **asdict(each), "also": json.dumps(dict(each.also))} for each in samples],
             )
             self._db.executemany(
                 "INSERT OR REPLACE INTO examples VALUES (:key, :position, :clean, :adversarial, :truth, :before, "
@@ -272,23 +178,32 @@ class Results:
             self._db.execute("UPDATE settings SET flags = ? WHERE key = ?", (json.dumps(dict(flags)), setting.key))
 
     def figures(self) -> list[Figure]:
-        """Every setting that has samples, in the order of its first registration."""
-        rows = self._read(
-            "SELECT setting, seconds, flags, COUNT(*), SUM(score), SUM(score * score), MIN(score), MAX(score), "
-            "SUM(forwards), SUM(backwards) FROM settings JOIN samples USING (key) GROUP BY key "
-            "ORDER BY settings.position"
+        """Every setting that has samples, in the order of its first registration; after each, its other metrics."""
+        settings = self._read(
+            "SELECT key, setting, seconds, flags, COUNT(*), SUM(forwards), SUM(backwards) FROM settings "
+            "JOIN samples USING (key) GROUP BY key ORDER BY settings.position"
         )
         result = []
-        for text, seconds, flags, n, score, squares, least, most, forwards, backwards in rows:
-            low, high = score_interval(score, squares, n, proportion=least >= 0 and most <= 1)
-            cost = {"seconds": seconds, "forwards": forwards, "backwards": backwards}
-            mean = {"percent": 100 * score / n, "low": low, "high": high}
-            result.append(Figure(setting=Setting(**json.loads(text)), n=n, flags=json.loads(flags), **mean, **cost))
+        for key, text, seconds, flags, n, forwards, backwards in settings:
+            query = "SELECT label, prediction, score, also FROM samples WHERE key = ? ORDER BY position"
+            rows = self._read(query, key)
+            setting = Setting(**json.loads(text))
+            costs: dict[str, Any] = {"n": n, "seconds": seconds, "forwards": forwards, "backwards": backwards}
+            also = [json.loads(row[3]) for row in rows]
+            scores = {setting.metric: [row[2] for row in rows]}
+            scores |= {name: [each[name] for each in also] for name in also[0]}
+            answers = [(row[0], row[1]) for row in rows]
+            for metric, values in scores.items():
+                percent, low, high = summarise(metric, values, answers)
+                where, main = replace(setting, metric=metric), metric == setting.metric
+                costs |= {"percent": percent, "low": low, "high": high, "main": main}
+                result.append(Figure(setting=where, flags=json.loads(flags), **costs))
         return result
 
     def samples(self, setting: Setting) -> list[Sample]:
         """The samples of a setting, in order of position."""
-        return [Sample(**row) for row in self._stored("samples", Sample, setting)]
+        rows = self._stored("samples", Sample, setting)
+        return [Sample(**{**row, "also": json.loads(row["also"])}) for row in rows]
 
     def examples(self, setting: Setting) -> list[Example]:
         """The example pictures of a setting, in order of position."""

@@ -60,7 +60,7 @@ def test_a_wrong_option_of_evaluate(run: Run, model: str, options: list[str], pa
 def test_a_wrong_candidate(run: Run, model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "weights" / "clip").mkdir(parents=True)
     (tmp_path / "weights" / "clip" / "config.json").write_text("{}")
-    monkeypatch.setattr("radapt.models._MICRO", tmp_path / "weights")
+    monkeypatch.setattr("radapt.models._source.MICRO", tmp_path / "weights")
     refused(run("evaluate", "micro/clpi"), 2, "unknown model 'micro/clpi'", "did you mean 'micro/clip'")
     refused(run("evaluate", "nonsense"), 2, "unknown model 'nonsense'", "neither a folder nor a name on the hub")
     refused(run("evaluate", model, model), 2, "candidates must have different names")

@@ -36,7 +36,8 @@ def read(text: str) -> dict[str, str]:
 
 def test_the_tokenizer_knows_every_word_of_the_world() -> None:
     tokenizer = micro.build_tokenizer()
-    texts = [text for name in datasets() for prompts in _prompts(name) for text in prompts]
+    names = [name for name in datasets() if card(name).source != "hub"]
+    texts = [text for name in names for prompts in _prompts(name) for text in prompts]
     for scene in draw(World(pairs="all"), "test", range(60)):
         texts += [part for pair in questions(scene, generator("questions", 0)) for part in pair]
     for name in ("shapeworld-captions", "shapeworld-retrieval"):

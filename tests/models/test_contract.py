@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.generative import BUILDERS
 from tests.models.openclip import CLIP, MODEL_CFG
 from tests.tiny import SHAPE, lively, tiny_clip
 from transformers import SiglipConfig, SiglipModel
@@ -20,6 +21,7 @@ from radapt.cli.main import app
 from radapt.evaluate import Candidate, Threat, evaluate
 from radapt.micro.clip import build_tokenizer
 from radapt.models import VLM, families
+from radapt.models._generative import Generative
 from radapt.models.siglip import siglip
 from radapt.results import Results
 
@@ -44,6 +46,15 @@ def a_siglip(folder: Path) -> Path:
     return folder
 
 
+def a_siglip2(folder: Path) -> Path:
+    from tests.models.test_siglip2 import published, tiny
+
+    model = tiny((SIDE // 8) ** 2)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(50))
+    return published(model, folder)
+
+
 def an_open_clip(folder: Path) -> Path:
     from tests.models.test_open_clip import folder as published
 
@@ -51,12 +62,27 @@ def an_open_clip(folder: Path) -> Path:
     return published(CLIP(cfg), folder, cfg=cfg)
 
 
-SAVED: dict[str, Callable[[Path], Path]] = {"hf-clip": a_clip, "siglip": a_siglip, "open-clip": an_open_clip}
+SAVED: dict[str, Callable[[Path], Path]] = {
+    "hf-clip": a_clip,
+    "siglip": a_siglip,
+    "siglip2": a_siglip2,
+    "open-clip": an_open_clip,
+    "llava": BUILDERS["llava"],
+    "qwen-vl": BUILDERS["qwen3_vl"],
+}
+TASKS = {"llava": ("shapeworld-captions", "shapeworld-vqa"), "qwen-vl": ("shapeworld-vqa", "shapeworld-captions")}
+"""The data sets on which a family is evaluated: shapes and retrieval, unless it generates text."""
 
 
 @pytest.fixture(params=SAVED)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return SAVED[request.param](tmp_path / "model")
+
+
+@pytest.fixture
+def sets(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Names of the data sets of the family."""
+    return TASKS.get(request.node.callspec.params["folder"], ("shapes", "shapeworld-retrieval"))
 
 
 def test_every_family_that_loads_is_tested_here() -> None:
@@ -89,26 +115,26 @@ def test_an_adapter_changes_embeddings_and_leaves_no_trace(folder: Path, tmp_pat
             assert torch.equal(other.encode_image(pixels), adapted)
 
 
-def test_it_is_evaluated_clean_by_transfer_and_white_box(folder: Path, tmp_path: Path) -> None:
+def test_it_is_evaluated_clean_by_transfer_and_white_box(folder: Path, sets: tuple[str, ...], tmp_path: Path) -> None:
     model = radapt.load(folder)
-    data = radapt.load_dataset("shapes", n=6)
+    data = [radapt.load_dataset(name, n=6) for name in sets]
     adapter = radapt.training_free(model, alpha=0.2)
     options = {"steps": 3}
     threats = [Threat(attack="pgd", eps=8 / 255, source=who, options=options) for who in ("undefended", "self")]
     with Results(tmp_path / "r.sqlite") as results:
         figures = evaluate(
             [Candidate(method="R-Adapt", model=model, adapter=adapter)],
-            datasets=[data],
+            datasets=data,
             threats=threats,
             results=results,
             slots=3,
             quiet=True,
         )
-    assert [figure.kind for figure in figures] == ["clean", "transfer", "white-box"]
+    assert [figure.kind for figure in figures if figure.main] == ["clean", "transfer", "white-box"] * 2
     assert all(figure.n == 6 for figure in figures)
 
 
-def test_the_commands_work(folder: Path, tmp_path: Path) -> None:
+def test_the_commands_work(folder: Path, sets: tuple[str, ...], tmp_path: Path) -> None:
     def run(*words: str) -> str:
         result = CliRunner().invoke(app, list(words), catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -116,7 +142,7 @@ def test_the_commands_work(folder: Path, tmp_path: Path) -> None:
 
     run("adapt", "training-free", "--model", str(folder), "--out", str(tmp_path / "adapter"))
     out = run(
-        *("evaluate", f"CLIP={folder}", f"R-Adapt={folder}+{tmp_path / 'adapter'}", "--data", "shapes", "--n", "4"),
+        *("evaluate", f"CLIP={folder}", f"R-Adapt={folder}+{tmp_path / 'adapter'}", "--data", sets[0], "--n", "4"),
         *("--attack", "pgd", "--option", "steps=2", "--eps", "4/255", "--results", str(tmp_path / "r.sqlite")),
     )
     assert "R-Adapt" in out
@@ -129,4 +155,7 @@ def test_it_comes_back_from_its_own_folder(folder: Path, tmp_path: Path) -> None
     with torch.no_grad():
         assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
         texts = ["a red circle", "a large blue star"]
-        assert torch.allclose(again.encode_text(texts), model.encode_text(texts), atol=1e-5)
+        if isinstance(model, Generative):
+            assert again.generate(pixels, texts) == model.generate(pixels, texts)
+        else:
+            assert torch.allclose(again.encode_text(texts), model.encode_text(texts), atol=1e-5)

@@ -11,14 +11,21 @@ from typing import Any
 from radapt.attacks._attack import Attack, SearchAttack
 from radapt.attacks._budgets import ascending
 from radapt.attacks._easy import attack
-from radapt.attacks._objective import ClassificationObjective, EmbeddingObjective, Objective, Score
-from radapt.attacks._outcome import Outcome
+from radapt.attacks._objective import (
+    AnswerObjective,
+    ClassificationObjective,
+    EmbeddingObjective,
+    Objective,
+    Score,
+)
+from radapt.attacks._outcome import Outcome, merged, untouched
 from radapt.attacks._wrap import EOT, bpda, jpeg, round_8bit
 from radapt.errors import SettingsError
 from radapt.find import find, members, nearest
 
 __all__ = [
     "EOT",
+    "AnswerObjective",
     "Attack",
     "ClassificationObjective",
     "EmbeddingObjective",
@@ -31,8 +38,10 @@ __all__ = [
     "bpda",
     "jpeg",
     "make",
+    "merged",
     "names",
     "round_8bit",
+    "untouched",
 ]
 
 

@@ -12,7 +12,7 @@ from radapt.errors import InputError, SettingsError
 from radapt.find import nearest
 from radapt.types import Embeddings, Flags, Index, Labels, Logits, PerSample, Pixels
 
-__all__ = ["ClassificationObjective", "EmbeddingObjective", "Objective", "Score", "Subset"]
+__all__ = ["AnswerObjective", "ClassificationObjective", "EmbeddingObjective", "Objective", "Score", "Subset"]
 
 _LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "ce-targeted": 2, "margin-targeted": 2, "dlr-targeted": 4}
 _TINY = 1e-12
@@ -125,6 +125,41 @@ class EmbeddingObjective:
         embedding = self._encode(pixels).float()
         distance = (embedding - self.reference[index].to(embedding)).square().sum(1)
         return Score(distance, torch.zeros(len(distance), dtype=torch.bool, device=distance.device))
+
+
+class AnswerObjective:
+    """Objective on what a generative model answers: one given answer per sample.
+
+    Untargeted, the loss is the answer's negative log-likelihood, and the attack drives the model away from it;
+    targeted, it is the log-likelihood, and the attack drives the model towards it.
+
+    Args:
+        read: maps pixels and the numbers of their samples to the negative log-likelihood of the answers, and to whether
+            greedy decoding gives them.
+        size: number of samples.
+        targeted: whether the answers are to be said, rather than not to be said.
+        stop: samples that are done once that is reached; None: attacks spend their whole budget on all.
+    """
+
+    losses: tuple[str, ...] = ("nll",)
+
+    def __init__(
+        self,
+        read: Callable[[Pixels, Index], tuple[PerSample, Flags]],
+        size: int,
+        *,
+        targeted: bool = False,
+        stop: Flags | None = None,
+    ) -> None:
+        self._read, self.size, self._targeted, self._stop = read, size, targeted, stop
+
+    def __call__(self, pixels: Pixels, index: Index, *, loss: str = "") -> Score:
+        if loss not in ("", *self.losses):
+            raise SettingsError(f"unknown loss {loss!r}{nearest(loss, self.losses)}")
+        value, said = self._read(pixels, index)
+        reached = said if self._targeted else ~said
+        stop = torch.zeros_like(said) if self._stop is None else self._stop.to(index.device)[index].to(said.device)
+        return Score(-value if self._targeted else value, reached & stop)
 
 
 class Subset:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from radapt.types import Flags, Index, Labels, PerSample, Pixels
 
-__all__ = ["Outcome", "Stage", "chain"]
+__all__ = ["Outcome", "Stage", "chain", "merged", "untouched"]
 
 
 @final
@@ -78,11 +78,30 @@ def chain(stages: Sequence[Stage], size: int) -> Outcome:
     for number, stage in enumerate(stages[1:], 1):
         left = (~total.fooled).nonzero().flatten()
         if len(left):
-            total = _merged(total, stage(left.cpu()), left, number)
+            later = stage(left.cpu())
+            total = merged(total, later, left, number, later.fooled)
     return total
 
 
-def _merged(total: Outcome, later: Outcome, rows: Index, number: int) -> Outcome:
+def untouched(pixels: Pixels, fooled: Flags) -> Outcome:
+    """What there is before the first attack: clean images, some of which fool already."""
+    zero, none = torch.zeros_like(pixels[:, 0, 0, 0]), torch.zeros_like(fooled)
+    flags = {field.name: none for field in fields(Outcome) if field.type == "Flags"}
+    counts = {field.name: none.long() for field in fields(Outcome) if field.type == "Labels"}
+    values = {field.name: zero for field in fields(Outcome) if field.type == "PerSample"}
+    return Outcome(**{**flags, **counts, **values, "pixels": pixels, "fooled": fooled, "fooled_8bit": fooled})
+
+
+def merged(total: Outcome, later: Outcome, rows: Index, number: int, won: Flags) -> Outcome:
+    """An outcome to which a later stage is added.
+
+    Args:
+        total: what the stages before it found.
+        later: what it found on some samples.
+        rows: which samples these are.
+        number: of the stage.
+        won: on which of them its images replace the earlier ones.
+    """
     part = {field.name: getattr(total, field.name)[rows] for field in fields(Outcome)}
     new = {field.name: getattr(later, field.name) for field in fields(Outcome)}
     new["stage"] = torch.full_like(later.stage, number)
@@ -99,7 +118,7 @@ def _merged(total: Outcome, later: Outcome, rows: Index, number: int) -> Outcome
     }
     changed = {}
     for name, values in new.items():
-        won = later.fooled.view(-1, *[1] * (values.ndim - 1))
-        value = rules[name] if name in rules else torch.where(won, values, part[name])
+        better = won.view(-1, *[1] * (values.ndim - 1))
+        value = rules[name] if name in rules else torch.where(better, values, part[name])
         changed[name] = getattr(total, name).index_copy(0, rows, value.to(part[name].dtype))
     return replace(total, **changed)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from radapt.errors import InputError, RadaptError, SettingsError
+from radapt.errors import InputError, ModelError, RadaptError, SettingsError
 
 if TYPE_CHECKING:
     from radapt.adapt import Adapter
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from radapt.results import Figure
 
 __all__ = [
+    "Checkpointing",
+    "Device",
+    "DeviceMap",
+    "Dtype",
     "Json",
     "Quiet",
     "candidate_parts",
@@ -28,6 +32,7 @@ __all__ = [
     "fraction",
     "guard",
     "load_sets",
+    "size_of",
     "split_names",
     "write_file",
     "write_json",
@@ -42,6 +47,12 @@ _errors = Console(stderr=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file, as JSON rows.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Dtype = Annotated[str, typer.Option(help="Precision of the weights: float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Where the models are, such as cuda:0.")]
+DeviceMap = Annotated[str | None, typer.Option(help="Instead: spread a LLaVA or Qwen-VL over all devices (auto).")]
+Checkpointing = Annotated[
+    bool, typer.Option("--checkpointing", help="For a LLaVA or Qwen-VL: gradients in less memory and more time.")
+]
 
 
 def guard(command: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -82,15 +93,42 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def load_sets(names: str, *, split: str, n: int | None) -> list[Dataset]:
-    """Data sets by name, separated by commas."""
+def load_sets(names: str, *, split: str, n: int | None, models: Sequence[VLM] = ()) -> list[Dataset]:
+    """Data sets by name, separated by commas, with pictures of the size that the models take."""
     from radapt.data import load_dataset
 
-    return [load_dataset(name, split=split, n=n) for name in split_names(names)]
+    return [load_dataset(name, split=split, n=n, size=size_of(models)) for name in split_names(names)]
 
 
-def candidate_parts(text: str) -> tuple[str, VLM, Adapter | None]:
-    """Read ``[LABEL=]MODEL[+ADAPTER]``: label, model and adapter."""
+def size_of(models: Sequence[VLM]) -> int | None:
+    """Height and width of the pictures that models take; None without models.
+
+    Raises:
+        SettingsError: they take pictures of different sizes.
+    """
+    sizes = {model.image_size: model.name for model in models}
+    if len(sizes) > 1:
+        text = ", ".join(f"{name} {height} x {width}" for (height, width), name in sizes.items())
+        raise SettingsError(f"the models take pictures of different sizes ({text}); evaluate them one after the other")
+    return next(iter(sizes))[0] if sizes else None
+
+
+def candidate_parts(
+    text: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    device_map: str | None = None,
+    checkpointing: bool = False,
+    slots: int = 1,
+) -> tuple[str, VLM, Adapter | None]:
+    """Read ``[LABEL=]MODEL[+ADAPTER]``: label, model and adapter.
+
+    Args:
+        text: what was written.
+        dtype, device, device_map, checkpointing: of the model, as in ``radapt.load``.
+        slots: images per pass, for the estimate of memory.
+    """
     from radapt.adapt import Adapter
     from radapt.models import load
 
@@ -99,7 +137,22 @@ def candidate_parts(text: str) -> tuple[str, VLM, Adapter | None]:
     if not name or (equals and not label) or (plus and not folder):
         raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {text!r}")
     adapter = Adapter.from_pretrained(folder) if plus else None
-    return (label if equals else text), load(name), adapter
+    _tell_memory(name, dtype=dtype, checkpointing=checkpointing, slots=slots)
+    model = load(name, dtype=dtype, device=device, device_map=device_map, checkpointing=checkpointing)
+    return (label if equals else text), model, adapter
+
+
+def _tell_memory(name: str, **settings: Any) -> None:
+    """One line on what a model will take, unless it ships with the package or cannot be estimated."""
+    from radapt.models import estimate
+
+    if name.startswith("micro/"):
+        return
+    try:
+        memory = estimate(name, **settings)
+    except (ModelError, SettingsError):  # loading it says why
+        return
+    console.print(memory.line(), markup=False, highlight=False, soft_wrap=True)
 
 
 def checkpoint_of(out: Path) -> Path:

@@ -12,7 +12,20 @@ from rich.table import Table
 from radapt.errors import SettingsError
 from radapt.find import nearest
 
-from ._shared import Json, Quiet, checkpoint_of, console, fraction, guard, load_sets, split_names, write_json
+from ._shared import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Quiet,
+    checkpoint_of,
+    console,
+    fraction,
+    guard,
+    load_sets,
+    split_names,
+    write_json,
+)
 
 __all__ = ["METHODS", "adapt", "tune"]
 
@@ -36,6 +49,9 @@ def adapt(
     eps: Annotated[str, typer.Option(help="data-driven: l-inf radius of the training attack.")] = "4/255",
     steps: Annotated[int, typer.Option(help="data-driven: optimiser steps.")] = 120,
     seed: Annotated[int, typer.Option(help="data-driven: seed.")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    device_map: DeviceMap = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -53,7 +69,7 @@ def adapt(
 
     if method not in METHODS:
         raise SettingsError(f"unknown method {method!r}{nearest(method, METHODS)}")
-    vlm = load(model)
+    vlm = load(model, dtype=dtype, device=device, device_map=device_map)
     cutoff = cutoff_from_d0(d0) if d0 else None
     weight = alpha if alpha is not None else (0.8 if method == "data-driven" else 1.0)
     if method == "training-free":
@@ -61,9 +77,11 @@ def adapt(
     elif method == "model-guided":
         if guide is None:
             raise SettingsError("model-guided needs --guide, the robust twin, e.g. --guide micro/fare")
-        adapter = model_guided(vlm, load(guide), cutoff=cutoff, alpha=weight, mix=mix, image=image)
+        adapter = model_guided(
+            vlm, load(guide, dtype=dtype, device=device), cutoff=cutoff, alpha=weight, mix=mix, image=image
+        )
     else:
-        images = load_dataset(data, split="train", n=n)
+        images = load_dataset(data, split="train", n=n, size=vlm.image_size[0])
         text = loss == "text"
         adapter = data_driven(
             vlm,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ._shared import console, guard
+from ._shared import Checkpointing, Dtype, console, guard
 
 __all__ = ["attacks", "datasets", "models"]
 
@@ -16,15 +16,34 @@ _Name = Annotated[str | None, typer.Argument(help="Show this one in full.")]
 
 
 @guard
-def models() -> None:
-    """List the models that ship with the package, and the families that can be loaded or adapted.
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show what this one takes: a name or a folder.")] = None,
+    dtype: Dtype = "float32",
+    slots: Annotated[int, typer.Option(help="Images per pass.")] = 1,
+    image_size: Annotated[int | None, typer.Option(help="Height and width of the images; default: its own.")] = None,
+    checkpointing: Checkpointing = False,
+) -> None:
+    """List the models that can be loaded or adapted, or estimate the memory that one takes under attack.
+
+    Of that one, its config.json alone is read.
 
     \b
-    [bold]Example:[/]
+    [bold]Examples:[/]
       radapt models
+      radapt models llava-hf/llava-1.5-7b-hf --dtype bfloat16 --slots 8 --checkpointing
     """
-    from radapt.models import families, micro_models
+    from radapt.models import estimate, families, micro_models
 
+    if name is not None:
+        memory = estimate(name, dtype=dtype, slots=slots, image_size=image_size, checkpointing=checkpointing)
+        table = Table("part", title=memory.heading(), title_justify="left")
+        for heading in ("parameters (M)", "weights (GB)", "activations (GB)"):
+            table.add_column(heading, justify="right")
+        for number, row in enumerate(memory.rows(), 1):
+            table.add_row(*row, end_section=number == len(memory.parts))
+        console.print(table)
+        console.print(f"total {memory.total / 1e9:.2f} GB; the device's own context comes on top", highlight=False)
+        return
     table = Table("model", "kind")
     for name in micro_models():
         table.add_row(name, "ships with the package; no download")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from radapt._version import __version__
-
-from ._shared import Json, Quiet, console, guard, write_file, write_rows
+from ._anchors import trained
+from ._shared import Json, Quiet, console, guard, write_rows
 
 if TYPE_CHECKING:
     from radapt.adapt import Adapter
@@ -27,31 +25,12 @@ _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
 
 def _anchor(model: VLM, adversary: str, out: Path, quiet: bool) -> Adapter:
-    """A data-driven adapter, trained once and then read from the demo's folder as long as its recipe is the same."""
-    from radapt.adapt import Adapter, data_driven
-    from radapt.adapt.data_driven import digest
     from radapt.data import load_dataset
 
     images = load_dataset("objects", split="train", n=_IMAGES)
-    pixels = images.pixels(range(len(images)))
     settings: dict[str, Any] = {"adversary": adversary, "steps": _STEPS[adversary], "alpha": _ALPHA[adversary]}
-    facts = {"version": __version__, "weights": digest(model.model.parameters()), "images": digest([pixels])}
-    folder = out / f"r-adapt-plus-{adversary}"
-    recipe = folder / "recipe.json"
-
-    def recipe_of(adapter: Adapter) -> str:
-        return json_.dumps({**settings, **facts, "adapter": adapter.fingerprint}, indent=2) + "\n"
-
-    if (folder / "adapter_model.safetensors").exists():
-        found = Adapter.from_pretrained(folder)
-        if recipe.exists() and recipe.read_text() == recipe_of(found):
-            return found
-        console.print(f"the adapter in {folder} was made in another way; it is made anew", highlight=False)
-    checkpoint = out / f"{adversary}.checkpoint.safetensors"
-    adapter = data_driven(model, pixels, **settings, checkpoint=checkpoint, quiet=quiet)
-    adapter.save_pretrained(folder)
-    write_file(recipe, recipe_of(adapter))
-    return adapter
+    pixels = images.pixels(range(len(images)))
+    return trained(model, pixels, settings, out / f"r-adapt-plus-{adversary}", quiet=quiet)
 
 
 @guard

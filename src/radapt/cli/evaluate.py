@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from radapt.errors import SettingsError
 
-from ._shared import Json, Quiet, candidate_parts, console, fraction, guard, load_sets, split_names, write_rows
+from ._shared import (
+    Checkpointing,
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Quiet,
+    candidate_parts,
+    console,
+    fraction,
+    guard,
+    load_sets,
+    split_names,
+    write_rows,
+)
 
 __all__ = ["evaluate", "options_of"]
 
@@ -45,6 +59,9 @@ def evaluate(
     undefended: Annotated[
         str | None, typer.Option(help="What `undefended` means; default: each candidate's model without its adapter.")
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="A sentence that attacks are to make a LLaVA or Qwen-VL say; figures: not said.")
+    ] = None,
     n: Annotated[int | None, typer.Option(help="Images per data set; default: the card's number.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
@@ -53,6 +70,10 @@ def evaluate(
         "results.sqlite"
     ),
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    device_map: DeviceMap = None,
+    checkpointing: Checkpointing = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -63,6 +84,8 @@ def evaluate(
       radapt evaluate micro/clip micro/fare --data shapes,colours --n 100
       radapt evaluate CLIP=micro/clip "R-Adapt=micro/clip+my-adapter" --attack pgd --option steps=50
       radapt evaluate micro/tecoa --undefended micro/clip --eps 1/255,2/255,4/255 --json figures.json
+      radapt evaluate micro/llava --data shapeworld-captions,shapeworld-vqa --eps 8/255 --n 64
+      radapt evaluate micro/llava --data shapeworld-captions --target "a small red ring" --eps 16/255 --n 16
     """
     from radapt.evaluate import Candidate, Threat
     from radapt.evaluate import evaluate as run
@@ -70,9 +93,10 @@ def evaluate(
     from radapt.report import print_table
     from radapt.results import Results
 
+    place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
     lines = []
     for text in candidates:
-        label, model, adapter = candidate_parts(text)
+        label, model, adapter = candidate_parts(text, **place, slots=slots)
         lines.append(Candidate(method=label, model=model, adapter=adapter))
     threats = [
         Threat(attack=attack, eps=fraction(each), norm=norm, source=who, options=options_of(option or []))
@@ -82,10 +106,10 @@ def evaluate(
     ]
     if attack != "none" and not threats:
         raise SettingsError("--eps and --source each need at least one value; for clean figures only, --attack none")
-    sets = load_sets(data, split=split, n=n)
+    sets = load_sets(data, split=split, n=n, models=[line.model for line in lines])
     base = next((line.model for line in lines if line.model.name == undefended), None)
     if undefended is not None and base is None:
-        base = load(undefended)
+        base = load(undefended, **place)
     with Results(results) as file:
         figures = run(
             lines,
@@ -95,6 +119,7 @@ def evaluate(
             undefended=base,
             seed=seed,
             slots=slots,
+            target=target,
             sanity=sanity,
             quiet=quiet,
         )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radapt.errors import SettingsError
+from radapt.find import nearest
+
 from ._shared import Quiet, console, guard
+
+if TYPE_CHECKING:
+    from radapt.models import VLM
 
 __all__ = ["app", "train"]
 
@@ -22,25 +29,36 @@ def _group() -> None:
 @app.command()
 @guard
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the model; an interrupted run continues beside it.")] = Path(
-        "runs/clip"
-    ),
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
-    batch: Annotated[int, typer.Option(help="Pictures per step.")] = 128,
+    name: Annotated[str, typer.Argument(help="clip, llava or qwen-vl.")] = "clip",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the model; an interrupted run continues beside it. Default: runs/NAME."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: as the shipped model was made.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures per step; the same default.")] = None,
     pool: Annotated[int, typer.Option(help="Rendered training pictures.")] = 50_000,
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, pictures and batches.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train `micro/clip`, a CLIP of two million parameters, on ShapeWorld and the digits.
+    """Train a micro model: a CLIP on ShapeWorld and the digits, or a LLaVA or Qwen-VL on captions and questions.
 
-    Its robust twins are made with `radapt finetune`.
+    The robust twins of `micro/clip` are made with `radapt finetune`; the LLaVA and the Qwen-VL begin with its tower.
 
     \b
-    [bold]Example:[/]
-      radapt micro train --out runs/clip
+    [bold]Examples:[/]
+      radapt micro train clip --out runs/clip
+      radapt micro train llava --out runs/llava
+      radapt micro train qwen-vl --out runs/qwen-vl
     """
     from radapt.micro.clip import train_clip
+    from radapt.micro.llava import train_llava
+    from radapt.micro.qwen_vl import train_qwen_vl
 
-    train_clip(out, steps=steps, batch=batch, pool=pool, lr=lr, seed=seed, quiet=quiet)
-    console.print(f"wrote {out}", highlight=False)
+    makers: dict[str, Callable[..., VLM]] = {"clip": train_clip, "llava": train_llava, "qwen-vl": train_qwen_vl}
+    if name not in makers:
+        raise SettingsError(f"unknown micro model {name!r}{nearest(name, makers)}")
+    sizes = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
+    folder = Path("runs") / name if out is None else out
+    makers[name](folder, **sizes, pool=pool, lr=lr, seed=seed, quiet=quiet)
+    console.print(f"wrote {folder}", highlight=False)

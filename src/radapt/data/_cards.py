@@ -17,15 +17,21 @@ from radapt.find import nearest
 
 from ._plain import plain
 
-__all__ = ["METRICS", "Card", "card", "datasets"]
+__all__ = ["METRICS", "PROMPTS", "Card", "card", "datasets"]
 
 METRICS = {
     "zero-shot": ("top-1", "mean-per-class"),
     "retrieval": ("recall@1",),
     "captioning": ("CIDEr",),
-    "vqa": ("accuracy",),
+    "vqa": ("accuracy", "F1"),
 }
 """The tasks, and the metrics that a data set of each may be scored by."""
+
+PROMPTS = {
+    "captioning": "Provide a short caption for this image.",
+    "vqa": "{q} Answer the question using a single word or phrase.",
+}
+"""What generative models are asked, unless a card says otherwise: the prompts of LLaVA 1.5 (arXiv:2310.03744)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,8 @@ class Card:
         title: as written in tables.
         task: ``zero-shot``, ``retrieval``, ``captioning`` or ``vqa``.
         source: name of the reader that fetches the samples (``shapeworld``, ``digits``).
-        metric: ``top-1`` or ``mean-per-class`` for zero-shot sets; one per task otherwise.
+        metric: ``top-1`` or ``mean-per-class`` for zero-shot sets, ``accuracy`` or (questions of yes and no) ``F1`` for
+            vqa; one per task otherwise.
         licence: terms of the pictures and annotations.
         citation: where they come from.
         description: what the pictures show.
@@ -45,6 +52,7 @@ class Card:
         options: settings of the reader.
         classes: class names in label order (empty: the source knows them).
         templates: sentences with ``{c}`` for the class name or ``{a c}`` for the name after "a" or "an".
+        prompt: what a generative model is asked; ``{q}`` stands for the question. Empty: see ``PROMPTS``.
         n: number of samples used unless asked otherwise (None: the whole split).
     """
 
@@ -60,11 +68,12 @@ class Card:
     options: Mapping[str, object] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    prompt: str = ""
     n: int | None = None
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if entry.type == "str":
+            if entry.type == "str" and entry.name != "prompt":
                 text = getattr(self, entry.name).strip()
                 if not text or "\n" in text:
                     raise self._error(f"{entry.name} must be one line of text (fold it with '>-'), got {text!r}")
@@ -80,6 +89,10 @@ class Card:
         self._check_prompts()
 
     def _check_prompts(self) -> None:
+        if self.prompt and self.task not in PROMPTS:
+            raise self._error(f"a prompt belongs to {' and '.join(PROMPTS)}, not to {self.task}")
+        if self.prompt and self.task == "vqa" and "{q}" not in self.prompt:
+            raise self._error(f"prompt {self.prompt!r} has no place for the question; write {{q}}")
         for key in ("classes", "templates"):
             texts = getattr(self, key)
             if len(set(texts)) < len(texts) or "" in texts:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from radapt.errors import InputError
 from radapt.types import Index, Labels, Pixels
 
-from ._cards import Card
+from ._cards import PROMPTS, Card
 from .shapeworld import article
 
 __all__ = ["Dataset", "fill"]
@@ -41,7 +41,8 @@ class Dataset:
         labels: classes of a zero-shot set, int64, N.
         classes: class names of a zero-shot set, in label order.
         captions: the true captions of each picture.
-        questions: the (question, answer) pairs of each picture.
+        questions: the questions of each picture, each followed by its right answers (those of several people).
+        corpus: captions of the card's own number of pictures, whatever ``n`` is: what CIDEr takes word weights from.
     """
 
     card: Card
@@ -50,7 +51,8 @@ class Dataset:
     labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     classes: tuple[str, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
-    questions: tuple[tuple[tuple[str, str], ...], ...] = ()
+    questions: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    corpus: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
@@ -72,6 +74,10 @@ class Dataset:
     def name(self) -> str:
         """Name of the data set."""
         return self.card.name
+
+    def prompt(self, question: str = "") -> str:
+        """What a generative model is asked, with the question filled in."""
+        return (self.card.prompt or PROMPTS[self.card.task]).replace("{q}", question)
 
     @property
     def templates(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -29,18 +29,21 @@ _MENTIONS = tuple(
 )
 
 
-def load_dataset(name: str, *, split: str = "test", n: int | None = None) -> Dataset:
+def load_dataset(name: str, *, split: str = "test", n: int | None = None, size: int | None = None) -> Dataset:
     """Load the first ``n`` samples of a data set; those of a smaller ``n`` are the beginning of those of a larger one.
 
     Args:
         name: one of :func:`datasets`, or the path of a card of your own.
         split: ``train``, ``validation`` or ``test``; they share no picture.
         n: number of samples (default: the card's own number, or else the whole split).
+        size: height and width of the pictures, in pixels, as a model takes them (default: the card's own).
 
     Raises:
         SettingsError: for an unknown name, split or source, or when the split has fewer than ``n`` samples.
     """
     details = card(name)
+    if size is not None:
+        details = replace(details, options={**details.options, "size": size})
     if split not in SPLITS:
         raise SettingsError(f"unknown split {split!r}{nearest(split, SPLITS)}")
     if n is not None and (type(n) is not int or n <= 0):
@@ -72,8 +75,12 @@ def _class_names(details: Card, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _shapeworld(details: Card, split: str, n: int | None) -> Dataset:
-    """Options: ``label`` (attribute or ``composition``), ``world`` (see ``World.of``), ``size`` (pixels), ``seed``."""
-    options = _options(details, ("label", "world", "size", "seed"))
+    """Read rendered scenes.
+
+    Options: ``label`` (attribute or ``composition``), ``world`` (see ``World.of``), ``size`` (pixels), ``seed``, and
+    for vqa ``asked`` (``presence``: only whether something is there).
+    """
+    options = _options(details, ("label", "world", "size", "seed", *(("asked",) if details.task == "vqa" else ())))
     size, seed = _whole(details, "size", _PIXELS, 8), _whole(details, "seed", 0, 0)
     chosen, label = options.get("world", {}), options.get("label")
     if not isinstance(chosen, Mapping):
@@ -101,10 +108,18 @@ def _shapeworld(details: Card, split: str, n: int | None) -> Dataset:
         return Dataset(card=details, split=split, images=images, labels=numbers, classes=names)
     if details.task == "vqa":
         name = f"{stream(split, seed)}/questions"
-        asked = tuple(tuple(questions(s, generator(name, i))) for i, s in zip(indices, scenes, strict=False))
+        kinds = ("everything", "presence")
+        kind = str(options.get("asked", kinds[0]))
+        if kind not in kinds:
+            raise SettingsError(f"data set {details.name!r}: unknown asked {kind!r}{nearest(kind, kinds)}")
+        drawn = (questions(s, generator(name, i)) for i, s in zip(indices, scenes, strict=False))
+        asked = tuple(tuple(pair for pair in each if kind == kinds[0] or pair[1] in ("yes", "no")) for each in drawn)
         return Dataset(card=details, split=split, images=images, questions=asked)
     captions = tuple(_captions(scene, details.task) for scene in scenes)
-    return Dataset(card=details, split=split, images=images, captions=captions)
+    corpus = captions
+    if details.task == "captioning" and details.n is not None and details.n != n:
+        corpus = tuple(_captions(scene, details.task) for scene in draw(world, split, range(details.n), seed=seed))
+    return Dataset(card=details, split=split, images=images, captions=captions, corpus=corpus)
 
 
 def _captions(scene: Scene, task: str) -> tuple[str, ...]:
@@ -156,5 +171,17 @@ def _digits(details: Card, split: str, n: int | None) -> Dataset:
     return Dataset(card=details, split=split, images=images[:n], labels=torch.from_numpy(labels[:n]), classes=names)
 
 
-READERS: dict[str, Callable[[Card, str, int | None], Dataset]] = {"shapeworld": _shapeworld, "digits": _digits}
+def _hub(details: Card, split: str, n: int | None) -> Dataset:
+    """Options: see :func:`read_hub`."""
+    from ._hub import OPTIONS, read_hub
+
+    _options(details, OPTIONS)
+    return read_hub(details, split, n)
+
+
+READERS: dict[str, Callable[[Card, str, int | None], Dataset]] = {
+    "shapeworld": _shapeworld,
+    "digits": _digits,
+    "hub": _hub,
+}
 """The sources of pictures; a new one is a function in this table."""

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from radapt._version import __version__
 from radapt.attacks import Attack, make
-from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.results import Setting
+
+from ._task import Task
 
 __all__ = ["Attachable", "Candidate", "Threat", "setting_of"]
 
@@ -85,24 +86,25 @@ class Threat:
         return {name: value for name, value in asdict(self.make()).items() if name not in ("eps", "norm")}
 
 
-def setting_of(
-    candidate: Candidate, task: str, data: Dataset, threat: Threat | None, source: str, seed: int
-) -> Setting:
+def setting_of(candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int) -> Setting:
     """The setting of one figure; ``threat`` None is the clean figure, ``source`` names the source's model."""
-    attacked: dict[str, Any] = {}
+    options, data, attacked = dict(task.context), task.data, dict[str, Any]()
     if threat is not None:
-        attacked = {"attack": threat.attack, "norm": threat.norm, "eps": threat.eps, "options": threat.settings()}
+        options |= threat.settings()
+        attacked = {"attack": threat.attack, "norm": threat.norm, "eps": threat.eps}
         attacked |= {"source": threat.source, "seed": seed}
         if threat.source != "self":
-            attacked["options"] = {**attacked["options"], "source_model": source}
+            options["source_model"] = source
     return Setting(
         method=candidate.method,
         model=candidate.model.name,
         adapter="" if candidate.adapter is None else candidate.adapter.fingerprint,
-        task=task,
+        task=task.name,
+        metric=task.metric,
         dataset=data.name,
         split=data.split,
         n=len(data),
         version=__version__,
+        options=options,
         **attacked,
     )

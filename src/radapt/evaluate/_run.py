@@ -23,13 +23,13 @@ from radapt.types import Pixels
 
 from ._plan import Candidate, Threat, setting_of
 from ._sanity import Tally, check_model, check_undefended, check_white_box, earlier_signs
+from ._targeted import Targeted
 from ._task import Answer, BoundTask, Task
 
 __all__ = ["evaluate"]
 
 _CHUNK = 128
 _EXAMPLES = 4
-_CHECKED = 16
 
 
 @dataclass
@@ -62,6 +62,7 @@ def evaluate(
     undefended: VLM | None = None,
     seed: int = 0,
     slots: int = 32,
+    target: str | None = None,
     sanity: bool = True,
     quiet: bool = False,
 ) -> list[Figure]:
@@ -72,12 +73,13 @@ def evaluate(
 
     Args:
         candidates: the lines of the report.
-        datasets: data sets with labels; each sample of each is used.
+        datasets: data sets; each sample of each is used, for the task that is on its card.
         threats: the attacks, each with its source.
         results: an open results file; rows are committed every 128 samples.
         undefended: what ``source="undefended"`` means; by default each candidate's model without its adapter.
         seed: seed of the per-sample random numbers.
         slots: images per pass of the model; figures at one number of slots are the same bit for bit.
+        target: a sentence that attacks drive generative models to say; figures are then the share that does not say it.
         sanity: run the sanity checks and store their flags.
         quiet: no progress bar.
 
@@ -93,7 +95,8 @@ def evaluate(
     if not candidates or not datasets:
         raise SettingsError("nothing to evaluate: give at least one candidate and one data set")
     _check_candidates(candidates, undefended)
-    units = list(_units(candidates, datasets, threats, undefended, seed))
+    tasks = [_task(data, target) for data in datasets]
+    units = list(_units(candidates, tasks, threats, undefended, seed))
     for unit in units:
         done = results.begin(unit.setting)
         unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
@@ -128,7 +131,9 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
             raise SettingsError(f"the model of {name!r} carries an adapter already; detach it and give it as adapter=")
 
 
-def _task(data: Dataset) -> Task:
+def _task(data: Dataset, target: str | None) -> Task:
+    if target is not None:
+        return Targeted(data, target)
     tasks = members("radapt.evaluate")
     if data.card.task not in tasks:
         raise SettingsError(f"{data.name} is a set for {data.card.task}, which cannot be evaluated{nearest('', tasks)}")
@@ -138,24 +143,18 @@ def _task(data: Dataset) -> Task:
 
 def _units(
     candidates: Sequence[Candidate],
-    datasets: Sequence[Dataset],
+    tasks: Sequence[Task],
     threats: Sequence[Threat],
     undefended: VLM | None,
     seed: int,
 ) -> Iterable[_Unit]:
     by_name = {candidate.method: candidate for candidate in candidates}
-    for data in datasets:
-        task = _task(data)
+    for task in tasks:
         for candidate in candidates:
             for threat in (None, *threats):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                yield _Unit(
-                    candidate=candidate,
-                    task=task,
-                    threat=threat,
-                    source=source,
-                    setting=setting_of(candidate, task.name, data, threat, _name(source), seed),
-                )
+                setting = setting_of(candidate, task, threat, _name(source), seed)
+                yield _Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting)
 
 
 def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate], undefended: VLM | None) -> Candidate:
@@ -181,7 +180,7 @@ class _Runner:
     def __init__(self, results: Results, undefended: VLM | None, seed: int, slots: int, sanity: bool) -> None:
         self._results, self._undefended = results, undefended
         self._seed, self._slots, self._sanity = seed, slots, sanity
-        self._bound: dict[tuple[Task, VLM], BoundTask] = {}
+        self._bound: dict[tuple[object, ...], BoundTask] = {}
         self._outcomes: dict[tuple[object, ...], Outcome] = {}
         self._task: Task | None = None
 
@@ -206,10 +205,11 @@ class _Runner:
             self._results.add(unit.setting, samples, seconds=seconds, examples=examples)
             advance(len(positions))
 
-    def _bind(self, task: Task, model: VLM) -> BoundTask:
-        key = (task, model)
+    def _bind(self, task: Task, candidate: Candidate) -> BoundTask:
+        """The task on a candidate that has its adapter on."""
+        key = (task, candidate.model, _name(candidate))
         if key not in self._bound:
-            self._bound[key] = task.bind(model)
+            self._bound[key] = task.bind(candidate.model)
         return self._bound[key]
 
     def _attack(self, unit: _Unit, positions: Sequence[int]) -> Outcome | None:
@@ -218,29 +218,24 @@ class _Runner:
         key = (_name(unit.source), unit.threat, tuple(positions))
         if key in self._outcomes:
             return self._outcomes[key]
-        data, model = unit.task.data, unit.source.model
+        data = unit.task.data
         with unit.source.on():
-            objective = self._bind(unit.task, model).objective(positions, stop=unit.white_box)
-            outcome = unit.threat.make()(
-                objective,
-                data.pixels(positions).to(model.device),
+            outcome = self._bind(unit.task, unit.source).attack(
+                unit.threat.make(),
+                data.pixels(positions),
+                positions,
                 keys=[data.keys[position] for position in positions],
                 seed=self._seed,
                 slots=self._slots,
+                stop=unit.white_box,
             )
         if not unit.white_box:
             self._outcomes[key] = outcome
         return outcome
 
     def _answer(self, unit: _Unit, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
-        """Answers by batches of ``slots``, the last one padded, so that they do not depend on the batch."""
-        bound, answers = self._bind(unit.task, unit.candidate.model), list[Answer]()
         with unit.candidate.on():
-            for first in range(0, len(positions), self._slots):
-                rows = list(range(first, min(first + self._slots, len(positions))))
-                padded = rows + [rows[0]] * (self._slots - len(rows))
-                answers += bound.answer(pixels[padded], [positions[row] for row in padded])[: len(rows)]
-        return answers
+            return self._bind(unit.task, unit.candidate).answers(pixels, positions, self._slots)
 
     def _score(
         self, unit: _Unit, positions: Sequence[int], outcome: Outcome | None
@@ -254,8 +249,9 @@ class _Runner:
             if outcome is not None:
                 cost = {name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")}
                 cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
-            label, prediction = unit.task.label(position), answer.prediction
-            samples.append(Sample(position=position, label=label, prediction=prediction, score=answer.score, **cost))
+            said: dict[str, Any] = {"prediction": answer.prediction, "score": answer.score, "also": answer.also}
+            said["answer"] = answer.text
+            samples.append(Sample(position=position, label=unit.task.label(position), **said, **cost))
         shown = [row for row, position in enumerate(positions) if position < _EXAMPLES]
         if outcome is None or not shown:
             return samples, []
@@ -275,7 +271,7 @@ class _Runner:
 
     def _check(self, unit: _Unit, last: Sequence[Sample]) -> dict[str, object]:
         data, model = unit.task.data, unit.candidate.model
-        few = range(min(_CHECKED, len(data)))
+        few = range(min(unit.task.checked, len(data)))
         images = data.pixels(few).to(model.device)
         with unit.candidate.on():
             if unit.threat is None:
@@ -283,11 +279,11 @@ class _Runner:
             if not unit.white_box:
                 return {}
             scores = {each.position: each.score for each in (*self._results.samples(unit.setting), *last)}
-            left = [position for position in few if scores[position] == 1]
-            bound, keys = self._bind(unit.task, model), data.keys[: len(few)]
+            left = [position for position in few if scores[position] > unit.task.low]
+            bound, keys = self._bind(unit.task, unit.candidate), data.keys[: len(few)]
             flags = check_white_box(bound, unit.threat, images, keys, few, survivors=left, seed=self._seed)
         if unit.candidate.adapter is None and model is self._undefended:
-            flags |= check_undefended(list(scores.values()))
+            flags |= check_undefended([float(score > unit.task.low) for score in scores.values()])
         return flags
 
 

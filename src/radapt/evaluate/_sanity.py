@@ -120,26 +120,34 @@ def check_white_box(
         seed: as in the evaluation.
     """
     flags: dict[str, object] = {}
+
+    def gained(attack: Attack, rows: Sequence[int]) -> int:
+        outcome = bound.attack(
+            attack,
+            pixels[list(rows)],
+            [positions[row] for row in rows],
+            keys=[keys[row] for row in rows],
+            seed=seed,
+            slots=len(rows),
+            stop=True,
+        )
+        return int(outcome.fooled.sum())
+
     if threat.norm == "linf" and threat.eps < _LARGE_EPS:
-        objective = bound.objective(positions, stop=True)
-        large = threat.make(eps=_LARGE_EPS)(objective, pixels, keys=keys, seed=seed, slots=len(positions))
-        left = int((~large.fooled).sum())
+        left = len(positions) - gained(threat.make(eps=_LARGE_EPS), range(len(positions)))
         if left > 0.05 * len(positions):
             flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
     if survivors:
-        rows = bound.objective([positions[i] for i in survivors], stop=True)
-        kept = [keys[i] for i in survivors]
         steps = 3 * threat.make().steps
-
-        def gained(attack: Attack) -> int:
-            return int(attack(rows, pixels[list(survivors)], keys=kept, seed=seed, slots=len(kept)).fooled.sum())
-
         # An ensemble is long already: its first attack stands in for it.
         single = isinstance(threat.make(), SearchAttack)
-        more = gained(threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps))
+        longer = threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps)
+        more = gained(longer, survivors)
         if more > 0.05 * len(positions):
             flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
-        more = gained(Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=_GROWTH))
+        loss = "margin" if "margin" in bound.objective(positions, stop=True).losses else ""
+        square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=_GROWTH, loss=loss)
+        more = gained(square, survivors)
         if more > 0.05 * len(positions):
             flags["square beats gradients"] = (
                 f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {_QUERIES} "

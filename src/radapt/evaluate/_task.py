@@ -1,12 +1,12 @@
-"""What a task is: it supplies objectives to attacks and scores a model's answers."""
+"""What a task is: it attacks a model on the samples of a data set, and scores what the model answers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
-from radapt.attacks import Objective
+from radapt.attacks import Attack, Objective, Outcome
 from radapt.data import Dataset
 from radapt.models import VLM
 from radapt.types import Pixels
@@ -15,15 +15,27 @@ __all__ = ["Answer", "BoundTask", "Task"]
 
 
 class Answer(NamedTuple):
-    """A model's answer on one sample: its number, its score in [0, 1], and the words for it."""
+    """A model's answer on one sample.
+
+    Its number (-1 for free text), its score (of the task's metric), the words for it, and its scores by other metrics.
+    """
 
     prediction: int
     score: float
     text: str
+    also: Mapping[str, float] = {}
 
 
 class BoundTask(ABC):
-    """A task on a data set, bound to one model as it stands (with or without an adapter)."""
+    """A task on a data set, bound to one model as it stands (with or without an adapter).
+
+    Args:
+        model: the model.
+        data: the data set.
+    """
+
+    def __init__(self, model: VLM, data: Dataset) -> None:
+        self.model, self.data = model, data
 
     @abstractmethod
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
@@ -33,18 +45,65 @@ class BoundTask(ABC):
         images that are made to be shown to another model must.
         """
 
+    def attack(
+        self,
+        attack: Attack,
+        pixels: Pixels,
+        positions: Sequence[int],
+        *,
+        keys: Sequence[str],
+        seed: int,
+        slots: int,
+        stop: bool,
+    ) -> Outcome:
+        """Attack images of these samples; ``fooled`` says whose answer is worth nothing any more.
+
+        Args:
+            attack: the attack.
+            pixels: the clean images.
+            positions: their numbers in the data set.
+            keys, seed, slots: as for the attack.
+            stop: as for :meth:`objective`.
+        """
+        objective = self.objective(positions, stop=stop)
+        return attack(objective, pixels.to(self.model.device), keys=keys, seed=seed, slots=slots)
+
     @abstractmethod
     def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         """The model's answers on images of these samples."""
 
+    def answers(self, pixels: Pixels, positions: Sequence[int], slots: int) -> list[Answer]:
+        """Answers by batches of ``slots``, the last one padded, so that they do not depend on the batch."""
+        answers = list[Answer]()
+        for first in range(0, len(positions), slots):
+            rows = list(range(first, min(first + slots, len(positions))))
+            padded = rows + [rows[0]] * (slots - len(rows))
+            answers += self.answer(pixels[padded], [positions[row] for row in padded])[: len(rows)]
+        return answers
+
 
 class Task(ABC):
-    """A task: what is asked about the samples of a data set, and how answers are scored."""
+    """A task: what is asked about the samples of a data set, and how answers are scored.
 
-    name: str
+    Attributes:
+        name: its name in reports.
+        low: the highest score that an attack is content with.
+        checked: samples that the sanity checks of an attack take.
+        context: what else its figures depend on; recorded with them.
+    """
+
+    name: ClassVar[str]
+    low: ClassVar[float] = 0.0
+    checked: ClassVar[int] = 16
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
+        self.context: dict[str, object] = {}
+
+    @property
+    def metric(self) -> str:
+        """What the score of a sample measures."""
+        return self.data.card.metric
 
     @abstractmethod
     def bind(self, model: VLM) -> BoundTask:
@@ -54,6 +113,6 @@ class Task(ABC):
     def truth(self, position: int) -> str:
         """The right answer in words."""
 
-    @abstractmethod
     def label(self, position: int) -> int:
         """The right answer as a number (-1 where there is none)."""
+        return -1

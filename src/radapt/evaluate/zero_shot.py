@@ -40,7 +40,7 @@ class ZeroShot(Task):
 
 class _Bound(BoundTask):
     def __init__(self, model: VLM, data: Dataset) -> None:
-        self.model, self.data = model, data
+        super().__init__(model, data)
         self.classifier = model.classifier(data.prompts)
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from radapt.errors import InputError
-from radapt.types import Classifier, Embeddings, Logits, Pixels
+from radapt.errors import InputError, ModelError
+from radapt.types import Classifier, Embeddings, Flags, Index, Logits, PerSample, Pixels
 
 from ._tower import Tower
 
-__all__ = ["VLM", "check_texts"]
+__all__ = ["VLM", "Tokens", "check_texts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Prompts and answers as token numbers; in all rows, prompts end and answers begin at the same column.
+
+    Args:
+        ids: rows x columns, with one place for the image in each row; padded on the left of the prompt and on the right
+            of the answer.
+        mask: which of them are no padding.
+        answer: number of columns, the last ones, that hold the answers.
+    """
+
+    ids: Int[Tensor, "rows columns"]
+    mask: Bool[Tensor, "rows columns"]
+    answer: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Index | slice) -> Tokens:
+        """Some of the rows."""
+        return Tokens(self.ids[rows], self.mask[rows], self.answer)
 
 
 class VLM(ABC):
@@ -39,9 +63,13 @@ class VLM(ABC):
         """The vision encoder."""
 
     @property
-    @abstractmethod
     def logit_scale(self) -> float:
-        """Factor of the cosine between image and text that gives logits."""
+        """Factor of the cosine between image and text that gives logits.
+
+        Raises:
+            ModelError: the model has no text encoder.
+        """
+        raise self._without("text encoder", "a CLIP or SigLIP")
 
     @abstractmethod
     def image_parameters(self) -> dict[str, Tensor]:
@@ -77,14 +105,61 @@ class VLM(ABC):
             InputError: wrong shape or dtype.
         """
 
-    @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Unnormalised text embeddings.
 
         Raises:
             InputError: no texts, or an empty one.
-            ModelError: the model came without a tokenizer.
+            ModelError: the model came without a tokenizer, or has no text encoder.
         """
+        raise self._without("text encoder", "a CLIP or SigLIP")
+
+    def tokenize(self, prompts: Sequence[str], answers: Sequence[str] = ()) -> Tokens:
+        """Prompts, and answers to them, as a generative model reads them; see :class:`Tokens`.
+
+        Raises:
+            InputError: no prompts, an empty one, or more than the model can hold.
+            ModelError: the model does not generate text.
+        """
+        raise self._without("language model", "a LLaVA or Qwen-VL")
+
+    def read(self, pixels: Pixels, tokens: Tokens) -> tuple[PerSample, Flags]:
+        """How a generative model takes answers: their loss, and whether it would say them.
+
+        Args:
+            pixels: images in [0, 1], one per row of ``tokens``.
+            tokens: prompts with answers, from :meth:`tokenize`.
+
+        Returns:
+            The negative log-likelihood per token of each answer, its end included, in float32, differentiable with
+            respect to the pixels; and whether greedy decoding gives exactly that answer.
+
+        Raises:
+            InputError: wrong images, or not one per row.
+            ModelError: the model does not generate text.
+        """
+        raise self._without("language model", "a LLaVA or Qwen-VL")
+
+    def answer_loss(self, pixels: Pixels, prompts: Sequence[str], answers: Sequence[str]) -> PerSample:
+        """Negative log-likelihood per token of answers; see :meth:`read`."""
+        return self.read(pixels, self.tokenize(prompts, answers))[0]
+
+    def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, longest: int = 20) -> list[str]:
+        """What a generative model answers, by greedy decoding.
+
+        Args:
+            pixels: images in [0, 1].
+            prompts: one per image.
+            longest: most tokens of an answer.
+
+        Raises:
+            InputError: no prompts, an empty one, or not one per image.
+            ModelError: the model does not generate text.
+        """
+        raise self._without("language model", "a LLaVA or Qwen-VL")
+
+    def _without(self, part: str, needed: str) -> ModelError:
+        return ModelError(f"{self.name} has no {part}; this needs {needed}")
 
     def classifier(self, prompts: Sequence[Sequence[str]]) -> Classifier:
         """Zero-shot classifier: one unit vector per class, the mean over its prompts (Radford et al. 2021, 3.1.4).

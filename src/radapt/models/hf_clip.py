@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ._dual import DualEncoder, pretrained
+from ._dual import DualEncoder
+from ._pretrained import pretrained
 from ._tower import Layout, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "clip", "load", "tower"]

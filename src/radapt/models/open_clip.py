@@ -16,11 +16,13 @@ from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from radapt._picture import open_picture
 from radapt.errors import ModelError
 from radapt.types import Embeddings, Pixels
 
 from ._convert import config_of, convert, fill, first_line, read_weights
-from ._dual import DualEncoder, load_tokenizer
+from ._dual import DualEncoder
+from ._pretrained import load_tokenizer
 from ._tower import Layout, PixelHook, Tower
 from ._vlm import VLM, check_texts
 from .hf_clip import clip
@@ -119,7 +121,7 @@ class OpenClip(VLM):
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        values = _processor({}, self.image_size[0])(image.convert("RGB"), do_normalize=False, return_tensors="pt")
+        values = _processor({}, self.image_size[0])(open_picture(image), do_normalize=False, return_tensors="pt")
         return torch.as_tensor(values["pixel_values"][0]).clamp(0, 1)
 
     def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:

@@ -1,20 +1,37 @@
-"""Qwen2.5-VL and Qwen3-VL: their vision tower, which takes images of any size as one sequence of flattened patches."""
+"""Qwen2.5-VL and Qwen3-VL: images of any size, which the tower takes as one sequence of flattened patches."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from PIL.Image import Image, Resampling
 from torch import Tensor, nn
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from radapt._picture import open_picture
+from radapt.errors import InputError
 from radapt.types import Pixels
 
+from ._generative import Generative, chat_template
+from ._pretrained import pretrained
 from ._tower import Layout, PixelHook, Tower, square
 
-__all__ = ["MODEL_TYPES", "PackedTower", "patchify", "tower"]
+__all__ = ["LOADS", "MODEL_TYPES", "TEMPLATE", "PackedTower", "QwenVL", "load", "patchify", "qwen_vl", "tower"]
 
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+LOADS = MODEL_TYPES
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Prompt of the Qwen-VL chat models, for checkpoints that come without one."""
+_SIDE = 448
 
 
 def patchify(images: Pixels, frames: int, patch_size: int, merge: int) -> Tensor:
@@ -93,3 +110,82 @@ def tower(model: nn.Module) -> Tower:
         mean=OPENAI_CLIP_MEAN if windowed else (0.5, 0.5, 0.5),
         std=OPENAI_CLIP_STD if windowed else (0.5, 0.5, 0.5),
     )
+
+
+class QwenVL(Generative):
+    """A Qwen-VL: an image keeps its size and its shape, up to the nearest whole number of merged patches.
+
+    ``image_size`` is that of a square picture; the number of tokens follows the size of the images given.
+    """
+
+    @property
+    def _unit(self) -> int:
+        return int(self.tower.patch_size * self.tower.layout.merge)
+
+    def _seen(self, pixels: Pixels) -> dict[str, Any]:
+        height, width = pixels.shape[-2:]
+        if height % self._unit or width % self._unit:
+            raise InputError(
+                f"{self.name} takes images whose sides are multiples of {self._unit} pixels, got {height} x {width}; "
+                "bring pictures to such a size with preprocess"
+            )
+        config, patch = self.model.config.vision_config, self.tower.patch_size
+        normalized = self.normalize(pixels).to(self.model.dtype)
+        patches = patchify(normalized, config.temporal_patch_size, patch, self.tower.layout.merge)
+        grid = torch.tensor([[1, height // patch, width // patch]] * len(pixels), device=pixels.device)
+        return {"pixel_values": patches, "image_grid_thw": grid}
+
+    def _places(self, height: int, width: int) -> int:
+        return (height // self._unit) * (width // self._unit)
+
+    def _extra(self, ids: Tensor) -> dict[str, Any]:
+        return {"mm_token_type_ids": (ids == self.model.config.image_token_id).int()}
+
+    def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
+        picture, limits = open_picture(image), self.processor.size
+        height, width = smart_resize(
+            picture.height, picture.width, self._unit,
+            min_pixels=limits["shortest_edge"], max_pixels=limits["longest_edge"],
+        )  # fmt: skip
+        resized = picture.resize((width, height), Resampling.BICUBIC)
+        return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float() / 255
+
+
+def qwen_vl(name: str, model: Any, tokenizer: Any, processor: Any, template: str = TEMPLATE) -> QwenVL:
+    """A ``Qwen2_5_VLForConditionalGeneration`` or ``Qwen3VLForConditionalGeneration`` with its parts."""
+    unit = processor.patch_size * processor.merge_size
+    least, most = (processor.size[key] for key in ("shortest_edge", "longest_edge"))
+    side, _ = smart_resize(_SIDE, _SIDE, unit, min_pixels=least, max_pixels=most)
+    return QwenVL(name, model, tokenizer, processor, tower=tower, template=template, image_size=(side, side))
+
+
+def load(
+    source: str | Path | nn.Module,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> QwenVL:
+    """Load a Qwen-VL from the hub or a folder, or wrap one that is already loaded.
+
+    Raises:
+        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+    """
+    if isinstance(source, nn.Module):
+        config: Any = source.config
+        seen = tower(source)
+        processor = Qwen2VLImageProcessorPil(
+            patch_size=seen.patch_size,
+            merge_size=seen.layout.merge,
+            temporal_patch_size=config.vision_config.temporal_patch_size,
+            image_mean=list(seen.mean),
+            image_std=list(seen.std),
+        )
+        return qwen_vl(name, source, tokenizer, processor, chat_template(None, tokenizer, TEMPLATE))
+    from transformers import AutoModelForImageTextToText
+
+    model, tokenizer, processor = pretrained(
+        AutoModelForImageTextToText, Qwen2VLImageProcessorPil, source, name, tokenizer, dtype, **settings
+    )
+    return qwen_vl(name, model, tokenizer, processor, chat_template(source, tokenizer, TEMPLATE))

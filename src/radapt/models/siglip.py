@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._dual import DualEncoder, pretrained
+from ._dual import DualEncoder
+from ._pretrained import pretrained
 from ._tower import Layout, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "load", "siglip", "tower"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from radapt._interval import mean_interval
+from radapt.report._tasks import noun
 from radapt.report.table import Cell, Line, Section, Table
 
 __all__ = ["Panel", "Point", "panels"]
@@ -46,13 +47,14 @@ def panels(table: Table, *, mean: bool) -> list[Panel]:
     threats = {column.threat: column.group.split(",")[0] for column in table.columns if column.kind != "clean"}
     for threat, text in threats.items():
         for task in dict.fromkeys(section.task for section in table.sections):
-            sections = [section for section in table.sections if section.task == task and not section.mean]
+            sections = [part for part in table.sections if part.task == task and not part.mean and part.main]
+            if not sections:
+                continue
             titles = [section.title for section in table.sections if section.task == task]
             for title, chosen in [(titles[0], sections)] if mean else [(part.title, [part]) for part in sections]:
                 points = tuple(filter(None, (_point(table, name, threat, chosen) for name in table.methods)))
-                noun = "accuracy" if task in ("zero-shot", "vqa") else "score"
                 if any(point.transfer or point.white_box for point in points):
-                    found.append(Panel(title=title, threat=text, noun=noun, total=len(chosen), points=points))
+                    found.append(Panel(title=title, threat=text, noun=noun(task), total=len(chosen), points=points))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from radapt._interval import mean_interval
 from radapt.errors import ResultsError
+from radapt.report._tasks import noun, places_of
 from radapt.results import Figure, Setting
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "ball_text", "eps_text", "plain", "rows", "tabulate"]
@@ -75,13 +76,15 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The lines of one data set, or of the mean over the data sets of a task; ``n`` is None where it differs."""
+    """The lines of one data set, or of the mean over those of a task, by its main metric or by another; ``n`` None: it
+    differs."""
 
     title: str
     task: str
     n: int | None
     lines: tuple[Line, ...]
     mean: bool = False
+    main: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +131,14 @@ def tabulate(figures: Sequence[Figure]) -> Table:
     if not figures:
         raise ResultsError("there are no figures to report: the results file is empty; fill it with `radapt evaluate`")
     settings = [figure.setting for figure in figures]
-    places = [(setting.task, setting.dataset, setting.split) for setting in settings]
+    places = places_of(settings)
+    lesser = {place for place, figure in zip(places, figures, strict=True) if not figure.main}
     lines, threats = _identify(settings, places)
     grid: dict[tuple[Any, Any, Any], Figure] = {}
     for place, line, threat, figure in zip(places, lines, threats, figures, strict=True):
         grid[place, line, threat] = figure  # the last one registered wins
     order = sorted(dict.fromkeys(threats), key=lambda threat: _rank(threat, list(dict.fromkeys(threats))))
-    columns = _columns(order, {setting.task for setting in settings})
+    columns = _columns(order, {place[0] for place in places})
     names = {line: plain(" · ".join(part or "no adapter" for part in line)) for line in dict.fromkeys(lines)}
     notes: dict[str, int] = {}
     sections: list[Section] = []
@@ -146,7 +150,7 @@ def tabulate(figures: Sequence[Figure]) -> Table:
                 name: _pair(columns, [_cell(grid.get((place, line, threat)), notes) for threat in order])
                 for line, name in names.items()
             }
-            found.append(_section(_title(place, places), task, blocks))
+            found.append(replace(_section(_title(place, places), task, blocks), main=place not in lesser))
         sections += [_mean(found, columns, task, places), *found] if len(found) > 1 else found
     return Table(
         columns=columns,
@@ -196,7 +200,7 @@ def _rank(threat: tuple[Any, ...], seen: Sequence[tuple[Any, ...]]) -> tuple[Any
 
 def _columns(order: Sequence[tuple[Any, ...]], tasks: set[str]) -> tuple[Column, ...]:
     several = len({attack for kind, _, _, _, attack, *_ in order if kind != "clean"}) > 1
-    accuracy = "accuracy" if tasks <= {"zero-shot", "vqa"} else "score"
+    accuracy = "accuracy" if all(noun(task) == "accuracy" for task in tasks) else "score"
     columns = []
     for kind, source, norm, eps, attack, *extra in order:
         extra_text = "".join(f", {part or 'default options'}" for part in extra)

@@ -1,0 +1,219 @@
+"""What LLaVA and Qwen-VL share: a vision tower whose tokens a language model reads between those of a prompt."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from radapt.errors import InputError, ModelError
+from radapt.types import Embeddings, Flags, PerSample, Pixels
+
+from ._pretrained import no_bars
+from ._tower import Tower
+from ._vlm import VLM, Tokens, check_texts
+
+__all__ = ["Generative", "chat_template"]
+
+_WRAPPERS = ("chat_template.jinja", "chat_template.json")
+
+
+class Generative(VLM):
+    """A vision-language model of ``transformers`` that generates text about one image.
+
+    Args:
+        name: what reports call it.
+        model: the whole model, with its language head.
+        tokenizer: its tokenizer; None: it can neither read nor write.
+        processor: its image processor.
+        tower: gives the vision encoder of the model.
+        template: Jinja chat template; see :func:`chat_template`.
+        image_size: height and width of the images that :meth:`preprocess` gives.
+
+    Attributes:
+        checkpointing: whether :meth:`read` keeps only the inputs of each block and computes the rest again on the way
+            back: about a third more time, for a fraction of the memory.
+    """
+
+    model: Any
+    checkpointing = False
+
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, processor: Any, *,
+        tower: Callable[[nn.Module], Tower], template: str, image_size: tuple[int, int],
+    ) -> None:  # fmt: skip
+        super().__init__(name, model, image_size=image_size)
+        self.tokenizer, self.processor, self.template = tokenizer, processor, template
+        self._tower = tower
+
+    @property
+    def tower(self) -> Tower:
+        return replace(self._tower(self.model), mean=self.processor.image_mean, std=self.processor.image_std)
+
+    @abstractmethod
+    def _seen(self, pixels: Pixels) -> dict[str, Any]:
+        """The arguments of the model that carry the images, normalised."""
+
+    @abstractmethod
+    def _places(self, height: int, width: int) -> int:
+        """Number of tokens that an image of this size takes in the prompt."""
+
+    def _extra(self, ids: Tensor) -> dict[str, Any]:
+        """Further arguments of the model, which hang on the tokens."""
+        return {}
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """The tokens that the language model receives of an image, laid end to end; differentiable."""
+        features = self.model.get_image_features(**self._seen(pixels)).pooler_output
+        return torch.stack([each.flatten() for each in features])
+
+    def image_parameters(self) -> dict[str, Tensor]:
+        root = next(name for name, module in self.model.named_modules() if module is self.tower.root)
+        parts = (f"{root}.", "model.multi_modal_projector.")
+        return {name: p for name, p in self.model.named_parameters() if name.startswith(parts)}
+
+    def _prompt(self, text: str) -> list[int]:
+        """A user's turn with one image and a text, up to where the answer begins."""
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        turn = [{"role": "user", "content": content}]
+        written: str = self.tokenizer.apply_chat_template(
+            turn, chat_template=self.template, tokenize=False, add_generation_prompt=True
+        )
+        begun = bool(self.tokenizer.bos_token) and written.startswith(self.tokenizer.bos_token)
+        ids: list[int] = self.tokenizer(written, add_special_tokens=not begun)["input_ids"]
+        found = ids.count(self.model.config.image_token_id)
+        if found != 1:
+            raise InputError(f"a prompt must have one place for the image, this has {found}: {written!r}")
+        return ids
+
+    def tokenize(self, prompts: Sequence[str], answers: Sequence[str] = ()) -> Tokens:
+        check_texts(prompts)
+        if self.tokenizer is None:
+            raise ModelError(f"{self.name} came without a tokenizer; pass one: radapt.load(model, tokenizer=...)")
+        if answers:
+            check_texts(answers)
+            if len(answers) != len(prompts):
+                raise InputError(f"there must be one answer per prompt, got {len(answers)} for {len(prompts)}")
+        asked = {text: self._prompt(text) for text in dict.fromkeys(prompts)}
+        end = [self.tokenizer.eos_token_id]
+        said = {
+            text: self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in dict.fromkeys(answers)
+        }
+        for text, ids in said.items():
+            if self.model.config.image_token_id in ids:
+                raise InputError(f"an answer has no place for an image, this has: {text!r}")
+        left = max(map(len, asked.values()))
+        right = max(map(len, said.values()), default=0)
+        room = self.model.config.get_text_config().max_position_embeddings - self._places(*self.image_size)
+        if left + right > room:
+            raise InputError(f"prompt and answer take {left + right} tokens, beside the image there is room for {room}")
+        ids = torch.full((len(prompts), left + right), self._blank)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, text in enumerate(prompts):
+            before, after = asked[text], said[answers[row]] if answers else []
+            columns = slice(left - len(before), left + len(after))
+            ids[row, columns] = torch.tensor(before + after)
+            mask[row, columns] = True
+        return Tokens(ids, mask, right)
+
+    @property
+    def _blank(self) -> int:
+        """The token that pads; any will do, as it is masked."""
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return int(end if pad is None else pad)
+
+    def _inputs(self, pixels: Pixels, tokens: Tokens) -> dict[str, Any]:
+        """Arguments of the model: images, and tokens with a place for each token of the image."""
+        if len(tokens) != len(pixels):
+            raise InputError(f"there must be one prompt per image, got {len(tokens)} for {len(pixels)}")
+        ids, mask = tokens.ids.to(self.device), tokens.mask.to(self.device)
+        image = ids == self.model.config.image_token_id
+        times = torch.where(image, self._places(*pixels.shape[-2:]), 1).flatten()
+        ids, mask = (each.flatten().repeat_interleave(times).view(len(pixels), -1) for each in (ids, mask))
+        return {"input_ids": ids, "attention_mask": mask.long(), **self._seen(pixels), **self._extra(ids)}
+
+    def read(self, pixels: Pixels, tokens: Tokens) -> tuple[PerSample, Flags]:
+        if not tokens.answer:
+            raise InputError("there are no answers to read; give them to tokenize(prompts, answers)")
+        inputs = self._inputs(pixels, tokens)
+        mask = inputs["attention_mask"]
+        positions = {} if "mm_token_type_ids" in inputs else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        with _recomputing(self.model, self.checkpointing):
+            output = self.model(**inputs, **positions, use_cache=False, logits_to_keep=tokens.answer + 1)
+        logits = output.logits[:, :-1].float()
+        ids, kept = inputs["input_ids"][:, -tokens.answer :], mask[:, -tokens.answer :].bool()
+        loss = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+        mean = torch.where(kept, loss, 0).sum(1) / kept.sum(1)
+        return mean, ((logits.detach().argmax(2) == ids) | ~kept).all(1)
+
+    def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, longest: int = 20) -> list[str]:
+        from transformers import GenerationConfig
+
+        tokens = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts)
+        settings = GenerationConfig(
+            max_new_tokens=longest, do_sample=False, pad_token_id=self._blank, eos_token_id=self.tokenizer.eos_token_id
+        )
+        with torch.no_grad():
+            inputs = self._inputs(pixels, tokens)
+            given = inputs["input_ids"].shape[1]
+            output = self.model.generate(**inputs, generation_config=settings)
+        texts: list[str] = self.tokenizer.batch_decode(output[:, given:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        weights = {name: value.to(dtype) for name, value in self.model.state_dict().items()}
+        with no_bars():
+            self.model.save_pretrained(folder, state_dict=weights)
+        self.processor.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _recomputing(model: Any, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing for a while: blocks keep their inputs only, and run again on the way back.
+
+    (The models' own switch works in training mode alone.)
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    wanted = wanted and torch.is_grad_enabled()
+    blocks = [each for each in model.modules() if wanted and isinstance(each, GradientCheckpointingLayer)]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> str:
+    """The chat template of a model: its tokenizer's, that which lies beside the weights, or the family's own.
+
+    Args:
+        source: folder or name on the hub; None for a model object.
+        tokenizer: the tokenizer, or None.
+        default: of the family.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        return str(tokenizer.chat_template)
+    if source is not None:
+        from transformers.utils.hub import cached_file
+
+        for file in _WRAPPERS:
+            found = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+            if found is not None:
+                text = Path(found).read_text(encoding="utf-8")
+                return str(json.loads(text)["chat_template"]) if file.endswith(".json") else text
+    return default

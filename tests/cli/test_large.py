@@ -1,0 +1,72 @@
+"""What a model takes is told before it is loaded, and how it is loaded can be chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.test_errors import refused
+from tests.models.generative import BUILDERS
+
+from radapt.models import estimate
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(BUILDERS["llava"](tmp_path_factory.mktemp("llava")))
+
+
+def test_the_memory_of_a_model_is_a_table(run: Run, llava: str) -> None:
+    for file in Path(llava).iterdir():
+        if file.name not in ("config.json", "preprocessor_config.json"):
+            file.rename(file.with_name(f"hidden-{file.name}"))  # the weights are not needed
+    try:
+        result = run("models", llava, "--dtype", "bfloat16", "--slots", 4, "--checkpointing")
+    finally:
+        for file in Path(llava).glob("hidden-*"):
+            file.rename(file.with_name(file.name.removeprefix("hidden-")))
+    assert result.exit_code == 0, result.output
+    assert "bfloat16, 4 images of 48 x 48, checkpointing" in " ".join(result.output.split())
+    for part in ("vision tower", "projector", "language model", "together", "parameters (M)", "activations (GB)"):
+        assert part in result.output
+    whole = estimate(llava, dtype="bfloat16", slots=4, checkpointing=True)
+    assert f"total {whole.total / 1e9:.2f} GB" in result.output
+
+
+def test_what_has_no_estimate_is_one_line(run: Run, model: str) -> None:
+    refused(run("models", "micro/clop"), 2, "unknown model 'micro/clop'", "did you mean 'micro/clip'")
+    refused(run("models", model, "--dtype", "bf16"), 2, "unknown dtype 'bf16'", "did you mean 'bfloat16'")
+    refused(run("models", model, "--slots", 0), 2, "slots must be at least 1")
+    refused(run("models", model, "--checkpointing"), 1, "does not generate text")
+    refused(run("models", model, "--image-size", 4), 2, "multiples of 8 pixels")
+
+
+def test_evaluate_tells_the_memory_and_loads_as_it_is_told(run: Run, model: str) -> None:
+    words = ("--attack", "none", "--n", 2, "-q", "--slots", 2)
+    result = run("evaluate", f"half={model}", *words, "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    line = estimate(model, dtype="bfloat16", slots=2).line()
+    assert "bfloat16, 2 images of 48 x 48: about" in line
+    assert result.output.count(line) == 1
+    assert "images of" not in run("evaluate", "micro/clip", *words).output
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("adapt", "training-free", "--model")])
+def test_a_wrong_way_to_load_is_one_line(run: Run, model: str, command: tuple[str, ...]) -> None:
+    refused(run(*command, model, "--dtype", "bf16"), 2, "unknown dtype 'bf16'")
+    refused(run(*command, model, "--device", "cuda:99"), 1, "no device 'cuda:99' here")
+    refused(run(*command, model, "--device-map", "auto"), 1, "device_map is for llava")
+
+
+def test_checkpointing_is_for_generative_models(run: Run, model: str, llava: str) -> None:
+    words = ("--data", "shapeworld-vqa", "--attack", "none", "--n", 2, "-q", "--slots", 2, "--checkpointing")
+    refused(run("evaluate", model, *words), 1, "checkpointing is for a LLaVA or Qwen-VL")
+    result = run("evaluate", f"l={llava}", *words)
+    assert result.exit_code == 0, result.output
+    assert estimate(llava, slots=2, checkpointing=True).line() in result.output
+
+
+def test_an_adapter_is_made_in_half_precision(run: Run, llava: str) -> None:
+    result = run("adapt", "training-free", "--model", llava, "--dtype", "bfloat16", "--out", "a")
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,103 @@
+"""Experiments: their files, what is wrong in them, and a run from adapters to report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+
+from radapt.cli._experiment import Experiment, experiments, read
+from radapt.errors import SettingsError
+from radapt.results import Results
+
+Run = Callable[..., Result]
+
+PROFILE: dict[str, Any] = {
+    "models": {"CLIP": "micro/clip"},
+    "twins": {"FARE": "micro/fare"},
+    "defences": {
+        "R-Adapt": {"method": "training-free", "alpha": 0.4},
+        "R-Adapt_FARE": {"method": "model-guided", "guide": "micro/fare", "alpha": 0.4},
+        "R-Adapt+": {"method": "data-driven", "data": "objects", "n": 8, "steps": 1, "attack_steps": 1, "batch": 4},
+    },
+    "data": ["shapes"],
+    "n": 4,
+    "attacks": [{"attack": "pgd", "eps": "4/255", "options": {"steps": 2}}],
+}
+
+
+def file(folder: Path, **changes: object) -> Path:
+    content = {"title": "T", "description": "D", "published": "P", "profiles": {"micro": {**PROFILE, **changes}}}
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_can_be_read_and_has_both_profiles(name: str) -> None:
+    found = read(name)
+    assert set(found.profiles) == {"micro", "paper"}
+    assert all("self" in attack.source for profile in found.profiles.values() for attack in profile.attacks)
+
+
+def test_an_experiment_runs_from_adapters_to_the_report_and_continues(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = file(tmp_path)
+    words = ("reproduce", str(path), "--out", "here", "--slots", "4", "--no-sanity", "--quiet", "--json", "f.json")
+    first = run(*words)
+    assert first.exit_code == 0, first.output
+    assert "Published: P" in first.output
+    assert Path("here/report/report.html").exists()
+    with Results("here/results.sqlite", read_only=True) as results:
+        figures = results.figures()
+    assert [f.setting.method for f in figures[::3]] == ["CLIP", "FARE", "R-Adapt", "R-Adapt_FARE", "R-Adapt+"]
+    assert [f.kind for f in figures[:3]] == ["clean", "transfer", "white-box"]
+    assert figures[4].setting.options["source_model"] == "micro/clip"
+    again = run(*words)
+    assert again.exit_code == 0
+    assert "made anew" not in again.output
+
+
+def test_experiments_are_listed(run: Run) -> None:
+    output = run("reproduce").output
+    assert all(name in output for name in experiments())
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": {}}, "unknown key 'model'"),
+        ({"models": {}}, "models is empty"),
+        ({"n": 0}, "n must be a whole number"),
+        ({"attacks": []}, "attacks must be a list"),
+        ({"attacks": [{"eps": "4/255"}]}, "attack 1: missing attack"),
+        ({"attacks": [{"attack": "pgd", "eps": "4/255", "source": ["undefended"]}]}, "source must name self"),
+        ({"attacks": [{"attack": "pgd", "eps": "much"}]}, "neither a number nor a fraction"),
+        ({"defences": {"A": {"method": "magic"}}}, "unknown method 'magic'"),
+        ({"defences": {"A": {"method": "model-guided"}}}, "guide belongs to model-guided, and model-guided needs it"),
+        ({"defences": {"A": {"method": "training-free", "data": "objects"}}}, "data belongs to data-driven"),
+        ({"data": {}}, "data must be a name or a list of names"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        read(str(file(tmp_path, **changes)))
+
+
+def test_unknown_names_are_explained(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"unknown experiment 'tab5'.*tab4"):
+        read("tab5")
+    with pytest.raises(SettingsError, match="missing title"):
+        Experiment.of("x.yaml", {"description": "D", "published": "P", "profiles": {}})
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        read(str(tmp_path / "bad.yaml"))
+    result = run("reproduce", "tab4", "--profile", "mikro")
+    assert result.exit_code == 2
+    assert "micro" in result.output

@@ -1,0 +1,199 @@
+"""Models that generate text: what they read and say is what ``transformers`` gives, one sample at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.models.generative import BUILDERS, SIDE
+from torch import Tensor
+
+import radapt
+from radapt.errors import InputError, ModelError
+from radapt.models import VLM
+
+PROMPTS = ["what shape is it?", "Provide a short caption for this image."]
+ANSWERS = ["star", "a large red circle on a navy background"]
+
+
+@pytest.fixture(params=BUILDERS)
+def vlm(request: pytest.FixtureRequest, tmp_path: Path) -> VLM:
+    return radapt.load(BUILDERS[request.param](tmp_path / "model"))
+
+
+def images(vlm: VLM, n: int = 2) -> Tensor:
+    return torch.rand(n, 3, *vlm.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def plainly(vlm: Any, pixels: Tensor, prompt: str) -> dict[str, Any]:
+    """The inputs of one sample, as the processors of ``transformers`` make them: text with repeated image tokens."""
+    model, config = vlm.model, vlm.model.config
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    text = vlm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (vlm.processor.image_mean, vlm.processor.image_std))
+    kind = config.model_type
+    seen: dict[str, Any]
+    if kind.startswith("qwen"):
+        picture = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+        batch = vlm.processor(picture, return_tensors="pt")
+        seen = {"pixel_values": batch["pixel_values"], "image_grid_thw": batch["image_grid_thw"]}
+        count = int(batch["image_grid_thw"].prod()) // 4
+    elif kind == "llava_next":
+        side = SIDE
+        small = torch.nn.functional.interpolate(pixels[None], (side, side), mode="bicubic", antialias=True)[0]
+        parts = [
+            small,
+            pixels[:, :side, :side],
+            pixels[:, :side, side:],
+            pixels[:, side:, :side],
+            pixels[:, side:, side:],
+        ]
+        seen = {"pixel_values": torch.stack([(part - mean) / std for part in parts])[None]}
+        seen["image_sizes"] = torch.tensor([list(pixels.shape[1:])])
+        count = 36 + 12 * 13
+    else:
+        seen, count = {"pixel_values": ((pixels - mean) / std)[None]}, 36
+    place = vlm.tokenizer.convert_ids_to_tokens(config.image_token_id)
+    ids = vlm.tokenizer(text.replace(place, f"{place} " * count), return_tensors="pt")["input_ids"]
+    if kind.startswith("qwen"):
+        seen["mm_token_type_ids"] = (ids == config.image_token_id).int()
+    assert model is vlm.model
+    return {"input_ids": ids, **seen}
+
+
+def eight_bits(pixels: Tensor) -> Tensor:
+    return (pixels * 255).round() / 255
+
+
+def test_it_reads_as_transformers_does(vlm: Any) -> None:
+    pixels = eight_bits(images(vlm))
+    loss, said = vlm.read(pixels, vlm.tokenize(PROMPTS, ANSWERS))
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        inputs = plainly(vlm, pixels[row], prompt)
+        added = vlm.tokenizer(answer, add_special_tokens=False)["input_ids"] + [vlm.tokenizer.eos_token_id]
+        whole = torch.cat([inputs["input_ids"], torch.tensor([added])], 1)
+        if "mm_token_type_ids" in inputs:
+            inputs["mm_token_type_ids"] = (whole == vlm.model.config.image_token_id).int()
+        logits = vlm.model(**{**inputs, "input_ids": whole}).logits[0, -len(added) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(added))
+        assert loss[row] == pytest.approx(expected.item(), abs=2e-4)
+        assert bool(said[row]) == bool((logits.argmax(1) == torch.tensor(added)).all())
+
+
+def test_it_says_what_transformers_says_and_knows_that_it_would(vlm: Any) -> None:
+    pixels = eight_bits(images(vlm))
+    texts = vlm.generate(pixels, PROMPTS, longest=6)
+    for row, prompt in enumerate(PROMPTS):
+        inputs = plainly(vlm, pixels[row], prompt)
+        output = vlm.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        assert texts[row] == vlm.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def test_what_it_would_say_is_what_it_says(vlm: Any) -> None:
+    pixels = eight_bits(images(vlm, 1))
+    inputs = plainly(vlm, pixels[0], PROMPTS[0])
+    # Neither the end nor another image: the answer is to have two tokens, and one place for an image is allowed.
+    vlm.model.lm_head.weight[[vlm.model.config.image_token_id, vlm.tokenizer.eos_token_id]] = 0
+    greedy = vlm.model.generate(**inputs, max_new_tokens=2, do_sample=False)[0, -2:]
+    tokens = vlm.tokenize([PROMPTS[0]] * 3, ["star"] * 3)  # "star" and the end: two columns
+    tokens.ids[:, -2:] = greedy
+    for row in (1, 2):
+        tokens.ids[row, -row] = 50 if greedy[-row] != 50 else 51
+    _, said = vlm.read(pixels.expand(3, -1, -1, -1), tokens)
+    assert said.tolist() == [True, False, False]
+
+
+def test_gradients_reach_the_pixels_and_agree_with_differences(vlm: Any) -> None:
+    vlm.model.double()
+    pixels = images(vlm).double().requires_grad_(True)
+    tokens = vlm.tokenize(PROMPTS, ANSWERS)
+    loss, _ = vlm.read(pixels, tokens)
+    (gradient,) = torch.autograd.grad(loss.sum(), pixels)
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()
+    direction = torch.randn_like(pixels).sign()
+    step = 1e-4
+    with torch.no_grad():
+        up, down = (vlm.read(pixels + sign * step * direction, tokens)[0].sum() for sign in (1, -1))
+    slope = (gradient * direction).sum().item()
+    assert (up - down).item() / (2 * step) == pytest.approx(slope, rel=2e-2, abs=2e-3)
+
+
+def test_padding_and_neighbours_do_not_matter(vlm: Any) -> None:
+    pixels = images(vlm)
+    together = vlm.read(pixels, vlm.tokenize(PROMPTS, ANSWERS))[0]
+    alone = torch.cat([vlm.read(pixels[[i]], vlm.tokenize([PROMPTS[i]], [ANSWERS[i]]))[0] for i in range(2)])
+    assert torch.allclose(together, alone, atol=2e-5)
+    tokens = vlm.tokenize(PROMPTS, ANSWERS)
+    turned = vlm.read(pixels.flip(0), tokens[torch.tensor([1, 0])])[0]
+    assert torch.equal(turned.flip(0), together)
+
+
+def test_checkpointing_changes_nothing_but_what_is_kept(vlm: Any) -> None:
+    pixels, tokens = images(vlm).requires_grad_(True), vlm.tokenize(PROMPTS, ANSWERS)
+
+    def run() -> tuple[Tensor, Tensor, int]:
+        kept: dict[int, int] = {}
+
+        def pack(value: Tensor) -> Tensor:
+            kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            loss, _ = vlm.read(pixels, tokens)
+        return loss, torch.autograd.grad(loss.sum(), pixels)[0], sum(kept.values())
+
+    loss, gradient, plenty = run()
+    vlm.checkpointing = True
+    again, same, little = run()
+    assert torch.allclose(loss, again, atol=1e-6)
+    assert torch.allclose(gradient, same, atol=1e-6)
+    assert little < 0.75 * plenty
+    assert not any(module.training for module in vlm.model.modules())
+
+
+def test_pictures_come_in_the_size_that_it_takes(vlm: Any) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    pixels = vlm.preprocess(picture)
+    assert pixels.dtype == torch.float32
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    assert len(vlm.generate(pixels[None], [PROMPTS[0]], longest=2)) == 1
+
+
+def test_wrong_input_is_explained(vlm: Any) -> None:
+    pixels = images(vlm)
+    with pytest.raises(InputError, match="non-empty"):
+        vlm.tokenize(["what shape is it?", "  "])
+    with pytest.raises(InputError, match="one answer per prompt, got 1 for 2"):
+        vlm.tokenize(PROMPTS, ANSWERS[:1])
+    with pytest.raises(InputError, match="one prompt per image, got 2 for 1"):
+        vlm.generate(pixels[:1], PROMPTS)
+    with pytest.raises(InputError, match="room for"):
+        vlm.tokenize(["star " * 300])
+    with pytest.raises(InputError, match="no answers to read"):
+        vlm.read(pixels, vlm.tokenize(PROMPTS))
+    place = vlm.tokenizer.convert_ids_to_tokens(vlm.model.config.image_token_id)
+    with pytest.raises(InputError, match="one place for the image"):
+        vlm.tokenize([place])
+    with pytest.raises(InputError, match="no place for an image"):
+        vlm.tokenize(["what shape is it?"], [f"a {place}"])
+    with pytest.raises(ModelError, match="no text encoder"):
+        vlm.encode_text(["a star"])
+    with pytest.raises(ModelError, match="language model"):
+        radapt.load("micro/clip").generate(pixels, PROMPTS)
+
+
+def test_an_adapter_of_its_tower_changes_what_it_reads(vlm: Any, tmp_path: Path) -> None:
+    adapter = radapt.training_free(vlm, alpha=0.5)
+    adapter.save_pretrained(tmp_path / "adapter")
+    pixels, tokens = images(vlm), vlm.tokenize(PROMPTS, ANSWERS)
+    with torch.no_grad():
+        bare = vlm.read(pixels, tokens)[0]
+        with radapt.Adapter.from_pretrained(tmp_path / "adapter").attach(vlm):
+            defended = vlm.read(pixels, tokens)[0]
+        assert (defended - bare).abs().max() > 1e-4
+        assert torch.equal(vlm.read(pixels, tokens)[0], bare)
