@@ -111,7 +111,7 @@ class Figure:
         """The figure as one flat JSON object."""
         setting = asdict(self.setting)
         options = json.dumps(setting.pop("options"), sort_keys=True)
-        figures = {"percent": self.percent, "low": self.low, "high": self.high, "n": self.n}
+        figures = {"percent": self.percent, "low": self.low, "high": self.high, "n": self.n, "main": self.main}
         passes = {"seconds": self.seconds, "forwards": self.forwards, "backwards": self.backwards}
         flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
         return {**setting, "kind": self.kind, **figures, **passes, "options": options, "flags": flags}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.conftest import Run
 from tests.cli.test_errors import refused
 from tests.models.generative import BUILDERS
 
+import radapt.models
 from radapt.models import estimate
 
 
@@ -27,7 +30,7 @@ def test_the_memory_of_a_model_is_a_table(run: Run, llava: str) -> None:
         for file in Path(llava).glob("hidden-*"):
             file.rename(file.with_name(file.name.removeprefix("hidden-")))
     assert result.exit_code == 0, result.output
-    assert "bfloat16, 4 images of 48 x 48, checkpointing" in " ".join(result.output.split())
+    assert result.output.startswith(f"{llava}, bfloat16, 4 images of 48 x 48, checkpointing\n")
     for part in ("vision tower", "projector", "language model", "together", "parameters (M)", "activations (GB)"):
         assert part in result.output
     whole = estimate(llava, dtype="bfloat16", slots=4, checkpointing=True)
@@ -50,6 +53,31 @@ def test_evaluate_tells_the_memory_and_loads_as_it_is_told(run: Run, model: str)
     assert "bfloat16, 2 images of 48 x 48: about" in line
     assert result.output.count(line) == 1
     assert "images of" not in run("evaluate", "micro/clip", *words).output
+
+
+def test_candidates_of_one_model_load_it_once(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("adapt", "training-free", "--model", model, "--out", "a").exit_code == 0
+    load, names = radapt.models.load, []
+
+    def counted(name: str, **options: Any) -> Any:
+        names.append(name)
+        return load(name, **options)
+
+    monkeypatch.setattr("radapt.models.load", counted)
+    words = ("--attack", "pgd", "--option", "steps=2", "--n", 4, "-q", "--slots", 4, "--json", "rows.json")
+    result = run("evaluate", f"bare={model}", f"R-Adapt={model}+a", *words)
+    assert result.exit_code == 0, result.output
+    assert names == [model]
+    together = sorted(map(figure, json.loads(Path("rows.json").read_text())))
+    apart = []
+    for number, candidate in enumerate((f"bare={model}", f"R-Adapt={model}+a")):
+        assert run("evaluate", candidate, *words, "--results", f"{number}.sqlite").exit_code == 0
+        apart += map(figure, json.loads(Path("rows.json").read_text()))
+    assert sorted(apart) == together
+
+
+def figure(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["method"], row["source"], row["percent"], row["n"]
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("adapt", "training-free", "--model")])

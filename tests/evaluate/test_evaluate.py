@@ -264,14 +264,12 @@ def test_an_error_leaves_no_adapter_behind_and_keeps_what_was_done(
 
 def test_wrong_plans_are_refused_before_anything_is_computed(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
     data, one = own_labels(clip, 2), [Candidate(method="CLIP", model=clip)]
-    pairs = load_dataset("shapeworld-retrieval", n=2)
     refused = {
         "nothing to evaluate": ([], data, ()),
         "different names, got CLIP, CLIP": ([*one, *one], data, ()),
         "'CLIP' and 'Same' have the same model name": ([*one, Candidate(method="Same", model=clip)], data, ()),
         "did you mean 'undefended'": (one, data, (Threat(attack="pgd", eps=EPS, source="undefnded"),)),
         "did you mean 'CLIP'": (one, data, (Threat(attack="pgd", eps=EPS, source="CLIPP"),)),
-        "retrieval, which cannot be evaluated. Allowed: zero-shot$": (one, pairs, ()),
     }
     for message, (candidates, chosen, threats) in refused.items():
         with pytest.raises(SettingsError, match=message):

@@ -121,6 +121,7 @@ def candidate_parts(
     device_map: str | None = None,
     checkpointing: bool = False,
     slots: int = 1,
+    loaded: dict[str, VLM] | None = None,
 ) -> tuple[str, VLM, Adapter | None]:
     """Read ``[LABEL=]MODEL[+ADAPTER]``: label, model and adapter.
 
@@ -128,6 +129,7 @@ def candidate_parts(
         text: what was written.
         dtype, device, device_map, checkpointing: of the model, as in ``radapt.load``.
         slots: images per pass, for the estimate of memory.
+        loaded: models by name; one that is there already is not loaded a second time, and others are added.
     """
     from radapt.adapt import Adapter
     from radapt.models import load
@@ -137,9 +139,11 @@ def candidate_parts(
     if not name or (equals and not label) or (plus and not folder):
         raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {text!r}")
     adapter = Adapter.from_pretrained(folder) if plus else None
-    _tell_memory(name, dtype=dtype, checkpointing=checkpointing, slots=slots)
-    model = load(name, dtype=dtype, device=device, device_map=device_map, checkpointing=checkpointing)
-    return (label if equals else text), model, adapter
+    models = {} if loaded is None else loaded
+    if name not in models:
+        _tell_memory(name, dtype=dtype, checkpointing=checkpointing, slots=slots)
+        models[name] = load(name, dtype=dtype, device=device, device_map=device_map, checkpointing=checkpointing)
+    return (label if equals else text), models[name], adapter
 
 
 def _tell_memory(name: str, **settings: Any) -> None:

@@ -36,11 +36,12 @@ def models(
 
     if name is not None:
         memory = estimate(name, dtype=dtype, slots=slots, image_size=image_size, checkpointing=checkpointing)
-        table = Table("part", title=memory.heading(), title_justify="left")
+        table = Table("part")
         for heading in ("parameters (M)", "weights (GB)", "activations (GB)"):
             table.add_column(heading, justify="right")
         for number, row in enumerate(memory.rows(), 1):
             table.add_row(*row, end_section=number == len(memory.parts))
+        console.print(memory.heading(), markup=False, highlight=False, soft_wrap=True)
         console.print(table)
         console.print(f"total {memory.total / 1e9:.2f} GB; the device's own context comes on top", highlight=False)
         return

@@ -89,14 +89,14 @@ def evaluate(
     """
     from radapt.evaluate import Candidate, Threat
     from radapt.evaluate import evaluate as run
-    from radapt.models import load
+    from radapt.models import VLM, load
     from radapt.report import print_table
     from radapt.results import Results
 
     place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
-    lines = []
+    lines, loaded = [], dict[str, VLM]()
     for text in candidates:
-        label, model, adapter = candidate_parts(text, **place, slots=slots)
+        label, model, adapter = candidate_parts(text, **place, slots=slots, loaded=loaded)
         lines.append(Candidate(method=label, model=model, adapter=adapter))
     threats = [
         Threat(attack=attack, eps=fraction(each), norm=norm, source=who, options=options_of(option or []))

@@ -51,7 +51,7 @@ def build_model(clip: VLM, seed: int = 0) -> VLM:
 def train_llava(
     out: Path,
     *,
-    steps: int = 3500,
+    steps: int = 2500,
     batch: int = 64,
     pool: int = 50_000,
     lr: float = 1e-3,

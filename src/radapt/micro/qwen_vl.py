@@ -98,7 +98,7 @@ def _begin_as(visual: Any, clip: Any) -> None:
 def train_qwen_vl(
     out: Path,
     *,
-    steps: int = 2500,
+    steps: int = 2000,
     batch: int = 64,
     pool: int = 50_000,
     lr: float = 1e-3,
