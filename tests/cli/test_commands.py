@@ -23,7 +23,7 @@ from radapt.results import Results, Sample
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 FIGURE = {
     "method", "model", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source", "options", "seed",
-    "version", "kind", "percent", "low", "high", "seconds", "forwards", "backwards", "flags",
+    "version", "kind", "metric", "main", "percent", "low", "high", "seconds", "forwards", "backwards", "flags",
 }  # fmt: skip
 ADAPTER = {"cutoff", "alpha", "mix", "width", "grid", "prefix", "patch_size", "method", "base_model", "fingerprint"}
 TRAINED = {

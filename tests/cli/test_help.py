@@ -11,7 +11,10 @@ import radapt
 from radapt import attacks, data
 from radapt.cli.main import app
 
-COMMANDS = ("adapt", "attacks", "datasets", "demo", "evaluate", "finetune", "micro train", "models", "report", "tune")
+COMMANDS = (
+    *("adapt", "attacks", "datasets", "demo", "evaluate", "finetune"),
+    *("micro train", "models", "report", "reproduce", "tune"),
+)
 
 
 def test_the_commands_are_these() -> None:

@@ -89,6 +89,9 @@ class Threat:
 def setting_of(candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int) -> Setting:
     """The setting of one figure; ``threat`` None is the clean figure, ``source`` names the source's model."""
     options, data, attacked = dict(task.context), task.data, dict[str, Any]()
+    precision = str(next(candidate.model.model.parameters()).dtype).removeprefix("torch.")
+    if precision != "float32":
+        options["dtype"] = precision
     if threat is not None:
         options |= threat.settings()
         attacked = {"attack": threat.attack, "norm": threat.norm, "eps": threat.eps}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from radapt.data import PROMPTS
 from radapt.data.shapeworld import ATTRIBUTES, Scene, World, caption, generator, questions, render
 from radapt.models import VLM
+from radapt.models._generative import likelihood
 from radapt.train import Schedule, fit
 
 __all__ = ["PIXELS", "TEXT", "build_tokenizer", "train"]
@@ -34,7 +35,8 @@ TEXT: dict[str, Any] = {
 """Shape of the language models. With the usual range of 0.02, queries of so narrow a model begin all alike, and it does
 not learn in this time to look for a word of the question in the picture."""
 _WORDS = "a an on background object the is there what shape of it colour texture how large yes no user assistant"
-_SHARES = (0.35, 0.35, 0.3)
+_EVERY = 100
+_SHARES = (0.3, 0.4, 0.3)
 """Of captions, of questions whether something is there, and of other questions."""
 
 
@@ -69,45 +71,75 @@ def build_tokenizer(special: tuple[str, ...], template: str, *, start: str = "",
     )
 
 
-class _Loss:
-    """Negative log-likelihood of captions and answers, on batches that hang on the step alone."""
+class _Pool:
+    """Scenes of the training split, and rows of a batch that hang on the step alone."""
 
-    def __init__(self, model: VLM, pool: int, batch: int, seed: int) -> None:
-        self.model, self.batch, self.seed = model, batch, seed
-        pictures, self.scenes = render(World(), "train", range(pool), size=PIXELS, seed=seed)
-        self.pictures = torch.from_numpy(pictures)
+    def __init__(self, scenes: Sequence[Scene], batch: int, seed: int) -> None:
+        self.scenes, self.batch, self.seed = scenes, batch, seed
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """A fresh permutation of all pictures every epoch."""
-        per_epoch = len(self.pictures) // self.batch
-        order = generator(f"{self.seed}/epoch", step // per_epoch).permutation(len(self.pictures))
+        """A fresh permutation of all scenes every epoch."""
+        per_epoch = len(self.scenes) // self.batch
+        order = generator(f"{self.seed}/epoch", step // per_epoch).permutation(len(self.scenes))
         first = step % per_epoch * self.batch
         return order[first : first + self.batch]
 
+    def pairs(self, step: int, rows: NDArray[np.int64]) -> tuple[list[str], list[str]]:
+        """Prompts and answers about some scenes."""
+        rng = generator(f"{self.seed}/step", step)
+        prompts, answers = zip(*(_pair(self.scenes[row], rng) for row in rows), strict=True)
+        return list(prompts), list(answers)
+
+
+class _Words:
+    """Negative log-likelihood of answers where a description stands in the place of the picture.
+
+    So the language model knows the language of the world, and how to compare what is asked with what is there, before
+    it sees a picture; larger models bring that with them.
+    """
+
+    def __init__(self, model: Any, pool: _Pool) -> None:
+        self.model, self.pool = model, pool
+
     def __call__(self, step: int) -> Tensor:
-        rng, rows = generator(f"{self.seed}/step", step), self.rows(step)
-        pixels = self.pictures[rows].permute(0, 3, 1, 2).float() / 255
-        pairs = [_pair(self.scenes[row], rng) for row in rows]
-        tokens = self.model.tokenize([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
-        return self.model.read(pixels, tokens)[0].mean()
+        rows = self.pool.rows(step)
+        prompts, answers = self.pool.pairs(step, rows)
+        told = [f"{caption(self.pool.scenes[row])} {prompt}" for row, prompt in zip(rows, prompts, strict=True)]
+        tokens, model = self.model.tokenize(told, answers), self.model.model
+        mask = tokens.mask & (tokens.ids != model.config.image_token_id)
+        ids = torch.where(mask, tokens.ids, 0)
+        output = model(input_ids=ids, attention_mask=mask.long(), logits_to_keep=tokens.answer + 1, use_cache=False)
+        return likelihood(output.logits, ids, mask)[0].mean()
+
+
+class _Pictures:
+    """Negative log-likelihood of captions and answers about pictures."""
+
+    def __init__(self, model: VLM, pool: _Pool, pictures: Tensor) -> None:
+        self.model, self.pool, self.pictures = model, pool, pictures
+
+    def __call__(self, step: int) -> Tensor:
+        rows = self.pool.rows(step)
+        tokens = self.model.tokenize(*self.pool.pairs(step, rows))
+        return self.model.read(self.pictures[rows].permute(0, 3, 1, 2).float() / 255, tokens)[0].mean()
 
 
 def _pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt with its answer: a caption, an attribute, or whether something is there, which is learned last."""
+    """A prompt with its answer: a caption, whether something is there, or an attribute."""
     kind = rng.choice(len(_SHARES), p=_SHARES)
     if kind == 0:
         return PROMPTS["captioning"], caption(scene)
-    presence = kind == 1
-    asked = [pair for pair in questions(scene, rng) if (pair[1] in ("yes", "no")) == presence]
+    asked = [pair for pair in questions(scene, rng) if (pair[1] in ("yes", "no")) == (kind == 1)]
     question, answer = asked[rng.integers(len(asked))]
     return PROMPTS["vqa"].replace("{q}", question), answer
 
 
 def train(
     model: VLM,
-    parameters: Mapping[str, Tensor],
+    frozen: str,
     out: Path,
     *,
+    words: int,
     steps: int,
     batch: int,
     pool: int,
@@ -115,14 +147,39 @@ def train(
     seed: int,
     quiet: bool,
 ) -> VLM:
-    """Train some parameters of a model on captions and questions, and save it in float16; a killed run resumes."""
-    checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
+    """Train a model in two stages and save it in float16; a killed run resumes.
+
+    First its language model alone, on descriptions (``words`` steps), then all but what is frozen, on pictures.
+
+    Args:
+        model: the untrained model.
+        frozen: how the names of the parameters begin that stay as they are; empty: none stays.
+        out: folder of the result; the checkpoints lie beside it.
+        words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay, in each stage.
+        pool: number of rendered training pictures.
+        seed: seed of pictures and batches.
+        quiet: no progress bar.
+    """
     settings = {"batch": batch, "pool": pool, "seed": seed}
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    objective, schedule = _Loss(model, pool, batch, seed), Schedule(steps=steps, lr=lr, weight_decay=0.05)
-    fit(parameters, objective, schedule, label=model.name, checkpoint=checkpoint, settings=settings, quiet=quiet)
+    named: dict[str, Tensor] = dict(model.model.named_parameters())
+    language = {name: p for name, p in named.items() if "language_model." in name or name.startswith("lm_head.")}
+    trained = {name: p for name, p in named.items() if not (frozen and name.startswith(frozen))}
+    pictures, scenes = render(World(), "train", range(pool), size=PIXELS, seed=seed)
+    shared = _Pool(scenes, batch, seed)
+    stages: dict[str, tuple[dict[str, Tensor], Callable[[int], Tensor], int]] = {
+        "words": (language, _Words(model, shared), words),
+        "pictures": (trained, _Pictures(model, shared, torch.from_numpy(pictures)), steps),
+    }
+    for stage, (parameters, loss, count) in stages.items():
+        checkpoint = out.parent / f"{out.name}.{stage}.checkpoint.safetensors"
+        model.model.requires_grad_(False)
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        schedule, label = Schedule(steps=count, lr=lr, weight_decay=0.05), f"{model.name}, {stage}"
+        saved: dict[str, Any] = {"checkpoint": checkpoint, "every": _EVERY, "settings": settings}
+        fit(parameters, loss, schedule, label=label, **saved, quiet=quiet)
     model.model.requires_grad_(False)
     model.save_pretrained(out, dtype=torch.float16)
-    checkpoint.unlink()
+    for stage in stages:
+        (out.parent / f"{out.name}.{stage}.checkpoint.safetensors").unlink()
     return model

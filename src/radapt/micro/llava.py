@@ -51,7 +51,8 @@ def build_model(clip: VLM, seed: int = 0) -> VLM:
 def train_llava(
     out: Path,
     *,
-    steps: int = 2500,
+    words: int = 600,
+    steps: int = 1500,
     batch: int = 64,
     pool: int = 50_000,
     lr: float = 1e-3,
@@ -61,13 +62,12 @@ def train_llava(
     """Train projector and language model of the micro LLaVA, the tower of ``micro/clip`` frozen, as LLaVA 1.5 does.
 
     Args:
-        out: folder of the result, float16, in the Hugging Face format; the checkpoint lies beside it.
-        steps, batch, lr: AdamW, warm-up of 10 %, cosine decay.
+        out: folder of the result, float16, in the Hugging Face format; the checkpoints lie beside it.
+        words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on pictures.
         pool: number of rendered training pictures.
         seed: seed of the weights, the pictures and the batches.
         quiet: no progress bar.
     """
     model = build_model(load("micro/clip"), seed)
-    frozen = "model.vision_tower."
-    parameters = {name: p for name, p in model.model.named_parameters() if not name.startswith(frozen)}
-    return train(model, parameters, out, steps=steps, batch=batch, pool=pool, lr=lr, seed=seed, quiet=quiet)
+    sizes = {"words": words, "steps": steps, "batch": batch, "pool": pool}
+    return train(model, "model.vision_tower.", out, **sizes, lr=lr, seed=seed, quiet=quiet)

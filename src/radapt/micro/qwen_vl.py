@@ -98,7 +98,8 @@ def _begin_as(visual: Any, clip: Any) -> None:
 def train_qwen_vl(
     out: Path,
     *,
-    steps: int = 2000,
+    words: int = 600,
+    steps: int = 1200,
     batch: int = 64,
     pool: int = 50_000,
     lr: float = 1e-3,
@@ -108,12 +109,12 @@ def train_qwen_vl(
     """Train all of the micro Qwen-VL; its tower begins as that of ``micro/clip``.
 
     Args:
-        out: folder of the result, float16, in the Hugging Face format; the checkpoint lies beside it.
-        steps, batch, lr: AdamW, warm-up of 10 %, cosine decay.
+        out: folder of the result, float16, in the Hugging Face format; the checkpoints lie beside it.
+        words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on pictures.
         pool: number of rendered training pictures.
         seed: seed of the weights, the pictures and the batches.
         quiet: no progress bar.
     """
     model = build_model(load("micro/clip"), seed)
-    parameters = dict(model.model.named_parameters())
-    return train(model, parameters, out, steps=steps, batch=batch, pool=pool, lr=lr, seed=seed, quiet=quiet)
+    sizes = {"words": words, "steps": steps, "batch": batch, "pool": pool}
+    return train(model, "", out, **sizes, lr=lr, seed=seed, quiet=quiet)

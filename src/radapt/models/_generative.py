@@ -23,7 +23,7 @@ from ._pretrained import no_bars
 from ._tower import Tower
 from ._vlm import VLM, Tokens, check_texts
 
-__all__ = ["Generative", "chat_template"]
+__all__ = ["Generative", "chat_template", "likelihood"]
 
 _WRAPPERS = ("chat_template.jinja", "chat_template.json")
 
@@ -150,11 +150,7 @@ class Generative(VLM):
         positions = {} if "mm_token_type_ids" in inputs else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
         with _recomputing(self.model, self.checkpointing):
             output = self.model(**inputs, **positions, use_cache=False, logits_to_keep=tokens.answer + 1)
-        logits = output.logits[:, :-1].float()
-        ids, kept = inputs["input_ids"][:, -tokens.answer :], mask[:, -tokens.answer :].bool()
-        loss = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-        mean = torch.where(kept, loss, 0).sum(1) / kept.sum(1)
-        return mean, ((logits.detach().argmax(2) == ids) | ~kept).all(1)
+        return likelihood(output.logits, inputs["input_ids"], mask.bool())
 
     def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, longest: int = 20) -> list[str]:
         from transformers import GenerationConfig
@@ -177,6 +173,20 @@ class Generative(VLM):
         self.processor.save_pretrained(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
+
+
+def likelihood(logits: Tensor, ids: Tensor, mask: Tensor) -> tuple[PerSample, Flags]:
+    """How a language model takes the answers at the end of its tokens; see :meth:`VLM.read`.
+
+    Args:
+        logits: at the last token of the prompts and at those of the answers, rows x (answer + 1) x vocabulary.
+        ids, mask: all tokens, and which of them are no padding.
+    """
+    ahead, columns = logits[:, :-1].float(), logits.shape[1] - 1
+    ids, kept = ids[:, -columns:], mask[:, -columns:]
+    loss = F.cross_entropy(ahead.transpose(1, 2), ids, reduction="none")
+    mean = torch.where(kept, loss, 0).sum(1) / kept.sum(1)
+    return mean, ((ahead.detach().argmax(2) == ids) | ~kept).all(1)
 
 
 @contextmanager
