@@ -29,7 +29,7 @@ def refused(result: Result, code: int, *parts: str) -> None:
     [
         (["--data", "shaps"], ["unknown data set 'shaps'", "did you mean 'shapes'"]),
         (["--data", ""], ["nothing to evaluate"]),
-        (["--data", "shapeworld-captions"], ["has no language model", "needs a LLaVA or Qwen-VL"]),
+        (["--data", "shapeworld-captions", "--target", " "], ["target is empty"]),
         (["--split", "tset"], ["did you mean 'test'"]),
         (["--n", "0"], ["n must be", "got 0"]),
         (["--n", "-3"], ["n must be", "got -3"]),

@@ -143,8 +143,10 @@ import radapt
 model = radapt.load({json.dumps(s.base_model)})
 adapter = radapt.Adapter.from_pretrained("THIS_FOLDER")
 with adapter.attach(model):
-    ...  # the model resists more; its weights are untouched
+    ...  # the adapted model: encode_image, logits or generate as ever; its weights are untouched
 ```
+
+It belongs to a vision tower: one made on a CLIP fits the LLaVA built on that, too.
 
 Figures belong to a model, a data set and a threat: measure yours with `radapt evaluate`, which gives the white-box
 figure (the attacker sees the adapter) beside the transfer figure. An adapter that resists transferred images may

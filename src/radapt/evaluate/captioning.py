@@ -10,7 +10,7 @@ from radapt.models import VLM
 
 from ._answers import AnsweringTask, Goal, bare_answers
 from ._task import Answer, BoundTask, Task
-from ._text import Cider, bleu
+from ._text import Cider, bleu, words
 
 __all__ = ["TASK", "Captioning"]
 
@@ -20,7 +20,7 @@ _REFERENCES = 5
 
 
 class Captioning(Task):
-    """CIDEr, with BLEU-4 and the relative score beside it.
+    """CIDEr, with BLEU-4, the share of answers that are a true caption word by word, and the relative score beside it.
 
     The relative score is the CIDEr of an answer against what the model without its defence says about the clean
     picture, divided by the CIDEr of that sentence against itself: 1 where a defended model says the very same.
@@ -66,7 +66,8 @@ class _Bound(AnsweringTask):
         references, own = self.data.captions[position], bare_answers(self, self._task.own)[position]
         itself = self._cider(own, [own])
         relative = self._cider(text, [own]) / itself if itself else float(text == own)
-        also = {"BLEU-4": bleu(text, references), "relative": min(1.0, relative)}
+        exact = float(words(text) in map(words, references))
+        also = {"BLEU-4": bleu(text, references), "exact": exact, "relative": min(1.0, relative)}
         return Answer(-1, self._cider(text, references), text, also)
 
 
