@@ -118,8 +118,8 @@ def test_it_knows_the_world(shipped: VLM) -> None:
     said = shipped.generate(data.pixels(range(60)), [data.prompt()] * 60)
     words = [a == b for text, own in zip(said, data.captions, strict=True)
              for a, b in zip(text.split(), own[0].split(), strict=False)]  # fmt: skip
-    assert sum(words) / len(words) > 0.95
-    assert sum(text == own[0] for text, own in zip(said, data.captions, strict=True)) >= 45
+    assert sum(words) / len(words) > 0.9
+    assert sum(text == own[0] for text, own in zip(said, data.captions, strict=True)) >= 34
     asked = VQA(load_dataset("shapeworld-vqa", n=70))
     answers = asked.bind(shipped).answers(asked.data.pixels(range(70)), range(70), 35)
     assert sum(answer.score for answer in answers) >= 56
