@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
@@ -31,6 +30,7 @@ import radapt
 from radapt.attacks import make
 from radapt.evaluate.captioning import Captioning
 from radapt.models import Tokens
+from radapt.models._generative import likelihood
 
 
 class OneByOne:
@@ -41,12 +41,7 @@ class OneByOne:
         """All logits of the sequence, and the answer's loss taken from them."""
         inputs = model._inputs(pixels, tokens)
         logits = model.model(**inputs, use_cache=False).logits.float()
-        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-        start = ids.shape[1] - tokens.answer
-        ahead, kept = logits[:, start - 1 : -1], mask[:, start:]
-        loss = F.cross_entropy(ahead.transpose(1, 2), ids[:, start:], reduction="none")
-        mean = torch.where(kept, loss, 0).sum(1) / kept.sum(1)
-        return mean, ((ahead.argmax(2) == ids[:, start:]) | ~kept).all(1)
+        return likelihood(logits[:, -tokens.answer - 1 :], inputs["input_ids"], inputs["attention_mask"].bool())
 
     @staticmethod
     def generate(model: Any, pixels: Tensor, tokens: Tokens, *, longest: int = 20) -> list[str]:

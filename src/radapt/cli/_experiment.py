@@ -14,10 +14,10 @@ from radapt.errors import SettingsError
 from radapt.find import nearest
 
 from ._shared import fraction
+from .adapt import METHODS
 
 __all__ = ["Attack", "Defence", "Experiment", "Profile", "experiments", "read"]
 
-_METHODS = ("training-free", "model-guided", "data-driven")
 _FRACTIONS = ("eps", "alpha")
 
 
@@ -72,8 +72,8 @@ class Defence:
         settings = {key: item for key, item in given.items() if key not in own}
         settings |= {key: fraction(str(settings[key])) for key in _FRACTIONS if key in settings}
         made = cls(**_fields(cls, where, {key: item for key, item in given.items() if key in own}), settings=settings)
-        if made.method not in _METHODS:
-            raise SettingsError(f"{where}: unknown method {made.method!r}{nearest(made.method, _METHODS)}")
+        if made.method not in METHODS:
+            raise SettingsError(f"{where}: unknown method {made.method!r}{nearest(made.method, METHODS)}")
         for method, key in (("model-guided", "guide"), ("data-driven", "data")):
             if (made.method == method) != bool(getattr(made, key)):
                 raise SettingsError(f"{where}: {key} belongs to {method}, and {method} needs it")

@@ -97,7 +97,8 @@ def load_sets(names: str, *, split: str, n: int | None, models: Sequence[VLM] = 
     """Data sets by name, separated by commas, with pictures of the size that the models take."""
     from radapt.data import load_dataset
 
-    return [load_dataset(name, split=split, n=n, size=size_of(models)) for name in split_names(names)]
+    size = size_of(models)
+    return [load_dataset(name, split=split, n=n, size=size) for name in split_names(names)]
 
 
 def size_of(models: Sequence[VLM]) -> int | None:

@@ -15,7 +15,7 @@ from radapt.data import Dataset
 from radapt.models import VLM, Tokens
 from radapt.types import Flags, Index, PerSample, Pixels
 
-from ._task import Answer, BoundTask
+from ._task import Answer, BoundTask, batches
 
 __all__ = ["AnsweringTask", "Goal", "bare_answers"]
 
@@ -100,10 +100,9 @@ class AnsweringTask(BoundTask):
         """Whether the model, as it stands, says these answers about the clean images."""
         said = []
         with torch.no_grad():
-            for part in rows.split(_SLOTS):
-                padded = torch.cat([part, part[:1].expand(_SLOTS - len(part))])
-                pixels = self.data.pixels(padded % len(self.prompts)).to(self.model.device)
-                said.append(self.model.read(pixels, self._tokens[padded])[1][: len(part)].cpu())
+            for some, count in batches(len(rows), _SLOTS):
+                pixels = self.data.pixels(rows[some] % len(self.prompts)).to(self.model.device)
+                said.append(self.model.read(pixels, self._tokens[rows[some]])[1][:count].cpu())
         return torch.cat(said)
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
@@ -174,10 +173,9 @@ def bare_answers(bound: AnsweringTask, known: dict[VLM, list[str]]) -> list[str]
         tower.unmount()
         try:
             texts = list[str]()
-            for part in torch.arange(len(data)).split(_SLOTS):
-                rows = torch.cat([part, part[:1].expand(_SLOTS - len(part))])
-                pixels = data.pixels(rows).to(model.device)
-                texts += model.generate(pixels, bound.asked[rows], longest=bound.longest)[: len(part)]
+            for rows, count in batches(len(data), _SLOTS):
+                pixels, asked = data.pixels(rows).to(model.device), bound.asked[torch.tensor(rows)]
+                texts += model.generate(pixels, asked, longest=bound.longest)[:count]
             known[model] = texts
         finally:
             if mount is not None:

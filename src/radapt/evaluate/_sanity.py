@@ -145,7 +145,7 @@ def check_white_box(
         more = gained(longer, survivors)
         if more > 0.05 * len(positions):
             flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
-        loss = "margin" if "margin" in bound.objective(positions, stop=True).losses else ""
+        loss = "margin" if "margin" in bound.objective(positions, stop=False).losses else ""
         square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=_GROWTH, loss=loss)
         more = gained(square, survivors)
         if more > 0.05 * len(positions):

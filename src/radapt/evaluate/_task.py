@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from radapt.attacks import Attack, Objective, Outcome
@@ -11,7 +11,7 @@ from radapt.data import Dataset
 from radapt.models import VLM
 from radapt.types import Pixels
 
-__all__ = ["Answer", "BoundTask", "Task"]
+__all__ = ["Answer", "BoundTask", "Task", "batches"]
 
 
 class Answer(NamedTuple):
@@ -66,7 +66,12 @@ class BoundTask(ABC):
             stop: as for :meth:`objective`.
         """
         objective = self.objective(positions, stop=stop)
-        return attack(objective, pixels.to(self.model.device), keys=keys, seed=seed, slots=slots)
+        outcome = attack(objective, pixels.to(self.model.device), keys=keys, seed=seed, slots=slots)
+        return self.judged(outcome, positions, slots)
+
+    def judged(self, outcome: Outcome, positions: Sequence[int], slots: int) -> Outcome:
+        """An outcome with the task's own verdicts, where those of its objective are others."""
+        return outcome
 
     @abstractmethod
     def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
@@ -75,11 +80,16 @@ class BoundTask(ABC):
     def answers(self, pixels: Pixels, positions: Sequence[int], slots: int) -> list[Answer]:
         """Answers by batches of ``slots``, the last one padded, so that they do not depend on the batch."""
         answers = list[Answer]()
-        for first in range(0, len(positions), slots):
-            rows = list(range(first, min(first + slots, len(positions))))
-            padded = rows + [rows[0]] * (slots - len(rows))
-            answers += self.answer(pixels[padded], [positions[row] for row in padded])[: len(rows)]
+        for rows, count in batches(len(positions), slots):
+            answers += self.answer(pixels[rows], [positions[row] for row in rows])[:count]
         return answers
+
+
+def batches(count: int, slots: int) -> Iterator[tuple[list[int], int]]:
+    """Rows 0 to ``count`` - 1 by batches, the last one filled up with its first row; and how many of each count."""
+    for first in range(0, count, slots):
+        rows = list(range(first, min(first + slots, count)))
+        yield rows + [rows[0]] * (slots - len(rows)), len(rows)
 
 
 class Task(ABC):

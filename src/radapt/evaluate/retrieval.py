@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radapt.attacks import Attack, ClassificationObjective, Objective, Outcome, round_8bit
+from radapt.attacks import ClassificationObjective, Objective, Outcome, round_8bit
 from radapt.data import Dataset
 from radapt.errors import InputError
 from radapt.models import VLM
@@ -79,19 +79,7 @@ class _Bound(BoundTask):
         labels = torch.as_tensor(positions, dtype=torch.int64)
         return ClassificationObjective(self.logits, labels, len(self.data), stop=False)
 
-    def attack(
-        self,
-        attack: Attack,
-        pixels: Pixels,
-        positions: Sequence[int],
-        *,
-        keys: Sequence[str],
-        seed: int,
-        slots: int,
-        stop: bool,
-    ) -> Outcome:
-        outcome = super().attack(attack, pixels, positions, keys=keys, seed=seed, slots=slots, stop=stop)
-
+    def judged(self, outcome: Outcome, positions: Sequence[int], slots: int) -> Outcome:
         def lost(images: Pixels) -> Tensor:
             answers = self.answers(images, positions, slots)
             return torch.tensor([answer.score == 0 for answer in answers], device=images.device)

@@ -82,7 +82,7 @@ def _untyped(module: nn.Module) -> Any:
 
 def _parameters(vlm: VLM) -> tuple[int, int, int]:
     """Number of parameters of the vision tower, of what joins it to the rest, and of the rest."""
-    root = next(name for name, module in vlm.model.named_modules() if module is vlm.tower.root)
+    root = vlm.tower.name_in(vlm.model)
     counts = [0, 0, 0]
     for name, parameter in vlm.model.named_parameters():
         part = 1 if any(each in name for each in _JOINTS) else 0 if name.startswith(f"{root}.") else 2

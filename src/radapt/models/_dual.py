@@ -16,7 +16,7 @@ from radapt._picture import open_picture
 from radapt.errors import ModelError
 from radapt.types import Embeddings, Pixels
 
-from ._pretrained import no_bars
+from ._pretrained import save_parts
 from ._tower import Tower
 from ._vlm import VLM, check_texts
 
@@ -98,9 +98,4 @@ class DualEncoder(VLM):
         return torch.as_tensor(values).clamp(0, 1)
 
     def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        weights = {name: value.to(dtype) for name, value in self.model.state_dict().items()}
-        with no_bars():
-            self.model.save_pretrained(folder, state_dict=weights)
-        self.processor.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+        save_parts(folder, self.model, self.processor, self.tokenizer, dtype)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Flags, PerSample, Pixels
 
-from ._pretrained import no_bars
+from ._pretrained import save_parts
 from ._tower import Tower
 from ._vlm import VLM, Tokens, check_texts
 
@@ -78,8 +78,7 @@ class Generative(VLM):
         return torch.stack([each.flatten() for each in features])
 
     def image_parameters(self) -> dict[str, Tensor]:
-        root = next(name for name, module in self.model.named_modules() if module is self.tower.root)
-        parts = (f"{root}.", "model.multi_modal_projector.")
+        parts = (f"{self.tower.name_in(self.model)}.", "model.multi_modal_projector.")
         return {name: p for name, p in self.model.named_parameters() if name.startswith(parts)}
 
     def _prompt(self, text: str) -> list[int]:
@@ -167,12 +166,7 @@ class Generative(VLM):
         return [text.strip() for text in texts]
 
     def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        weights = {name: value.to(dtype) for name, value in self.model.state_dict().items()}
-        with no_bars():
-            self.model.save_pretrained(folder, state_dict=weights)
-        self.processor.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+        save_parts(folder, self.model, self.processor, self.tokenizer, dtype)
 
 
 def likelihood(logits: Tensor, ids: Tensor, mask: Tensor) -> tuple[PerSample, Flags]:

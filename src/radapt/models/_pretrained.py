@@ -15,7 +15,16 @@ from transformers.utils import logging
 from radapt.errors import ModelError, SettingsError
 from radapt.find import nearest
 
-__all__ = ["check_device", "check_tokenizer", "dtype_of", "load_tokenizer", "no_bars", "pretrained", "reading"]
+__all__ = [
+    "check_device",
+    "check_tokenizer",
+    "dtype_of",
+    "load_tokenizer",
+    "no_bars",
+    "pretrained",
+    "reading",
+    "save_parts",
+]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -132,6 +141,16 @@ def pretrained(
         )
     check_tokenizer(tokenizer, name, model.config.get_text_config().vocab_size)
     return model, tokenizer, images
+
+
+def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: torch.dtype) -> None:
+    """Write weights (in ``dtype``), image processor and tokenizer, if there is one, in the model's own format."""
+    weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    with no_bars():
+        model.save_pretrained(folder, state_dict=weights)
+    processor.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def check_tokenizer(tokenizer: Any, name: str, vocabulary: int) -> None:

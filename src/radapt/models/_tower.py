@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -119,6 +119,11 @@ class Tower(ABC):
         """Number of tokens at the configured image size, prefix included."""
         return self.layout.prefix + self.grid[0] * self.grid[1]
 
+    def name_in(self, model: nn.Module) -> str:
+        """Name of the encoder in the model that it belongs to: how the names of its parameters begin."""
+        names: Iterator[str] = (name for name, module in model.named_modules() if module is self.root)
+        return next(names)
+
     def mounted(self) -> Mount | None:
         """What is mounted on this tower, if anything."""
         hooks = (getattr(hook, "__self__", None) for hook in self.attention._forward_hooks.values())
@@ -212,10 +217,12 @@ class ImageTower(Tower):
         self.root(pixel_values=images)
 
 
-def image_tower(model: nn.Module, layout: Layout, mean: Sequence[float], std: Sequence[float]) -> ImageTower:
+def image_tower(
+    model: nn.Module, layout: Layout, mean: Sequence[float], std: Sequence[float], kind: type[Tower] = ImageTower
+) -> Tower:
     """Vision encoder, or that of a model with a ``vision_model``, built as those of CLIP and SigLIP are."""
     root: Any = getattr(model, "vision_model", model)
-    return ImageTower(
+    return kind(
         root=root,
         patch_embedding=root.embeddings.patch_embedding,
         blocks=root.encoder.layers,

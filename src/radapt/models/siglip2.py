@@ -17,7 +17,7 @@ from radapt.types import Embeddings, Pixels
 
 from ._dual import DualEncoder
 from ._pretrained import pretrained
-from ._tower import Grid, Layout, PixelHook, Tower, square
+from ._tower import Grid, Layout, PixelHook, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "PatchTower", "Siglip2", "load", "patchify", "siglip2", "tower", "unpatchify"]
 
@@ -103,19 +103,8 @@ def _inputs(images: Pixels, patch_size: int) -> dict[str, Tensor]:
 
 def tower(model: nn.Module) -> Tower:
     """Vision encoder of a ``Siglip2Model`` or ``Siglip2VisionModel``; its grid is that of its table of positions."""
-    root: Any = getattr(model, "vision_model", model)
-    return PatchTower(
-        root=root,
-        patch_embedding=root.embeddings.patch_embedding,
-        blocks=root.encoder.layers,
-        attention=root.encoder.layers[0].self_attn,
-        width=root.config.hidden_size,
-        grid=square(root.embeddings.num_patches),
-        patch_size=root.config.patch_size,
-        layout=Layout(),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
+    half = (0.5, 0.5, 0.5)
+    return image_tower(model, Layout(), half, half, PatchTower)
 
 
 class Siglip2(DualEncoder):
