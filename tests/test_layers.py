@@ -18,12 +18,12 @@ LAYERS = (
     {"report"},
     {"adapt", "finetune", "evaluate", "analyze", "micro"},
     {"models", "data", "attacks"},
-    {"errors", "find", "types", "results", "train", "_interval", "_metric", "_picture", "_records", "_version"},
+    {"errors", "find", "plots", "types", "results", "train", "_interval", "_metric", "_picture", "_records", "_version"},
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1
 # Reports are drawn from a results file, on machines that may have no torch.
-REPORT_SEES = {"report", "errors", "find", "results", "_interval", "_metric", "_records", "_version"}
+REPORT_SEES = {"report", "errors", "find", "plots", "results", "_interval", "_metric", "_records", "_version"}
 HEAVY = {"torch", "transformers"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
 # Calls that import by name.
