@@ -172,7 +172,7 @@ def _made(kind: type[Any], where: str, given: object) -> Any:
 
 def _tuples(value: Any) -> Any:
     """Lists as tuples, however deep."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _finite(value: Any) -> bool:
