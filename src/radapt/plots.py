@@ -160,7 +160,8 @@ def _made(kind: type[Any], where: str, given: object) -> Any:
     known = {entry.name: entry for entry in fields(kind)}
     needed = {name for name, entry in known.items() if entry.default is MISSING}
     if not isinstance(given, Mapping) or not needed <= set(given) <= set(known):
-        raise ResultsError(f"{where}: needs the keys {', '.join(known)}, got {', '.join(map(str, given or ()))}")
+        got = ", ".join(str(key) for key in given) if isinstance(given, Mapping) else repr(given)
+        raise ResultsError(f"{where}: needs the keys {', '.join(known)}, got {got}")
     values = {key: _tuples(value) for key, value in given.items()}
     if kind is Curves:
         values["lines"] = tuple(_made(Line, where, line) for line in values["lines"])

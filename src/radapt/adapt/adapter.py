@@ -1,4 +1,4 @@
-"""Adapter: the Gaussian filter before the vision tower and the anchor in its first block, with their settings."""
+"""Adapter: the Gaussian filter before the vision tower and the anchor in one of its blocks, with their settings."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class AdapterSettings:
         cutoff: D0 of the filter in cycles per pixel (40 at 224 px is 0.179); None for no filter.
         alpha: weight of the anchor; 0 is the filter alone.
         mix: ``interpolate`` or ``add``.
+        block: the block whose attention output is blended with the anchor; the paper's is the first, 0.
         width, grid, prefix, patch_size: the tower that the anchor fits.
         method: how the anchor was made.
         base_model: the model that it was made on.
@@ -51,6 +52,7 @@ class AdapterSettings:
     method: str
     base_model: str
     origin: Mapping[str, object] = field(default_factory=dict)
+    block: int = 0
 
     def __post_init__(self) -> None:
         if self.cutoff is not None and not self.cutoff > 0:
@@ -59,6 +61,8 @@ class AdapterSettings:
             raise SettingsError(f"alpha must be finite and >= 0 (the paper sweeps 0 to 2), got {self.alpha}")
         if self.mix not in MIXES:
             raise SettingsError(f"unknown mix {self.mix!r}{nearest(self.mix, MIXES)}")
+        if type(self.block) is not int or self.block < 0:
+            raise SettingsError(f"block must be a whole number from 0 up, got {self.block!r}")
 
     @property
     def d0(self) -> float | None:
@@ -70,7 +74,7 @@ class _AdapterMount:
     """What the hooks call: filters images, blends attention outputs, and keeps the anchor as last placed."""
 
     def __init__(self, settings: AdapterSettings, anchor: Tensor) -> None:
-        self.settings, self.anchor = settings, anchor
+        self.settings, self.anchor, self.block = settings, anchor, settings.block
         self._key: object = None
         self._placed = anchor
 
@@ -146,7 +150,7 @@ class Adapter:
     def fingerprint(self) -> str:
         """Hash of everything that changes a model's output; names the adapter in results."""
         s = self.settings
-        facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix])
+        facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
         weights = self.anchor.detach().float().cpu().contiguous().numpy().tobytes() if s.alpha else b""
         return hashlib.sha256(facts.encode() + weights).hexdigest()[:16]
 
@@ -167,7 +171,8 @@ class Adapter:
             An attachment, to be used as a context manager or to be detached later.
 
         Raises:
-            AdapterError: another adapter is attached, or the tower has another width, patch size or class token.
+            AdapterError: another adapter is attached, the tower has another width, patch size or class token, or too
+                few blocks.
             ModelError: the model is of an unsupported family.
         """
         tower = tower_of(model)

@@ -134,6 +134,7 @@ license: apache-2.0
 | filter | {filter_line} |
 | alpha | {s.alpha:g} |
 | mix | {s.mix} |
+| block | {s.block + 1} |
 | anchor | {len(adapter.anchor)} tokens x {s.width} |
 | fingerprint | {adapter.fingerprint} |
 {origin}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from radapt.models import VLM, tower_of
-from radapt.types import Anchor
+from radapt.types import Anchor, Pixels
 
 from .adapter import Adapter, AdapterSettings
 from .anchor import capture_anchor
@@ -26,6 +26,7 @@ def adapter_for(
     mix: str,
     method: str,
     origin: dict[str, object],
+    block: int = 0,
 ) -> Adapter:
     """An adapter for a model's tower with a given anchor."""
     tower = tower_of(model)
@@ -45,6 +46,7 @@ def adapter_for(
         method=method,
         base_model=name,
         origin=origin,
+        block=block,
     )
     return Adapter(settings, anchor)
 
@@ -56,6 +58,8 @@ def training_free(
     alpha: float = 1.0,
     mix: str = "interpolate",
     image: str = "white",
+    pixels: Pixels | None = None,
+    block: int = 0,
 ) -> Adapter:
     """Make an adapter from the model itself, in one forward pass (R-Adapt_CLIP).
 
@@ -64,13 +68,17 @@ def training_free(
         cutoff: D0 of the filter in cycles per pixel; None for no filter.
         alpha: weight of the anchor; tune it on a validation split with :func:`radapt.tune`.
         mix: ``interpolate`` or ``add``.
-        image: the uniform image of the anchor: ``white``, ``grey`` or ``black``.
+        image, pixels: the image of the anchor, ``white`` in the paper; see :func:`radapt.adapt.capture_anchor`.
+        block: the block whose attention output is blended, from 0, the paper's.
 
     Raises:
         SettingsError: a setting out of range, or the model carries an adapter.
+        InputError: ``pixels`` are missing, not wanted, or of another size.
+        AdapterError: there is no such block.
         ModelError: the model is of an unsupported family.
     """
-    anchor = capture_anchor(model, image=image)
+    anchor = capture_anchor(model, image=image, pixels=pixels, block=block)
+    origin: dict[str, object] = {"image": image}
     return adapter_for(
-        model, anchor, cutoff=cutoff, alpha=alpha, mix=mix, method="training-free", origin={"image": image}
+        model, anchor, cutoff=cutoff, alpha=alpha, mix=mix, method="training-free", origin=origin, block=block
     )

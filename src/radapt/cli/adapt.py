@@ -41,9 +41,10 @@ def adapt(
     alpha: Annotated[float | None, typer.Option(help="Weight of the anchor; default 1 (data-driven 0.8).")] = None,
     d0: Annotated[float, typer.Option(help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter.")] = 40.0,
     mix: Annotated[str, typer.Option(help="interpolate or add.")] = "interpolate",
-    image: Annotated[str, typer.Option(help="Uniform image of the anchor: white, grey or black.")] = "white",
-    data: Annotated[str, typer.Option(help="data-driven: the data set whose train split is used.")] = "objects",
-    n: Annotated[int, typer.Option(help="data-driven: number of images.")] = 2000,
+    image: Annotated[str, typer.Option(help="Image of the anchor: white, grey, black, noise or mean.")] = "white",
+    block: Annotated[int, typer.Option(help="Block of the anchor; the paper's is the first, 0.")] = 0,
+    data: Annotated[str, typer.Option(help="data-driven, mean: the data set whose train split is used.")] = "objects",
+    n: Annotated[int, typer.Option(help="data-driven, mean: number of images.")] = 2000,
     loss: Annotated[str, typer.Option(help="data-driven: embedding or text.")] = "embedding",
     adversary: Annotated[str, typer.Option(help="data-driven: static or adaptive.")] = "static",
     eps: Annotated[str, typer.Option(help="data-driven: l-inf radius of the training attack.")] = "4/255",
@@ -64,7 +65,7 @@ def adapt(
       radapt adapt data-driven --model micro/clip --adversary adaptive --n 2000 --out plus
     """
     from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
-    from radapt.data import load_dataset
+    from radapt.data import Dataset, load_dataset
     from radapt.models import load
 
     if method not in METHODS:
@@ -72,22 +73,25 @@ def adapt(
     vlm = load(model, dtype=dtype, device=device, device_map=device_map)
     cutoff = cutoff_from_d0(d0) if d0 else None
     weight = alpha if alpha is not None else (0.8 if method == "data-driven" else 1.0)
+
+    def images() -> Dataset:
+        return load_dataset(data, split="train", n=n, size=vlm.image_size[0])
+
     if method == "training-free":
-        adapter = training_free(vlm, cutoff=cutoff, alpha=weight, mix=mix, image=image)
+        shown = images().pixels(range(n)) if image == "mean" else None
+        adapter = training_free(vlm, cutoff=cutoff, alpha=weight, mix=mix, image=image, pixels=shown, block=block)
     elif method == "model-guided":
         if guide is None:
             raise SettingsError("model-guided needs --guide, the robust twin, e.g. --guide micro/fare")
-        adapter = model_guided(
-            vlm, load(guide, dtype=dtype, device=device), cutoff=cutoff, alpha=weight, mix=mix, image=image
-        )
+        twin = load(guide, dtype=dtype, device=device)
+        adapter = model_guided(vlm, twin, cutoff=cutoff, alpha=weight, mix=mix, image=image, block=block)
     else:
-        images = load_dataset(data, split="train", n=n, size=vlm.image_size[0])
-        text = loss == "text"
+        train, text = images(), loss == "text"
         adapter = data_driven(
             vlm,
-            images.pixels(range(len(images))),
-            images.labels if text else None,
-            classifier=vlm.classifier(images.prompts) if text else None,
+            train.pixels(range(len(train))),
+            train.labels if text else None,
+            classifier=vlm.classifier(train.prompts) if text else None,
             loss=loss,
             adversary=adversary,
             eps=fraction(eps),

@@ -49,14 +49,20 @@ class Layout:
 
 
 class Mount(Protocol):
-    """What mounts on a tower. The hooks refer to it, so a deep copy of a model copies what is mounted on it."""
+    """What mounts on a tower. The hooks refer to it, so a deep copy of a model copies what is mounted on it.
+
+    Args:
+        block: the block whose attention output it maps, from 0.
+    """
+
+    block: int
 
     def pixels(self, images: Tensor) -> Tensor:
         """Map images (batch x channels x height x width, as normalised by the model) as they enter the tower."""
         ...
 
     def attention(self, output: Tensor, grids: Sequence[Grid], layout: Layout) -> Tensor:
-        """Map the first block's attention output as it enters the residual sum.
+        """Map the attention output of its block as it enters the residual sum.
 
         ``output`` is batch x tokens x features with one grid for all rows, or tokens x features with the images
         of ``grids`` laid end to end.
@@ -124,35 +130,46 @@ class Tower(ABC):
         names: Iterator[str] = (name for name, module in model.named_modules() if module is self.root)
         return next(names)
 
+    def attention_of(self, block: int) -> nn.Module:
+        """Self-attention of a block, which lies there as that of the first block does.
+
+        Raises:
+            AdapterError: there is no such block.
+        """
+        if not 0 <= block < len(self.blocks):
+            raise AdapterError(f"there is no block {block}; the vision tower has blocks 0 to {len(self.blocks) - 1}")
+        path = next(name for name, module in self.blocks[0].named_modules() if module is self.attention)
+        return self.blocks[block].get_submodule(path)
+
     def mounted(self) -> Mount | None:
         """What is mounted on this tower, if anything."""
-        hooks = (getattr(hook, "__self__", None) for hook in self.attention._forward_hooks.values())
+        hooks = (getattr(hook, "__self__", None) for hook in self.root._forward_pre_hooks.values())
         return next((hook.mount for hook in hooks if isinstance(hook, PixelHook)), None)
 
     def mount(self, mount: Mount) -> None:
         """Register the two hooks; weights and state-dict keys are untouched.
 
         Raises:
-            AdapterError: something is mounted already.
+            AdapterError: something is mounted already, or the tower has no such block.
         """
         if self.mounted() is not None:
             raise AdapterError("this model already carries an adapter; detach that first: radapt.detach(model)")
-        hook = self.hook(mount, self)
+        hook, attention = self.hook(mount, self), self.attention_of(mount.block)
         self.root.register_forward_pre_hook(hook.before, with_kwargs=True)
-        self.attention.register_forward_hook(hook.after)
+        attention.register_forward_hook(hook.after)
         _forget_compiled()
 
     def unmount(self) -> bool:
         """Remove what is mounted, so that the model is exactly as it was; say whether there was anything."""
-        found = False
-        for hooks in (self.root._forward_pre_hooks, self.attention._forward_hooks):
+        mount = self.mounted()
+        if mount is None:
+            return False
+        for hooks in (self.root._forward_pre_hooks, self.attention_of(mount.block)._forward_hooks):
             for key in [k for k, h in hooks.items() if isinstance(getattr(h, "__self__", None), PixelHook)]:
                 del hooks[key]
                 self.root._forward_pre_hooks_with_kwargs.pop(key, None)
-                found = True
-        if found:
-            _forget_compiled()
-        return found
+        _forget_compiled()
+        return True
 
     hook: ClassVar[type[PixelHook]]
 
@@ -173,7 +190,7 @@ def _forget_compiled() -> None:
 
 
 class PixelHook(ABC):
-    """The pair of hooks of one mount: one before the tower's root, one after the first attention."""
+    """The pair of hooks of one mount: one before the tower's root, one after an attention."""
 
     argument: ClassVar[str]
 
