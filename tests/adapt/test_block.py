@@ -88,9 +88,8 @@ def test_a_block_that_does_not_exist_is_refused(tiny_vlm: Any) -> None:
     with pytest.raises(AdapterError, match="no block 7"):
         adapter.attach(tiny_vlm)
     assert not attached(tiny_vlm)
-    for wrong in (-1, 1.5):
-        with pytest.raises(SettingsError, match="block must be a whole number from 0 up"):
-            training_free(tiny_vlm).change(block=wrong)
+    with pytest.raises(SettingsError, match="block must be a whole number from 0 up, got -1"):
+        training_free(tiny_vlm).change(block=-1)
 
 
 @pytest.mark.parametrize(
