@@ -18,7 +18,7 @@ LAYERS = (
     {"report"},
     {"adapt", "finetune", "evaluate", "analyze", "micro"},
     {"models", "data", "attacks"},
-    {"errors", "find", "plots", "types", "results", "train", "_interval", "_metric", "_picture", "_records", "_version"},
+    {PLACEHOLDER,
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from radapt.errors import ResultsError
 from radapt.find import nearest
 
 __all__ = ["Curves", "Heatmap", "Line", "Pictures", "Plot", "dump_plots", "read_plots"]
+
+_FIGURES = ("", "clean", "transfer", "white-box")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Heatmap:
     centre: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.rows or not self.columns:
+            raise ResultsError(f"{self.title}: there is no value to draw")
         if [len(row) for row in self.values] != [len(self.columns)] * len(self.rows):
             raise ResultsError(f"{self.title}: a heat map needs {len(self.rows)} rows of {len(self.columns)} values")
 
@@ -66,6 +70,8 @@ class Line:
         lengths = {len(self.x), len(self.y), len(self.low or self.y), len(self.high or self.y)}
         if len(lengths) > 1 or not self.x:
             raise ResultsError(f"{self.name}: a line needs as many y, and limits, as x, and at least one")
+        if self.kind not in _FIGURES:
+            raise ResultsError(f"{self.name}: unknown kind {self.kind!r} of a line{nearest(self.kind, _FIGURES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +117,8 @@ class Pictures:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if not self.rows or not self.columns:
+            raise ResultsError(f"{self.title}: there is no picture to draw")
         if [len(row) for row in self.images] != [len(self.columns)] * len(self.rows):
             raise ResultsError(f"{self.title}: needs {len(self.rows)} rows of {len(self.columns)} pictures")
 
@@ -123,14 +131,14 @@ def dump_plots(plots: Iterable[Plot]) -> str:
     """Plots as JSON text.
 
     Raises:
-        ResultsError: a number that is not finite.
+        ResultsError: a number that is not finite, or that is none of Python's.
     """
     names = {kind: name for name, kind in _KINDS.items()}
     try:
         rows = [{"kind": names[type(plot)], **asdict(plot)} for plot in plots]
         return json.dumps(rows, indent=1, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise ResultsError(f"a plot holds a number that is not finite: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ResultsError(f"a plot holds something else than finite numbers: {error}") from error
 
 
 def read_plots(path: str | Path) -> list[Plot]:
@@ -141,7 +149,7 @@ def read_plots(path: str | Path) -> list[Plot]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"cannot read the plots in {path}: {error}") from error
     if not isinstance(content, list):
         raise ResultsError(f"{path} holds no list of plots")
@@ -149,26 +157,29 @@ def read_plots(path: str | Path) -> list[Plot]:
 
 
 def _plot(where: str, row: object) -> Plot:
-    if not isinstance(row, Mapping) or row.get("kind") not in _KINDS:
-        kind = row.get("kind") if isinstance(row, Mapping) else row
+    kind = row.get("kind") if isinstance(row, dict) else row
+    if not isinstance(row, dict) or not isinstance(kind, str) or kind not in _KINDS:
         raise ResultsError(f"{where}: unknown kind {kind!r}{nearest(str(kind), _KINDS)}")
-    plot: Plot = _made(_KINDS[row["kind"]], where, {key: value for key, value in row.items() if key != "kind"})
+    plot: Plot = _made(_KINDS[kind], where, {key: value for key, value in row.items() if key != "kind"})
     return plot
 
 
 def _made(kind: type[Any], where: str, given: object) -> Any:
     known = {entry.name: entry for entry in fields(kind)}
     needed = {name for name, entry in known.items() if entry.default is MISSING}
-    if not isinstance(given, Mapping) or not needed <= set(given) <= set(known):
-        got = ", ".join(str(key) for key in given) if isinstance(given, Mapping) else repr(given)
+    if not isinstance(given, dict) or not needed <= set(given) <= set(known):
+        got = ", ".join(map(str, given)) if isinstance(given, dict) else repr(given)
         raise ResultsError(f"{where}: needs the keys {', '.join(known)}, got {got}")
     values = {key: _tuples(value) for key, value in given.items()}
+    for key, value in values.items():
+        if not _FORMS[str(known[key].type)](value):
+            raise ResultsError(f"{where}: {key} is not what it must be: {known[key].type}, with finite numbers")
     if kind is Curves:
         values["lines"] = tuple(_made(Line, where, line) for line in values["lines"])
-    numbers = [values[key] for key in ("values", "x", "y", "low", "high", "ends", "centre") if key in values]
-    if not all(map(_finite, numbers)):
-        raise ResultsError(f"{where}: holds something else than finite numbers")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ResultsError as error:
+        raise ResultsError(f"{where}: {error}") from None
 
 
 def _tuples(value: Any) -> Any:
@@ -177,6 +188,27 @@ def _tuples(value: Any) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_finite, value))
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _all_finite(value: Any) -> bool:
+    """Whether numbers, however deep, are finite."""
+    return all(map(_all_finite, value)) if isinstance(value, tuple) else _finite(value)
+
+
+def _each(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(test, value))
+
+
+# What JSON must hold for each type of a field.
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "float | None": lambda value: value is None or _finite(value),
+    "tuple[float, float] | None": lambda value: value is None or (_each(_finite)(value) and len(value) == 2),
+    "tuple[str, ...]": _each(lambda value: isinstance(value, str)),
+    "tuple[float, ...]": _each(_finite),
+    "tuple[tuple[float, ...], ...]": _each(_each(_finite)),
+    "tuple[tuple[Any, ...], ...]": _each(_each(lambda image: isinstance(image, tuple) and _all_finite(image))),
+    "tuple[Line, ...]": lambda value: isinstance(value, tuple),
+}

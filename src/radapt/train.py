@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from radapt._checkpoint import resume, save
+from radapt._workers import Workers, workers
 from radapt.errors import CheckError, SettingsError
+from radapt.find import nearest
 
-__all__ = ["Schedule", "fit"]
+__all__ = ["OPTIMIZERS", "Schedule", "fit"]
+
+OPTIMIZERS = ("adamw", "sgd")
+_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """AdamW with linear warm-up and cosine decay to zero.
+    """An optimiser with linear warm-up and cosine decay to zero.
 
     Args:
         steps: number of optimiser steps.
         lr: peak learning rate.
         warmup: share of the steps spent warming up.
-        weight_decay: decoupled weight decay, applied to matrices only.
+        weight_decay: applied to matrices only; decoupled in AdamW, a part of the gradient in SGD.
         clip: largest gradient norm (0: no clipping).
+        optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
+        accumulate: batches whose gradients are averaged for one step, in each process.
+        ema: decay of the exponential moving average of the parameters that is then the result (0: none).
     """
 
     steps: int
@@ -37,10 +45,17 @@ class Schedule:
     warmup: float = 0.1
     weight_decay: float = 0.0
     clip: float = 1.0
+    optimizer: str = "adamw"
+    accumulate: int = 1
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.lr > 0 or not 0 <= self.warmup < 1:
             raise SettingsError(f"a schedule needs steps >= 1, lr > 0 and warmup in [0, 1), got {self}")
+        if self.accumulate < 1 or not 0 <= self.ema < 1:
+            raise SettingsError(f"a schedule needs accumulate >= 1 and ema in [0, 1), got {self}")
+        if self.optimizer not in OPTIMIZERS:
+            raise SettingsError(f"unknown optimizer {self.optimizer!r}{nearest(self.optimizer, OPTIMIZERS)}")
 
     def factor(self, step: int) -> float:
         """Learning rate at a step, relative to the peak."""
@@ -59,35 +74,41 @@ def fit(
     checkpoint: Path | None = None,
     every: int = 100,
     settings: Mapping[str, object] | None = None,
+    log: Path | None = None,
     quiet: bool = False,
 ) -> list[float]:
-    """Minimise ``loss(step)`` over the parameters and return the loss of every step.
+    """Minimise ``loss(batch)`` over the parameters and return the loss of every step.
 
-    ``loss`` must depend on the parameters and the step number only (its random numbers are seeded by the
-    step), so that a run that is killed and started again with the same ``checkpoint`` gives the same figures.
+    Step ``s`` averages the gradients of ``accumulate`` batches in each of the processes that ``accelerate launch``
+    started (usually one); the ``k``-th batch of process ``r`` has the number ``(s * accumulate + k) * processes + r``.
+    So one process that accumulates two batches does what two processes with one batch do.
+
+    ``loss`` must depend on the parameters and the number of the batch only (its random numbers are seeded by that
+    number), so that a run that is killed and started again with the same ``checkpoint`` gives the same figures.
 
     Args:
-        parameters: leaf tensors by name, changed in place.
-        loss: maps a step number to a scalar.
+        parameters: leaf tensors by name, the same in each process, changed in place.
+        loss: maps the number of a batch to a scalar.
         schedule: optimiser settings.
         label: what the progress bar calls this training.
         checkpoint: a safetensors file to resume from and to save to, removed by the caller when no longer needed.
         every: steps between checkpoints.
         settings: what else the training depends on (plain values); a checkpoint of other settings is refused.
+        log: folder for TensorBoard: loss, learning rate and norm of the gradient (before clipping) at every step.
         quiet: no progress bar.
 
     Raises:
-        SettingsError: the checkpoint belongs to a training with other settings.
+        SettingsError: the checkpoint belongs to a training with other settings, or a package is missing.
         CheckError: the loss is not finite; the last checkpoint is kept.
     """
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr)
+    group = workers()
+    optimizer = _optimizer(parameters, schedule)
     leaves = list(parameters.values())
-    recipe = json.dumps({"label": label, **asdict(schedule), **(settings or {})}, sort_keys=True)
-    history = _resume(checkpoint, parameters, optimizer, recipe)
+    means = {name: parameter.detach().clone() for name, parameter in parameters.items()} if schedule.ema else {}
+    tensors = {"parameter": parameters, "mean": means}
+    recipe = {"label": label, **asdict(schedule), "workers": group.count, **(settings or {})}
+    history = resume(checkpoint, tensors, optimizer, recipe)
+    group.wait()  # until all have read the checkpoint, none may change or remove it
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -95,71 +116,76 @@ def fit(
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.4g}"),
     )
-    with Progress(*columns, disable=quiet) as progress:
+    progress = Progress(*columns, disable=quiet or not group.main)
+    with _writer(log if group.main else None, len(history)) as writer, progress:
         task = progress.add_task(label, total=schedule.steps, completed=len(history), loss=float("nan"))
         for step in range(len(history), schedule.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * schedule.factor(step)
-            value = loss(step)
-            if not math.isfinite(value.item()):
-                raise CheckError(
-                    f"{label}: the loss is {value.item()} at step {step}; try a smaller lr than {schedule.lr}"
-                )
-            # Gradients of these parameters only: nothing is left on weights that happen to require them.
-            for parameter, gradient in zip(leaves, torch.autograd.grad(value, leaves), strict=True):
-                parameter.grad = gradient.contiguous()
+            rate = schedule.lr * schedule.factor(step)
+            for parameter_group in optimizer.param_groups:
+                parameter_group["lr"] = rate
+            value, gradients = _averages(loss, leaves, step, schedule.accumulate, group)
+            if not math.isfinite(value):
+                raise CheckError(f"{label}: the loss is {value} at step {step}; try a smaller lr than {schedule.lr}")
+            for parameter, gradient in zip(leaves, gradients, strict=True):
+                parameter.grad = gradient
             if schedule.clip:
-                torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
+                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
+            else:
+                norm = torch.nn.utils.get_total_norm(gradients)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            history.append(value.item())
+            for name, mean in means.items():
+                mean.lerp_(parameters[name].detach(), 1 - schedule.ema)
+            history.append(value)
             progress.update(task, advance=1, loss=sum(history[-20:]) / len(history[-20:]))
-            if checkpoint is not None and ((step + 1) % every == 0 or step + 1 == schedule.steps):
-                _save(checkpoint, parameters, optimizer, recipe, history)
+            if writer is not None:
+                for tag, scalar in (("loss", value), ("learning_rate", rate), ("gradient_norm", norm.item())):
+                    writer.add_scalar(tag, scalar, step)
+            if checkpoint is not None and group.main and ((step + 1) % every == 0 or step + 1 == schedule.steps):
+                if writer is not None:
+                    writer.flush()  # what a resumed run does not repeat must be in the log
+                save(checkpoint, tensors, optimizer, recipe, history)
+    with torch.no_grad():
+        for name, mean in means.items():
+            parameters[name].copy_(mean)
     return history
 
 
-def _save(
-    path: Path,
-    parameters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    recipe: str,
-    history: list[float],
-) -> None:
-    tensors = {f"parameter/{name}": p.detach().contiguous() for name, p in parameters.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"recipe": recipe, "history": json.dumps(history)})
-    partial.replace(path)
+def _optimizer(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    filled = [group for group in groups if group["params"]]
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(filled, lr=schedule.lr, momentum=_MOMENTUM)
+    return torch.optim.AdamW(filled, lr=schedule.lr)
 
 
-def _resume(
-    path: Path | None, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, recipe: str
-) -> list[float]:
-    if path is None or not path.exists():
-        return []
+def _averages(
+    loss: Callable[[int], Tensor], leaves: Sequence[Tensor], step: int, accumulate: int, group: Workers
+) -> tuple[float, list[Tensor]]:
+    """Means of the loss and of its gradients over all batches of a step."""
+    total, sums = torch.zeros(()), list[Tensor]()
+    for part in range(accumulate):
+        value = loss((step * accumulate + part) * group.count + group.rank)
+        # Gradients of these parameters only: nothing is left on weights that happen to require them.
+        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(value, leaves)]
+        # Not in place: the gradients of two parameters may be one tensor.
+        sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
+        total = value.detach() + total.to(value.device)
+    if accumulate > 1:
+        total, sums = total / accumulate, [gradient / accumulate for gradient in sums]
+    group.average([total, *sums])
+    return total.item(), sums
+
+
+def _writer(folder: Path | None, step: int) -> Any:
+    """A writer of TensorBoard that goes on at a step; nothing without a folder."""
+    if folder is None:
+        return nullcontext()
     try:
-        file: Any = safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
-        raise SettingsError(f"the checkpoint {path} cannot be read ({error}); remove it to start afresh") from error
-    with file:
-        metadata = file.metadata()
-        found = (metadata or {}).get("recipe")
-        if found != recipe:
-            raise SettingsError(f"{path} belongs to a training with {found}; remove it or use those settings")
-        names = set(file.keys())
-        shapes = {n: file.get_slice(n).get_shape() for n in names if n.startswith("parameter/")}
-        if shapes != {f"parameter/{name}": list(p.shape) for name, p in parameters.items()}:
-            raise SettingsError(f"{path} belongs to a training of other parameters; remove it to start afresh")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(file.get_tensor(f"parameter/{name}"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name in sorted(n for n in names if n.startswith("optimizer/")):
-            _, index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = file.get_tensor(name)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    history: list[float] = json.loads(metadata["history"])
-    return history
+        tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
+    except ImportError as error:
+        raise SettingsError('a log needs tensorboard: pip install "radapt[log]"') from error
+    return closing(tensorboard.SummaryWriter(str(folder), purge_step=step))

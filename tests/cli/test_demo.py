@@ -101,7 +101,7 @@ def test_an_adapter_that_was_made_in_another_way_is_made_anew(
         lambda: monkeypatch.setitem(demo._STEPS, "static", 41),
         lambda: monkeypatch.setitem(demo._ALPHA, "static", 0.7),
         lambda: monkeypatch.setattr(demo, "_IMAGES", 7),
-        lambda: monkeypatch.setattr("radapt.cli._anchors.__version__", "0.0.1"),
+        lambda: monkeypatch.setattr("radapt.cli._kept.__version__", "0.0.1"),
         lambda: model.model.vision_model.post_layernorm.weight.mul_(1.01),
         lambda: Adapter.from_pretrained(folder).change(alpha=0.1).save_pretrained(folder),
         lambda: (folder / "recipe.json").unlink(),

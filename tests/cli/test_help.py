@@ -12,7 +12,7 @@ from radapt import attacks, data
 from radapt.cli.main import app
 
 COMMANDS = (
-    *("adapt", "attacks", "datasets", "demo", "evaluate", "finetune"),
+    *("adapt", "analyze", "attacks", "datasets", "demo", "evaluate", "finetune"),
     *("micro train", "models", "report", "reproduce", "tune"),
 )
 

@@ -30,8 +30,11 @@ PROFILE: dict[str, Any] = {
 }
 
 
+TEXTS = {"title": "T", "description": "D", "published": "P"}
+
+
 def file(folder: Path, **changes: object) -> Path:
-    content = {"title": "T", "description": "D", "published": "P", "profiles": {"micro": {**PROFILE, **changes}}}
+    content = {**TEXTS, "profiles": {"micro": {**PROFILE, **changes}}}
     path = folder / "own.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -49,11 +52,14 @@ def test_an_experiment_runs_from_adapters_to_the_report_and_continues(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = file(tmp_path)
-    words = ("reproduce", str(path), "--out", "here", "--slots", "4", "--no-sanity", "--quiet", "--json", "f.json")
+    words = ("reproduce", path.name, "--out", "here", "--slots", "4", "--no-sanity", "--quiet", "--json", "f.json")
     first = run(*words)
     assert first.exit_code == 0, first.output
     assert "Published: P" in first.output
     assert Path("here/report/report.html").exists()
+    page = Path("here/index.html").read_text()
+    assert "radapt reproduce own.yaml --profile micro --no-sanity" in page
+    assert "white-box figures are upper bounds" in page
     with Results("here/results.sqlite", read_only=True) as results:
         figures = results.figures()
     assert [f.setting.method for f in figures[::3]] == ["CLIP", "FARE", "R-Adapt", "R-Adapt_FARE", "R-Adapt+"]
@@ -83,11 +89,24 @@ def test_experiments_are_listed(run: Run) -> None:
         ({"defences": {"A": {"method": "model-guided"}}}, "guide belongs to model-guided, and model-guided needs it"),
         ({"defences": {"A": {"method": "training-free", "data": "objects"}}}, "data belongs to data-driven"),
         ({"data": {}}, "data must be a name or a list of names"),
+        ({"sweep": {"over": "alpha", "values": [], "label": "alpha"}}, "sweep: values must be a list of at least one"),
+        ({"sweep": {"over": "attack", "values": [1, 2], "label": "x"}}, "one value for each of the 1 attacks"),
+        ({"sweep": {"over": "alpha", "values": [1]}}, "sweep: missing label"),
+        ({"replacement": {"twins": {}}}, "twins is empty"),
+        ({"trained": {"T": {"method": "fare"}}}, "T: missing data"),
+        ({"trained": {"T": {"method": "fare", "data": "objects", "n": 0}}}, "T: n must be a whole number"),
+        ({"analyses": [{"analysis": "cka", "number": 3}]}, "analysis 1: unknown key 'number'. Allowed: analysis, data, n, options"),
+        ({"analyses": {"analysis": "cka"}}, "analyses as a list"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, changes: dict[str, object], problem: str) -> None:
     with pytest.raises(SettingsError, match=problem):
         read(str(file(tmp_path, **changes)))
+
+
+def test_a_file_needs_a_table_or_a_look(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="give data, n and attacks for a table, or analyses"):
+        Experiment.of("x.yaml", {**TEXTS, "profiles": {"micro": {"models": {"CLIP": "micro/clip"}}}})
 
 
 def test_unknown_names_are_explained(run: Run, tmp_path: Path) -> None:

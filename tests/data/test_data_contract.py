@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from radapt.data import Dataset, card, datasets, load_dataset
+from radapt.data import Dataset, card, datasets, fill, load_dataset
+from radapt.data._hub import OPTIONS
 from radapt.errors import SettingsError
 from radapt.micro.clip import build_tokenizer
 
 NAMES = [name for name in datasets() if card(name).source != "hub"]  # those that need no network
+HUB = [name for name in datasets() if card(name).source == "hub"]
 SPLITS = ("train", "validation", "test")
 ROUNDING = 0.5 / 255 + 1e-6  # of the 8-bit pictures
 TASK_FIELDS = {"zero-shot": "labels", "retrieval": "captions", "captioning": "captions", "vqa": "questions"}
@@ -55,6 +58,19 @@ def test_card_says_what_the_set_is_and_under_which_terms(name: str) -> None:
     assert details.licence in {"CC0-1.0", "CC-BY-4.0"}
     assert "frequency" in details.tests
     assert all(text.endswith(".") for text in (details.citation, details.description, details.tests))
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_card_of_the_hub_is_whole_and_understood(name: str) -> None:
+    details = card(name)
+    assert set(details.options) <= set(OPTIONS[details.task])
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", str(details.options["repository"]))
+    assert set(details.options.get("splits", SPLITS)) <= set(SPLITS)  # type: ignore[call-overload]
+    assert details.n is not None
+    assert details.licence.strip(" .")
+    assert all(text.endswith(".") for text in (details.citation, details.description, details.tests))
+    prompts = [fill(template, "thing") for template in details.templates]
+    assert not any("{" in text or text == "thing" for text in prompts)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,6 +19,12 @@ from radapt.errors import InputError, SettingsError
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library keeps on the disk stays out of the user's own cache."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
 def picture(at: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     """Of one colour, wider than high."""
     return Image.new("RGB", size, COLOURS[at % len(COLOURS)])
@@ -99,7 +105,7 @@ def test_labels_need_the_names_of_the_classes(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"templates": ["a {c}."]}
     data = load_dataset(card_for(tmp_path, "zero-shot", folder, classes=["green", "red"], **settings))
     assert data.labels.tolist() == [1, 0]
-    with pytest.raises(SettingsError, match="must list the classes"):
+    with pytest.raises(SettingsError, match="nothing names the classes"):
         load_dataset(card_for(tmp_path, "zero-shot", folder, **settings))
 
 
@@ -136,11 +142,23 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         load_dataset(card_for(tmp_path, "captioning", long))
 
 
+def bounds(part: str) -> tuple[str, float, float]:
+    """A split of theirs, the first row and the end: ``test[1000:]`` is from row 1000 to infinity."""
+    name, _, rows = part.rstrip("]").partition("[")
+    first, _, end = rows.partition(":")
+    return name, float(first or 0), float(end or "inf")
+
+
 def test_cards_of_the_hub_keep_test_and_training_rows_apart() -> None:
     for name in names():
         details = card(name)
-        if details.source == "hub" and "splits" in details.options:
-            splits: Any = details.options["splits"]
-            first = {key: int(text.partition("[")[2].rstrip(":]") or 0) for key, text in splits.items()}
-            assert details.n is not None
-            assert first["test"] + details.n <= first["validation"] < first["train"]
+        if details.source != "hub" or "splits" not in details.options:
+            continue
+        splits: Any = details.options["splits"]
+        test, validation, train = (bounds(splits[ours]) for ours in ("test", "validation", "train"))
+        assert details.n is not None
+        assert test[0] == validation[0] == train[0]
+        assert test[1] + details.n <= test[2]
+        assert test[1] + details.n <= validation[1] < train[1]
+        if details.task == "zero-shot":  # whatever n
+            assert test[2] <= validation[1] < validation[2] <= train[1]

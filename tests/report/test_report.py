@@ -90,5 +90,7 @@ def test_the_terminal_table_shows_the_figures(results_file: Path) -> None:
 
 
 def test_exports_are_declared() -> None:
-    assert sorted(report.__all__) == ["FORMATS", "print_table", "write_report"]
+    assert sorted(report.__all__) == [
+        "FORMATS", "Part", "curves", "draw_plot", "print_table", "write_experiments", "write_plots", "write_report",
+    ]  # fmt: skip
     assert all(hasattr(report, name) for name in report.__all__)

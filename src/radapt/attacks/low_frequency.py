@@ -11,12 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._search import Evaluation, State
+from radapt.attacks._filtered import FilteredAPGD
 from radapt.attacks._separable import separable
 from radapt.attacks._settings import number
-from radapt.attacks.apgd import APGD
-from radapt.types import Index, Pixels
+from radapt.types import Pixels
 
 __all__ = ["ATTACK", "LowFrequency"]
 
@@ -26,7 +24,7 @@ _ROOM = 2.0
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LowFrequency(SearchAttack):
+class LowFrequency(FilteredAPGD):
     """Auto-PGD on the coefficients of a low-pass perturbation (after Sharma et al. 2019, arXiv:1903.00073).
 
     ``x = P(x0 + G w)`` with ``G`` the Gaussian filter ``H(u, v) = exp(-(u^2 + v^2) / (2 cutoff^2))`` and ``P`` the
@@ -47,38 +45,14 @@ class LowFrequency(SearchAttack):
     """
 
     name: ClassVar[str] = "low-frequency"
-    steps: int = 100
     cutoff: float = 40 / 224
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("cutoff", self.cutoff, 0, above=True)
 
-    @property
-    def _apgd(self) -> APGD:
-        room = _ROOM * self.eps
-        return APGD(norm=self.norm, eps=min(room, 1.0) if self.norm == "linf" else room, steps=self.steps)
-
-    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
-        """A direction for the coefficients."""
-        return self._apgd.draw(shape, generator)
-
-    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
-        """Coefficients on the boundary of their ball, filtered; kept as the image that they would be unfiltered."""
-        unfiltered, state = self._apgd.start(clean, drawn)
-        return self._placed(clean, unfiltered, state)
-
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
-        """APGD's step on the coefficients, whose gradient is the filtered one, as the filter is symmetric."""
-        # A point from elsewhere, a warm start, has no coefficients: its own change stands in for them.
-        foreign = (at.points != state["points"]).flatten(1).any(1)[:, None, None, None]
-        unfiltered = torch.where(foreign, at.points, state["unfiltered"])
-        inner = at._replace(points=unfiltered, gradient=self._filter(at.gradient))
-        return self._placed(clean, *self._apgd.step(clean, inner, state, iteration))
-
-    def _placed(self, clean: Pixels, unfiltered: Pixels, state: State) -> tuple[Pixels, State]:
-        points = self.ball.project(clean + self._filter(unfiltered - clean), clean)
-        return points, {**state, "unfiltered": unfiltered, "points": points}
+    def _room(self, size: Sequence[int]) -> float:
+        return _ROOM
 
     def _filter(self, images: Pixels) -> Pixels:
         vertical, horizontal = (_circulant(size, self.cutoff, images.device, images.dtype) for size in images.shape[2:])

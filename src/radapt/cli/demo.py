@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._anchors import trained
+from ._kept import trained
 from ._shared import Json, Quiet, console, guard, write_rows
 
 if TYPE_CHECKING:

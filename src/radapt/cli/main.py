@@ -1,4 +1,4 @@
-"""The command line: ``radapt demo | adapt | evaluate | reproduce | report`` and so on; see ``radapt --help``."""
+"""The command line: ``radapt demo | adapt | evaluate | analyze | report`` and so on; see ``radapt --help``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from radapt._version import __version__
 
-from . import adapt, catalogue, demo, evaluate, finetune, micro, report, reproduce
+from . import adapt, analyze, catalogue, demo, evaluate, finetune, micro, report, reproduce
 
 __all__ = ["app", "main"]
 
@@ -42,6 +42,7 @@ app.command("adapt")(adapt.adapt)
 app.command("tune")(adapt.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("finetune")(finetune.finetune)
+app.command("analyze")(analyze.analyze)
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(micro.app, name="micro")
 app.command("report")(report.report)

@@ -175,7 +175,7 @@ def _hub(details: Card, split: str, n: int | None) -> Dataset:
     """Options: see :func:`read_hub`."""
     from ._hub import OPTIONS, read_hub
 
-    _options(details, OPTIONS)
+    _options(details, OPTIONS[details.task])
     return read_hub(details, split, n)
 
 

@@ -15,6 +15,7 @@ from radapt.errors import ModelError
 from ._families import families, family_of, spreadable, type_of
 from ._generative import Generative
 from ._memory import Memory, estimate
+from ._parts import parts
 from ._pretrained import check_device, dtype_of
 from ._source import locate, micro_models, model_type
 from ._tower import Grid, Layout, Mount, Tower, place_tokens
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "micro_models",
     "open_picture",
+    "parts",
     "place_tokens",
     "tower_of",
 ]

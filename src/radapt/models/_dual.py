@@ -76,6 +76,18 @@ class DualEncoder(VLM):
         ).pooler_output
         return embedding
 
+    def encode_patches(self, pixels: Pixels) -> Float[Tensor, "batch patches embedding"]:
+        projection = getattr(self.model, "visual_projection", None)
+        if projection is None:  # SigLIP pools its patches by attention
+            return super().encode_patches(pixels)
+        vision = self.model.vision_model
+        hidden = vision(
+            pixel_values=self.normalize(pixels).to(self.model.dtype),
+            interpolate_pos_encoding=tuple(pixels.shape[-2:]) != self.image_size,
+        ).last_hidden_state
+        patches: Tensor = projection(vision.post_layernorm(hidden[:, self.tower.layout.prefix :]))
+        return patches
+
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         check_texts(texts)
         if self.tokenizer is None:

@@ -172,6 +172,8 @@ class Tower(ABC):
         return True
 
     hook: ClassVar[type[PixelHook]]
+    head: ClassVar[tuple[str, ...]] = ()
+    """What comes after the blocks, as its names begin in the root, where it is not defined after them."""
 
     @abstractmethod
     def run(self, images: Pixels) -> None:

@@ -105,6 +105,18 @@ class VLM(ABC):
             InputError: wrong shape or dtype.
         """
 
+    def encode_patches(self, pixels: Pixels) -> Float[Tensor, "batch patches embedding"]:
+        """Unnormalised embedding of each patch, row by row: what the image embedding is made of its class token.
+
+        Args:
+            pixels: images in [0, 1], batch x 3 x height x width.
+
+        Raises:
+            InputError: wrong shape or dtype.
+            ModelError: the model's image embedding is not a projection of one token.
+        """
+        raise self._without("projection of single patches", "a CLIP of transformers")
+
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Unnormalised text embeddings.
 

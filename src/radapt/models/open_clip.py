@@ -55,6 +55,7 @@ class OpenClipTower(Tower):
     """The vision transformer of an open_clip model object."""
 
     hook = _Hook
+    head = ("proj", "ln_post", "attn_pool")
 
     def run(self, images: Pixels) -> None:
         self.root(images)

@@ -1,23 +1,34 @@
-"""Reports of a results file: tables, the trade-off figure and a page that holds them all."""
+"""Reports: tables, figures and pages of results files, and drawings of plots."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from radapt.errors import ResultsError, SettingsError
+from radapt.errors import SettingsError
 from radapt.find import nearest
 from radapt.report import figure, html
+from radapt.report._files import write
 from radapt.report._render import csv_text, latex_text, markdown_text, terminal
+from radapt.report.experiments import Part, write_experiments
+from radapt.report.plot import draw_plot, write_plots
+from radapt.report.sweep import curves
 from radapt.report.table import Table, rows, tabulate
 from radapt.results import Results
 
-__all__ = ["FORMATS", "print_table", "write_report"]
+__all__ = [
+    "FORMATS",
+    "Part",
+    "curves",
+    "draw_plot",
+    "print_table",
+    "write_experiments",
+    "write_plots",
+    "write_report",
+]
 
 FORMATS = ("md", "csv", "tex", "json", "png", "svg", "html")
 """What ``write_report`` can write."""
@@ -59,12 +70,7 @@ def write_report(results: str | Path, out: str | Path, *, formats: Sequence[str]
         if not set(chosen) <= {"png", "svg"} and not figure.drawable(table):
             chosen = [name for name in chosen if name not in ("png", "svg")]
         contents = {name: content for kind in chosen for name, content in makers[kind]().items()}
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return [_replace(folder / name, content) for name, content in contents.items()]
-    except OSError as error:
-        raise ResultsError(f"cannot write the report to {folder}: {error}; choose a folder that is yours") from error
+    return write(Path(out), contents)
 
 
 def print_table(results: Results, console: Console) -> None:
@@ -82,17 +88,3 @@ def _pictures(table: Table, kind: str) -> dict[str, bytes]:
         made["tradeoff_datasets"] = figure.tradeoff(table, datasets=True)
     encode = figure.png if kind == "png" else lambda drawn: figure.svg(drawn).encode()
     return {f"{name}.{kind}": encode(drawn) for name, drawn in made.items()}
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

@@ -21,7 +21,7 @@ from radapt.report._labels import Box, place
 from radapt.report._points import Panel, Point, panels
 from radapt.report.table import Table
 
-__all__ = ["INK", "LINE", "MUTED", "SURFACE", "draw", "drawable", "look", "png", "style", "svg", "tradeoff"]
+__all__ = ["INK", "LINE", "MUTED", "SURFACE", "draw", "drawable", "frame", "look", "png", "style", "svg", "tradeoff"]
 
 INK, MUTED, LINE, SURFACE = "#1b1b1f", "#686872", "#dcdce1", "#fefefd"
 # Okabe & Ito's palette without its yellow, which is too light on white; shapes tell the lines apart without colour.
@@ -125,6 +125,7 @@ def style() -> Iterator[None]:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "radapt",
+        "image.composite_image": False,
         "font.family": ["DejaVu Sans"],
         "font.size": 9,
         "text.color": INK,
@@ -139,6 +140,15 @@ def style() -> Iterator[None]:
         yield
 
 
+def frame(axes: Axes) -> None:
+    """No box around the data and no tick marks; a light grid behind them."""
+    axes.grid(color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_facecolor("none")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0)
+
+
 def _frame(axes: Axes, panel: Panel, points: Sequence[Point]) -> None:
     """Axes that hold every point: x around the clean figures, y from zero."""
     clean = [value for point in points for value in point.clean]
@@ -150,11 +160,7 @@ def _frame(axes: Axes, panel: Panel, points: Sequence[Point]) -> None:
     axes.set_ylim(-0.07 * top, 1.1 * top)
     axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=0)
-    axes.grid(color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.set_facecolor("none")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    frame(axes)
     axes.set_xlabel(f"clean {panel.noun} (%)")
     axes.set_ylabel(f"{panel.noun} under attack (%)")
     title = axes.set_title(f"{panel.title}, {panel.threat}", loc="left", fontsize=9.5, fontweight="bold")

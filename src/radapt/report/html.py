@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
-import jinja2
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image, UnidentifiedImageError
 
 from radapt.errors import ResultsError
 from radapt.report import figure
+from radapt.report._page import address, inline, render
 from radapt.report._points import Panel, panels
-from radapt.report._render import heading
 from radapt.report._summary import sentences
 from radapt.report.table import ball_text, eps_text, plain, tabulate
 from radapt.results import Example, Figure, Results
 
-__all__ = ["page", "perturbation"]
-
-_THEME = {figure.INK: "var(--ink)", figure.MUTED: "var(--muted)", figure.LINE: "var(--line)"}
-_THEME[figure.SURFACE] = "var(--surface)"
+__all__ = ["flagged", "page", "panel_plot", "perturbation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +53,15 @@ def page(results: Results, *, title: str = "Robustness report", max_examples: in
     means = panels(table, mean=True)
     parts = panels(table, mean=False) if any(panel.total > 1 for panel in means) else []
     methods = [(name, *figure.look(index)) for index, name in enumerate(table.methods)]
-    template = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((files("radapt.report") / "page.html").read_text(encoding="utf-8"))
-    return template.render(
+    return render(
+        "page.html",
         title=plain(title),
         table=table,
-        heading=heading,
         sentences=sentences(table),
-        plots=[(panel, _plot(panel, (5.8, 4.4), labels=True)) for panel in means],
-        small=[(panel, _plot(panel, (3.9, 3.2), labels=False)) for panel in parts],
+        plots=[panel_plot(panel, (5.8, 4.4), labels=True, anchor=f"mean{at}") for at, panel in enumerate(means)],
+        small=[panel_plot(panel, (3.9, 3.2), labels=False, anchor=f"part{at}") for at, panel in enumerate(parts)],
         methods=methods,
-        flagged=_flagged(figures, table.notes),
+        flagged=flagged(figures, table.notes),
         examples=_examples(results, figures, max_examples),
         shared=shared,
         varying=varying,
@@ -105,8 +95,8 @@ def _pixels(picture: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]
         raise ResultsError(f"an example in the results file is not a PNG picture: {error}") from error
 
 
-def _plot(panel: Panel, size: tuple[float, float], *, labels: bool) -> Markup:
-    """A panel as inline SVG in the page's own colours and font."""
+def panel_plot(panel: Panel, size: tuple[float, float], *, labels: bool, anchor: str) -> Markup:
+    """A panel as inline SVG of a size in inches; ``anchor`` is what its addresses begin with."""
     with figure.style():
         canvas = Canvas(figsize=size, dpi=100, facecolor=figure.SURFACE)
         FigureCanvasAgg(canvas)
@@ -114,20 +104,8 @@ def _plot(panel: Panel, size: tuple[float, float], *, labels: bool) -> Markup:
             left=0.62 / size[0], right=1 - 0.1 / size[0], bottom=0.5 / size[1], top=1 - 0.3 / size[1]
         )
         figure.draw(canvas.add_subplot(), panel, labels=labels)
-    text = figure.svg(canvas)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[A-Za-z]\w*_\d+"', "", text)  # several plots share a page, ids must not repeat
-    text = re.sub(r'style="[^"]*"', lambda match: _themed(match.group()), text)
-    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"|height="[\d.]+pt"|width="[\d.]+pt"', "", text, count=2)
-    name = escape(f"Trade-off of {panel.title}, {panel.threat}; the numbers are in the table below")
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1))
-
-
-def _themed(style: str) -> str:
-    for colour, variable in _THEME.items():
-        style = style.replace(colour, variable)
-    return re.sub(r"(font: (?:bold |\d+ )?[\d.]+px)[^;\"]*", r"\1 var(--font)", style)
+    name = f"Trade-off of {panel.title}, {panel.threat}; the numbers are in the table below"
+    return inline(canvas, name, anchor=anchor)
 
 
 def _examples(results: Results, figures: Sequence[Figure], limit: int) -> list[_Picture]:
@@ -148,17 +126,13 @@ def _picture(item: Figure, example: Example) -> _Picture:
         truth=plain(example.truth),
         before=plain(example.before),
         after=plain(example.after),
-        clean=_address(example.clean),
-        adversarial=_address(example.adversarial),
-        difference=_address(perturbation(example.clean, example.adversarial)),
+        clean=address(example.clean),
+        adversarial=address(example.adversarial),
+        difference=address(perturbation(example.clean, example.adversarial)),
     )
 
 
-def _address(picture: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture).decode()
-
-
-def _flagged(figures: Sequence[Figure], notes: Sequence[str]) -> list[tuple[int, str, list[str]]]:
+def flagged(figures: Sequence[Figure], notes: Sequence[str]) -> list[tuple[int, str, list[str]]]:
     """(footnote number, flag, the figures it belongs to)."""
     places: dict[str, list[str]] = {note: [] for note in notes}
     for item in figures:

@@ -12,7 +12,7 @@ from typing import Any
 
 from radapt._interval import mean_interval
 from radapt.errors import ResultsError
-from radapt.report._tasks import noun, places_of
+from radapt.report._tasks import noun, places_of, title_of
 from radapt.results import Figure, Setting
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "ball_text", "eps_text", "plain", "rows", "tabulate"]
@@ -150,7 +150,7 @@ def tabulate(figures: Sequence[Figure]) -> Table:
                 name: _pair(columns, [_cell(grid.get((place, line, threat)), notes) for threat in order])
                 for line, name in names.items()
             }
-            found.append(replace(_section(_title(place, places), task, blocks), main=place not in lesser))
+            found.append(replace(_section(plain(title_of(place, places)), task, blocks), main=place not in lesser))
         sections += [_mean(found, columns, task, places), *found] if len(found) > 1 else found
     return Table(
         columns=columns,
@@ -239,13 +239,6 @@ def _pair(columns: Sequence[Column], cells: Sequence[Cell | None]) -> tuple[Cell
         else cell
         for column, cell in pairs
     )
-
-
-def _title(place: tuple[str, str, str], places: Sequence[tuple[str, str, str]]) -> str:
-    task, dataset, split = place
-    splits = {other[2] for other in places if other[:2] == place[:2]}
-    tasks = {other[0] for other in places}
-    return plain(dataset + (f" ({split})" if len(splits) > 1 else "") + (f", {task}" if len(tasks) > 1 else ""))
 
 
 def _section(title: str, task: str, blocks: Mapping[str, tuple[Cell | None, ...]], mean: bool = False) -> Section:

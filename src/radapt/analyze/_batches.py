@@ -1,0 +1,55 @@
+"""Batches of images as analyses take them: large enough for the estimate, and not one image left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from radapt.errors import InputError
+from radapt.types import Pixels
+
+__all__ = ["Batches", "batches_of"]
+
+Batches = Iterable[Float[Tensor, "_ 3 _ _"]]
+"""Batches of images in [0, 1], before normalisation; their sizes may differ from one batch to the next."""
+
+
+def batches_of(least: int, batches: Batches, purpose: str) -> Iterator[Float[Tensor, "_ 3 _ _"]]:
+    """The batches, the last one joined to the one before where it is too small; at most two are held at a time.
+
+    Args:
+        least: smallest number of images per batch.
+        batches: images in [0, 1].
+        purpose: what needs them, for messages.
+
+    Raises:
+        InputError: there are no images, or too few in a batch that is not the last of several.
+    """
+    held: Pixels | None = None
+    small: Pixels | None = None
+    for batch in batches:
+        if small is not None:
+            raise _few(least, len(small), purpose)
+        if len(batch) >= least:
+            if held is not None:
+                yield held
+            held = batch
+        elif held is None:
+            raise _few(least, len(batch), purpose)
+        elif len(batch):
+            if batch.shape[1:] != held.shape[1:]:
+                raise _few(least, len(batch), purpose)
+            small = batch
+    if held is None:
+        raise InputError(f"{purpose} needs images, got no batch")
+    yield held if small is None else torch.cat([held, small])
+
+
+def _few(least: int, got: int, purpose: str) -> InputError:
+    return InputError(
+        f"{purpose} needs at least {least} images per batch, got {got}; only the last of several batches of one size "
+        "may be smaller, and is then joined to the one before"
+    )

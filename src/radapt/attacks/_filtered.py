@@ -1,0 +1,66 @@
+"""Auto-PGD on the coefficients of a perturbation that passes through a filter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from radapt.attacks._attack import SearchAttack
+from radapt.attacks._search import Evaluation, State
+from radapt.attacks.apgd import APGD
+from radapt.types import Index, Pixels
+
+__all__ = ["FilteredAPGD"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredAPGD(SearchAttack, ABC):
+    """``x = P(x0 + G w)`` with a symmetric linear filter ``G`` and ``P`` the projection onto the ball and [0, 1].
+
+    The coefficients ``w`` take APGD's steps, along ``G grad L(x)``, in a ball of their own around zero, larger than
+    that of the images by what the filter takes away.
+
+    Args:
+        norm, eps, steps, restarts, loss: as in every attack.
+
+    Raises:
+        SettingsError: a setting is out of range.
+    """
+
+    steps: int = 100
+
+    @abstractmethod
+    def _room(self, size: Sequence[int]) -> float:
+        """Radius of the coefficients' ball over eps, for images of (height, width)."""
+
+    @abstractmethod
+    def _filter(self, images: Pixels) -> Pixels:
+        """The filter; symmetric, so that it is its own gradient."""
+
+    def _apgd(self, shape: Sequence[int]) -> APGD:
+        radius = self._room(shape[-2:]) * self.eps
+        return APGD(norm=self.norm, eps=min(radius, 1.0) if self.norm == "linf" else radius, steps=self.steps)
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """A direction for the coefficients."""
+        return self._apgd(shape).draw(shape, generator)
+
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """Coefficients on the boundary of their ball, filtered; kept as the image that they would be unfiltered."""
+        unfiltered, state = self._apgd(clean.shape).start(clean, drawn)
+        return self._placed(clean, unfiltered, state)
+
+    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """APGD's step on the coefficients, whose gradient is the filtered one, as the filter is symmetric."""
+        # A point from elsewhere, a warm start, has no coefficients: its own change stands in for them.
+        foreign = (at.points != state["points"]).flatten(1).any(1)[:, None, None, None]
+        unfiltered = torch.where(foreign, at.points, state["unfiltered"])
+        inner = at._replace(points=unfiltered, gradient=self._filter(at.gradient))
+        return self._placed(clean, *self._apgd(clean.shape).step(clean, inner, state, iteration))
+
+    def _placed(self, clean: Pixels, unfiltered: Pixels, state: State) -> tuple[Pixels, State]:
+        points = self.ball.project(clean + self._filter(unfiltered - clean), clean)
+        return points, {**state, "unfiltered": unfiltered, "points": points}
