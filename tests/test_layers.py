@@ -18,7 +18,10 @@ LAYERS = (
     {"report"},
     {"adapt", "finetune", "evaluate", "analyze", "micro"},
     {"models", "data", "attacks"},
-    {PLACEHOLDER,
+    {
+        *("errors", "find", "plots", "types", "results", "train"),
+        *("_checkpoint", "_interval", "_metric", "_picture", "_records", "_version", "_workers"),
+    },
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1

@@ -1,4 +1,4 @@
-"""Checkpoints of trainings: one safetensors file with tensors, the state of the optimiser, the recipe and the losses."""
+"""Checkpoints of trainings: one safetensors file with tensors, state of the optimiser, recipe and losses."""
 
 from __future__ import annotations
 

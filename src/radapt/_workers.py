@@ -1,4 +1,4 @@
-"""The processes that share a training: those that ``accelerate launch`` or ``torchrun`` started, or this one alone."""
+"""The processes that share a training: those that ``accelerate launch`` started, or this one alone."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,7 +98,8 @@ def fit(
         quiet: no progress bar.
 
     Raises:
-        SettingsError: the checkpoint belongs to a training with other settings, or a package is missing.
+        SettingsError: the checkpoint belongs to a training with other settings, the loss does not depend on some of the
+            parameters, or a package is missing.
         CheckError: the loss is not finite; the last checkpoint is kept.
     """
     group = workers()
@@ -123,7 +124,7 @@ def fit(
             rate = schedule.lr * schedule.factor(step)
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = rate
-            value, gradients = _averages(loss, leaves, step, schedule.accumulate, group)
+            value, gradients = _averages(loss, parameters, step, schedule.accumulate, group)
             if not math.isfinite(value):
                 raise CheckError(f"{label}: the loss is {value} at step {step}; try a smaller lr than {schedule.lr}")
             for parameter, gradient in zip(leaves, gradients, strict=True):
@@ -163,14 +164,18 @@ def _optimizer(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.op
 
 
 def _averages(
-    loss: Callable[[int], Tensor], leaves: Sequence[Tensor], step: int, accumulate: int, group: Workers
+    loss: Callable[[int], Tensor], parameters: Mapping[str, Tensor], step: int, accumulate: int, group: Workers
 ) -> tuple[float, list[Tensor]]:
     """Means of the loss and of its gradients over all batches of a step."""
     total, sums = torch.zeros(()), list[Tensor]()
     for part in range(accumulate):
         value = loss((step * accumulate + part) * group.count + group.rank)
         # Gradients of these parameters only: nothing is left on weights that happen to require them.
-        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(value, leaves)]
+        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+        idle = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+        if idle:
+            raise SettingsError(f"the loss does not depend on {', '.join(idle)}; leave them out of what is trained")
+        gradients = [gradient.contiguous() for gradient in found]
         # Not in place: the gradients of two parameters may be one tensor.
         sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
         total = value.detach() + total.to(value.device)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,31 +62,28 @@ def test_fare_starts_at_the_distance_of_the_attack(tiny_vlm: Any, tiny_shapes: A
     assert 0 < history[0] <= 1.05 * embedding_loss(tiny_vlm, tiny_vlm, data.pixels(range(8)))
 
 
-def test_tecoa_lowers_the_cross_entropy_under_attack(tiny_vlm: Any, tiny_shapes: Any) -> None:
+@pytest.mark.parametrize("name", ["tecoa", "pmg", "tga"])
+def test_training_lowers_the_loss_under_attack(tiny_vlm: Any, tiny_shapes: Any, name: str) -> None:
     data, before = tiny_shapes(8), bits(tiny_vlm)
     clean, classifier = data.pixels(range(8)), tiny_vlm.classifier(data.prompts)
 
-    def loss(model: Any) -> float:
+    def loss(model: Any) -> tuple[float, float]:
+        """Cross-entropy and the method's own loss, on images from a fresh attack."""
         objective = ClassificationObjective(
             lambda x: model.logits(x, classifier), data.labels, len(classifier), stop=False
         )
         adversarial = PGD(objective, clean).pixels
-        return float(F.cross_entropy(model.logits(adversarial, classifier), data.labels).detach())
+        twin = Twin(original=tiny_vlm, tuned=model, data=data, classifier=classifier)
+        with torch.no_grad():
+            entropy = F.cross_entropy(model.logits(adversarial, classifier), data.labels)
+            own = finetune.make(name).loss(twin, torch.arange(8), clean, adversarial)
+        return float(entropy), float(own)
 
-    tuned, _ = finetune.finetune(TeCoA(), tiny_vlm, data, label="TeCoA", steps=30, lr=3e-3, **SHORT)
-    assert loss(tuned) < 0.8 * loss(tiny_vlm)
+    tuned, _ = finetune.finetune(finetune.make(name), tiny_vlm, data, label=name, steps=30, lr=3e-3, **SHORT)
+    for after, earlier in zip(loss(tuned), loss(tiny_vlm), strict=True):
+        assert after < 0.8 * earlier
     assert changed(before, tiny_vlm) == set()
     assert all(name.startswith(("vision_model.", "visual_projection.")) for name in changed(before, tuned))
-
-
-@pytest.fixture
-def twin(tiny_vlm: Any, tiny_shapes: Any) -> Twin:
-    """A twin that differs from the original already, as after some steps."""
-    data, tuned = replace(tiny_shapes(8), labels=torch.tensor([0, 5, 2, 2, 7, 1, 0, 3])), copy.copy(tiny_vlm)
-    tuned.model = copy.deepcopy(tiny_vlm.model)
-    with torch.no_grad():
-        tuned.model.visual_projection.weight.add_(0.5 * torch.randn_like(tuned.model.visual_projection.weight))
-    return Twin(original=tiny_vlm, tuned=tuned, data=data, classifier=tiny_vlm.classifier(data.prompts))
 
 
 ROWS = torch.tensor([6, 1, 4])
@@ -134,7 +130,7 @@ def test_settings_reach_the_attack_and_the_schedule(
 
     monkeypatch.setattr(SearchAttack, "__call__", watched)
     monkeypatch.setattr(_loop, "fit", fitted)
-    settings = {"steps": 2, "lr": 1e-4, "warmup": 0.3, "weight_decay": 0.02}
+    settings = {"steps": 2, "lr": 1e-4, "warmup": 0.3, "weight_decay": 0.02, "optimizer": "sgd", "ema": 0.5}
     training = {"eps": 3 / 255, "attack_steps": 3, "batch": 4, "seed": 5, "quiet": True}
     finetune.finetune(FARE(), tiny_vlm, tiny_shapes(4), label="FARE", **settings, **training)
     assert schedules == [Schedule(**settings)]
@@ -143,7 +139,7 @@ def test_settings_reach_the_attack_and_the_schedule(
     assert len(set(names)) == 8  # a random start of its own for every image at every step
 
 
-@pytest.mark.parametrize("name", ["fare", "tecoa"])
+@pytest.mark.parametrize("name", finetune.names())
 def test_the_attack_leaves_no_gradient_in_the_weights(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -216,7 +212,37 @@ def test_a_batch_must_fit_the_data(tiny_vlm: Any, tiny_shapes: Any, batch: int) 
 
 
 def test_methods_by_name() -> None:
-    assert {"fare", "tecoa"} <= set(finetune.names())
+    assert {"fare", "pmg", "tecoa", "tga"} <= set(finetune.names())
     assert isinstance(finetune.make("FARE"), FARE)
     with pytest.raises(SettingsError, match="did you mean 'tecoa'"):
         finetune.make("teco")
+
+
+@pytest.mark.parametrize("name", finetune.names())
+def test_bfloat16_is_near_float32_and_the_weights_stay_in_float32(tiny_vlm: Any, tiny_shapes: Any, name: str) -> None:
+    data, weight, seen = tiny_shapes(8), tiny_vlm.model.visual_projection, list[torch.dtype]()
+
+    def note(module: Any, args: Any, output: Tensor) -> None:
+        if torch.is_grad_enabled():  # the attack checks what it found in float32, without gradients
+            seen.append(output.dtype)
+
+    def first(precision: str) -> float:
+        options = {**SHORT, "attack_steps": 1, "precision": precision}
+        handle = weight.register_forward_hook(note)
+        tuned, history = finetune.finetune(finetune.make(name), tiny_vlm, data, label="x", steps=2, lr=1e-5, **options)
+        handle.remove()
+        assert {p.dtype for p in tuned.model.parameters()} == {torch.float32}
+        return history[0]
+
+    exact = first("float32")
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    assert first("bfloat16") == pytest.approx(exact, rel=0.3)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_an_unknown_precision_or_optimizer_is_refused(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    with pytest.raises(SettingsError, match="unknown precision 'bfloat61'; did you mean 'bfloat16'"):
+        finetune.finetune(FARE(), tiny_vlm, tiny_shapes(8), label="FARE", precision="bfloat61", **SHORT)
+    with pytest.raises(SettingsError, match="unknown optimizer 'adam'; did you mean 'adamw'"):
+        finetune.finetune(FARE(), tiny_vlm, tiny_shapes(8), label="FARE", optimizer="adam", **SHORT)

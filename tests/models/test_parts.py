@@ -2,86 +2,118 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.models.generative import BUILDERS
 from tests.models.openclip import CLIP
 from tests.models.test_contract import SAVED
 
 import radapt
-from radapt.errors import SettingsError
+from radapt.errors import ModelError, SettingsError
 from radapt.models import VLM, parts
 
-# What must lie before the blocks, and behind them, by a piece of its name.
-EXPECTED = {
-    "hf-clip": ("patch_embedding class_embedding position_embedding pre_layrnorm", "post_layernorm visual_projection"),
-    "siglip": ("patch_embedding position_embedding", "post_layernorm head"),
-    "siglip2": ("patch_embedding position_embedding", "post_layernorm head"),
-    "open-clip": (
-        "patch_embedding class_embedding position_embedding pre_layrnorm",
-        "post_layernorm visual_projection",
-    ),
-    "llava": ("patch_embedding class_embedding position_embedding pre_layrnorm", "post_layernorm"),
-    "llava-next": ("patch_embedding class_embedding position_embedding pre_layrnorm", "post_layernorm"),
-    "qwen-vl": ("patch_embed pos_embed", "merger"),
-}
+FAMILIES: dict[str, Callable[[Path], Any]] = {**SAVED, **BUILDERS, "open_clip, live": lambda folder: CLIP()}
 
 
-def check(model: VLM, before: str, behind: str) -> None:
-    last = len(model.tower.blocks) - 1
-    blocks = [parts(model, f"block:{number}") for number in range(last + 1)]
-    pieces = [parts(model, "embedding"), *blocks, parts(model, "head")]
-    together = [name for piece in pieces for name in piece]
-    assert sorted(together) == sorted(model.image_parameters())  # each once, and none left out
-    assert list(parts(model, "all")) == list(model.image_parameters())
-    for word in before.split():
-        assert any(word in name for name in pieces[0]), word
-    for word in behind.split():
-        assert any(word in name for name in pieces[-1]), word
-    assert all(any(word in name for word in before.split()) for name in pieces[0])
-    attention = {id(parameter) for parameter in model.tower.attention_of(last).parameters()}
-    assert {id(parameter) for parameter in parts(model, f"attention:{last}").values()} == attention
-    assert set(parts(model, f"deep:{last}-")) == {*blocks[last], *pieces[-1]}
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path: Path) -> VLM:
+    return radapt.load(FAMILIES[request.param](tmp_path / "model"))
 
 
-@pytest.mark.parametrize("family", SAVED)
-def test_every_parameter_has_one_place(family: str, tmp_path: Path) -> None:
-    check(radapt.load(SAVED[family](tmp_path / "model")), *EXPECTED.get(family, EXPECTED["qwen-vl"]))
+def reaching(model: VLM, block: int) -> set[str]:
+    """Names of the parameters that what enters a block depends on, by their gradients."""
+    entered = list[Any]()
+    names, parameters = zip(*model.image_parameters().items(), strict=True)
+    for parameter in parameters:
+        parameter.requires_grad_()
+    handle = model.tower.blocks[block].register_forward_pre_hook(
+        lambda module, args, kwargs: entered.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    model.encode_image(torch.rand(1, 3, *model.image_size))
+    handle.remove()
+    weights = torch.rand_like(entered[0])
+    gradients = torch.autograd.grad((entered[0] * weights).sum(), parameters, allow_unused=True)
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 
-def test_a_live_open_clip_has_its_projection_behind_the_blocks() -> None:
-    before, behind = "conv1 class_embedding positional_embedding ln_pre", "ln_post proj"
-    check(radapt.load(CLIP()), before, behind)
+def test_the_embedding_is_what_the_first_block_depends_on(family: VLM) -> None:
+    assert set(parts(family, "embedding")) == reaching(family, 0)
+    assert set(parts(family, "embedding+block:0")) == reaching(family, 1)
 
 
-def test_parts_are_joined_and_ranges_include_their_ends(tiny_vlm: Any) -> None:
-    whole = parts(tiny_vlm, "block:0") | parts(tiny_vlm, "block:1")
-    assert set(parts(tiny_vlm, "block:0-1")) == set(whole) == set(parts(tiny_vlm, "block:0-"))
-    joined = parts(tiny_vlm, "head + embedding")
-    assert set(joined) == {*parts(tiny_vlm, "head"), *parts(tiny_vlm, "embedding")}
-    assert list(joined) == [name for name in tiny_vlm.image_parameters() if name in joined]  # in their own order
-    assert all(value is tiny_vlm.image_parameters()[name] for name, value in joined.items())
+def test_embedding_blocks_and_head_are_everything_and_disjoint(family: VLM) -> None:
+    pieces = [parts(family, text) for text in ("embedding", "block:0", "block:1", "head")]
+    whole = parts(family, "all")
+    assert sum(len(piece) for piece in pieces) == len(whole)
+    assert set().union(*pieces) == set(whole)
+    assert list(whole) == list(family.image_parameters())
+    assert all(whole[name] is parameter for name, parameter in family.image_parameters().items())
+    assert list(parts(family, "head+embedding+block:0-1")) == list(whole)
+
+
+def test_attention_and_deep(family: VLM) -> None:
+    for block in (0, 1):
+        inside = {id(parameter) for parameter in family.tower.attention_of(block).parameters()}
+        attention = parts(family, f"attention:{block}")
+        assert {id(parameter) for parameter in attention.values()} == inside
+        assert set(attention) < set(parts(family, f"block:{block}"))
+    assert set(parts(family, "attention:0-1")) == {*parts(family, "attention:0"), *parts(family, "attention:1")}
+    assert set(parts(family, "deep:1-")) == {*parts(family, "block:1"), *parts(family, "head")}
+    assert set(parts(family, "deep:0-")) == set(parts(family, "all")) - set(parts(family, "embedding"))
+
+
+def test_parts_of_a_clip_by_name(tiny_vlm: VLM) -> None:
+    assert list(parts(tiny_vlm, "head")) == [
+        *("vision_model.post_layernorm.weight", "vision_model.post_layernorm.bias", "visual_projection.weight"),
+    ]
+    assert "vision_model.pre_layrnorm.weight" in parts(tiny_vlm, "embedding")
+    assert set(parts(tiny_vlm, "block:0-")) == set(parts(tiny_vlm, "block:0-1"))
+    assert set(parts(tiny_vlm, " embedding + block:1 ")) == {*parts(tiny_vlm, "embedding"), *parts(tiny_vlm, "block:1")}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("embeding", "unknown part 'embeding' of a vision encoder; did you mean 'embedding'"),
-        ("blok:0", "did you mean 'block:0'"),
-        ("block", "unknown part 'block'"),
-        ("all:0", "unknown part 'all:0'"),
+        ("embeding", "unknown part 'embeding' .*did you mean 'embedding'"),
+        ("head+blok:0", "unknown part 'blok:0' .*did you mean 'block:0'"),
         ("", "unknown part ''"),
-        ("head+", "unknown part ''"),
-        ("block:x", "write blocks as 0, 0-2 or 6-; tiny/clip has blocks 0 to 1"),
-        ("block:2", "tiny/clip has blocks 0 to 1"),
-        ("block:0-2", "tiny/clip has blocks 0 to 1"),
-        ("block:1-0", "from the lower to the higher"),
-        ("deep:0", "write deep:0-"),
-        ("deep:0-1", "write deep:0-"),
-        ("deep:2-", "tiny/clip has blocks 0 to 1"),
+        ("embedding+", "unknown part ''"),
+        ("all:0", "unknown part 'all:0'"),
+        ("block", "unknown part 'block'.*block:0"),
+        ("block:2", "'block:2': tiny/clip has blocks 0 to 1"),
+        ("attention:0-2", "'attention:0-2': tiny/clip has blocks 0 to 1"),
+        ("deep:2-", "'deep:2-': tiny/clip has blocks 0 to 1"),
+        ("block:1-0", "'block:1-0': .*from the lower to the higher"),
+        ("block:", "'block:': write blocks as 0, 0-2 or 6-; tiny/clip has blocks 0 to 1"),
+        ("block:-1", "'block:-1': write blocks as"),
+        ("block:a", "'block:a': write blocks as"),
+        ("deep:0-1", "'deep:0-1': deep goes on to the last block; write deep:0-"),
     ],
 )
-def test_what_is_wrong_is_said(tiny_vlm: Any, text: str, message: str) -> None:
+def test_wrong_parts_are_refused(tiny_vlm: VLM, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         parts(tiny_vlm, text)
+
+
+def test_patches_are_projected_as_the_class_token_is(tiny_vlm: Any) -> None:
+    vision, projection, pixels = tiny_vlm.model.vision_model, tiny_vlm.model.visual_projection, torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        hidden = vision(pixel_values=(pixels - 0.5) / 0.25).last_hidden_state
+        every = projection(vision.post_layernorm(hidden))
+        patches = tiny_vlm.encode_patches(pixels)
+        assert torch.allclose(every[:, 0], tiny_vlm.encode_image(pixels), atol=1e-5)
+        assert torch.allclose(every[:, 1:], patches, atol=1e-5)
+        assert tiny_vlm.encode_patches(torch.rand(1, 3, 48, 40)).shape == (1, 30, 16)
+    assert patches.shape == (2, 16, 16)
+    assert tiny_vlm.encode_patches(pixels.requires_grad_()).requires_grad
+
+
+def test_a_model_without_a_projection_of_patches_says_so(tmp_path: Path) -> None:
+    for name in ("siglip", "siglip2", "open_clip, live", "llava"):
+        model = radapt.load(FAMILIES[name](tmp_path / name))
+        with pytest.raises(ModelError, match=r"no projection of single patches; this needs a CLIP of transformers"):
+            model.encode_patches(torch.rand(1, 3, *model.image_size))

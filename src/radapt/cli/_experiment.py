@@ -91,18 +91,27 @@ def _table(where: str, given: dict[str, object]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A table or figure: what it shows, what the paper reports, and how it is made, by profile."""
+    """A table or figure: what it shows, what the paper reports, and how it is made, by profile.
+
+    Args:
+        title: what it is about, in a line.
+        description: what is compared, and how.
+        published: what the paper reports.
+        profiles: its sizes.
+        place: which table or figure of the paper it is; empty for one that the paper does not have.
+    """
 
     title: str
     description: str
     published: str
     profiles: Mapping[str, Profile]
+    place: str = ""
 
     @classmethod
     def of(cls, where: str, value: object) -> Experiment:
         """Read it, with ``where`` for messages."""
         given = fields_of(cls, where, value)
-        for key in ("title", "description", "published"):
+        for key in ("title", "description", "published", *(["place"] if "place" in given else [])):
             if not isinstance(given[key], str) or not given[key].strip():
                 raise SettingsError(f"{where}: {key} must be a text, got {given[key]!r}")
         parts = mapping(f"{where}: profiles", given["profiles"])
@@ -117,7 +126,7 @@ def _folder() -> Path:
 
 
 def experiments() -> dict[str, Path]:
-    """The experiments that come with the library, by name."""
+    """The files of the experiments that come with the library, by name."""
     return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
 
 

@@ -83,7 +83,7 @@ def run_experiment(name: str, experiment: Experiment, run: Run) -> tuple[Part, l
         note += " The checks of the attacks did not run here: white-box figures are upper bounds."
     part = Part(
         name=name,
-        title=experiment.title,
+        title=experiment.title + (f" ({experiment.place})" if experiment.place else ""),
         description=experiment.description,
         published=experiment.published,
         command=run.command,

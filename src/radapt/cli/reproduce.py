@@ -50,13 +50,15 @@ def reproduce(
     from radapt.report import write_experiments
 
     if not name:
-        table = Table("experiment", "title", "profiles")
-        for each in experiments():
-            listed = read(each)
-            table.add_row(each, listed.title, ", ".join(listed.profiles))
+        table = Table("experiment", "title", "of the paper", "profiles")
+        for each, listed in _all().items():
+            table.add_row(each, listed.title, listed.place, ", ".join(listed.profiles))
         console.print(table)
         return
-    chosen = {each: _of(each, profile) for each in (experiments() if name == "all" else [name])}
+    chosen = _all() if name == "all" else {name: read(name)}
+    for each, found in chosen.items():
+        if profile not in found.profiles:
+            raise SettingsError(f"{each} has no profile {profile!r}{nearest(profile, found.profiles)}")
     folder = out or Path("runs") / f"{Path(name).stem}-{profile}"
     parts: list[Part] = []
     figures: list[Figure] = []
@@ -79,7 +81,7 @@ def reproduce(
             quiet=quiet,
         )
         try:
-            part, found = run_experiment(each, experiment, run)
+            part, made = run_experiment(each, experiment, run)
         except RadaptError as error:
             if name != "all":
                 raise
@@ -87,7 +89,7 @@ def reproduce(
             console.print(f"{each} failed: {error}", style="red", markup=False, highlight=False)
             continue
         parts.append(part)
-        figures += found
+        figures += made
         _write(part, place)
         page = write_experiments(parts, folder / "index.html")  # after each, so that it can be looked at meanwhile
     if parts:
@@ -99,12 +101,10 @@ def reproduce(
         )
 
 
-def _of(name: str, profile: str) -> Experiment:
-    """An experiment that has the profile."""
-    found = read(name)
-    if profile not in found.profiles:
-        raise SettingsError(f"{name} has no profile {profile!r}{nearest(profile, found.profiles)}")
-    return found
+def _all() -> dict[str, Experiment]:
+    """All experiments, those of the paper first."""
+    found = {name: read(name) for name in experiments()}
+    return dict(sorted(found.items(), key=lambda pair: not pair[1].place))
 
 
 def _write(part: Part, folder: Path) -> None:

@@ -16,8 +16,6 @@ __all__ = ["parts"]
 _WHOLE = ("all", "embedding", "head")
 _RANGED = ("attention", "block", "deep")
 _RANGE = re.compile(r"(\d+)(-(\d*))?")
-# What an encoder of open_clip defines before its blocks, or holds itself, and applies after them.
-_LATE = ("attn_pool", "ln_post", "proj")
 
 
 def parts(model: VLM, text: str) -> dict[str, Tensor]:
