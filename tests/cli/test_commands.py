@@ -25,14 +25,16 @@ FIGURE = {
     "method", "model", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source", "options", "seed",
     "version", "kind", "metric", "main", "percent", "low", "high", "seconds", "forwards", "backwards", "flags",
 }  # fmt: skip
-ADAPTER = {"cutoff", "alpha", "mix", "width", "grid", "prefix", "patch_size", "method", "base_model", "fingerprint"}
+ADAPTER = {
+    "cutoff", "alpha", "mix", "block", "width", "grid", "prefix", "patch_size", "method", "base_model", "fingerprint",
+}  # fmt: skip
 TRAINED = {
     "loss", "adversary", "images", "eps", "attack", "steps", "batch", "lr", "seed", "first_loss", "last_loss",
 }  # fmt: skip
 TRIAL = {"alpha", "cutoff", "clean", "robust", "score"}
 TWIN = {
-    "method", "model", "data", "n", "eps", "attack_steps", "steps", "batch", "lr", "weight_decay", "seed", "first_loss",
-    "last_loss",
+    "method", "model", "data", "n", "layers", "eps", "attack_steps", "steps", "batch", "accumulate", "workers",
+    "optimizer", "lr", "weight_decay", "ema", "precision", "seed", "device", "log", "first_loss", "last_loss",
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ def shell(code: str, folder: Path, *words: object) -> subprocess.CompletedProces
 def test_the_version_and_an_error(tmp_path: Path) -> None:
     done = shell(COMMAND, tmp_path, "--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"radapt {radapt.__version__}\n", "")
+    done = shell("import runpy; runpy.run_module('radapt', run_name='__main__')", tmp_path, "--version")
+    assert done.stdout == f"radapt {radapt.__version__}\n"
     done = shell(COMMAND, tmp_path, "attacks", "pdg")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: unknown attack 'pdg'; did you mean 'pgd'? Allowed: {', '.join(names())}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from radapt._workers import workers
-from radapt.attacks import Objective
+from radapt.attacks import ClassificationObjective, Objective
 from radapt.attacks.pgd import PGD
 from radapt.data import Dataset
 from radapt.errors import InputError, SettingsError
@@ -36,6 +37,11 @@ class Twin:
     tuned: VLM
     data: Dataset
     classifier: Classifier
+
+    def entropy(self, rows: Tensor) -> Objective:
+        """Cross-entropy of the zero-shot logits on these rows, as an attack maximises it with its whole budget."""
+        logits = partial(self.tuned.logits, classifier=self.classifier)
+        return ClassificationObjective(logits, self.data.labels[rows], len(self.classifier), stop=False)
 
 
 class Method(ABC):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radapt.attacks import ClassificationObjective, Objective
+from radapt.attacks import Objective
 from radapt.models import VLM
 from radapt.types import Pixels
 
@@ -32,8 +30,7 @@ class TGA(Method):
     needs_labels = True
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
-        logits = partial(twin.tuned.logits, classifier=twin.classifier)
-        return ClassificationObjective(logits, twin.data.labels[rows], len(twin.classifier), stop=False)
+        return twin.entropy(rows)
 
     def loss(self, twin: Twin, rows: Tensor, clean: Pixels, adversarial: Pixels) -> Tensor:
         labels = twin.data.labels[rows].to(clean.device)
