@@ -73,6 +73,19 @@ def test_a_killed_training_continues_to_the_same_weights(
     assert loaded.generate(pixels, prompt) == radapt.load(tmp_path / "whole").generate(pixels, prompt)
 
 
+def test_a_trained_one_is_trained_on_without_the_stage_of_words(
+    name: str, shipped: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dialogue, "_Words", lambda *given: None)  # would fail if it were asked for a loss
+    settings = {**SETTINGS, "lr": 1e-6}
+    made = MAKERS[name](tmp_path / "on", steps=2, start=f"micro/{name}", **settings)
+    before, moved = weights(shipped), 0
+    for key, value in weights(made).items():
+        assert torch.allclose(value, before[key], atol=1e-3), key
+        moved += not torch.equal(value, before[key])
+    assert moved
+
+
 def test_the_llava_has_the_very_tower_of_the_clip_and_its_adapters_fit() -> None:
     vlm, clip = radapt.load("micro/llava"), radapt.load("micro/clip")
     model: Any = vlm.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,9 @@ def train(
     pool: Annotated[int, typer.Option(help="Rendered training pictures.")] = 50_000,
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, pictures and batches.")] = 0,
+    start: Annotated[
+        str | None, typer.Option(help="A LLaVA or Qwen-VL that was trained before, to be trained on.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a micro model: a CLIP on ShapeWorld and the digits, or a LLaVA or Qwen-VL on captions and questions.
@@ -50,6 +53,7 @@ def train(
       radapt micro train clip --out runs/clip
       radapt micro train llava --out runs/llava
       radapt micro train qwen-vl --out runs/qwen-vl
+      radapt micro train llava --start runs/llava --steps 1000 --lr 6e-4 --seed 1 --out runs/llava-longer
     """
     from radapt.micro.clip import train_clip
     from radapt.micro.llava import train_llava
@@ -58,7 +62,10 @@ def train(
     makers: dict[str, Callable[..., VLM]] = {"clip": train_clip, "llava": train_llava, "qwen-vl": train_qwen_vl}
     if name not in makers:
         raise SettingsError(f"unknown micro model {name!r}{nearest(name, makers)}")
-    sizes = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
+    if start is not None and name == "clip":
+        raise SettingsError("start is for a llava or qwen-vl; a clip begins with random weights")
+    given = (("steps", steps), ("batch", batch), ("start", start))
+    sizes: dict[str, Any] = {key: value for key, value in given if value is not None}
     folder = Path("runs") / name if out is None else out
     makers[name](folder, **sizes, pool=pool, lr=lr, seed=seed, quiet=quiet)
     console.print(f"wrote {folder}", highlight=False)

@@ -139,6 +139,7 @@ def train(
     frozen: str,
     out: Path,
     *,
+    start: str | None,
     words: int,
     steps: int,
     batch: int,
@@ -149,18 +150,22 @@ def train(
 ) -> VLM:
     """Train a model in two stages and save it in float16; a killed run resumes.
 
-    First its language model alone, on descriptions (``words`` steps), then all but what is frozen, on pictures.
+    First its language model alone, on descriptions (``words`` steps), then all but what is frozen, on pictures. A model
+    that was trained before is trained on with pictures alone.
 
     Args:
         model: the untrained model.
         frozen: how the names of the parameters begin that stay as they are; empty: none stays.
         out: folder of the result; the checkpoints lie beside it.
+        start: what the model was loaded from, if it was trained before.
         words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay, in each stage.
         pool: number of rendered training pictures.
         seed: seed of pictures and batches.
         quiet: no progress bar.
     """
-    settings = {"batch": batch, "pool": pool, "seed": seed}
+    settings: dict[str, object] = {"batch": batch, "pool": pool, "seed": seed}
+    if start is not None:
+        settings["start"] = start
     named: dict[str, Tensor] = dict(model.model.named_parameters())
     language = {name: p for name, p in named.items() if "language_model." in name or name.startswith("lm_head.")}
     trained = {name: p for name, p in named.items() if not (frozen and name.startswith(frozen))}
@@ -171,6 +176,8 @@ def train(
         "pictures": (trained, _Pictures(model, shared, torch.from_numpy(pictures)), steps),
     }
     for stage, (parameters, loss, count) in stages.items():
+        if stage == "words" and start is not None:
+            continue
         checkpoint = out.parent / f"{out.name}.{stage}.checkpoint.safetensors"
         model.model.requires_grad_(False)
         for parameter in parameters.values():
@@ -181,5 +188,5 @@ def train(
     model.model.requires_grad_(False)
     model.save_pretrained(out, dtype=torch.float16)
     for stage in stages:
-        (out.parent / f"{out.name}.{stage}.checkpoint.safetensors").unlink()
+        (out.parent / f"{out.name}.{stage}.checkpoint.safetensors").unlink(missing_ok=True)
     return model

@@ -57,6 +57,7 @@ def train_llava(
     pool: int = 50_000,
     lr: float = 1e-3,
     seed: int = 0,
+    start: str | None = None,
     quiet: bool = False,
 ) -> VLM:
     """Train projector and language model of the micro LLaVA, the tower of ``micro/clip`` frozen, as LLaVA 1.5 does.
@@ -66,8 +67,9 @@ def train_llava(
         words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on pictures.
         pool: number of rendered training pictures.
         seed: seed of the weights, the pictures and the batches.
+        start: name or folder of one that was trained before, to be trained on; it knows its words already.
         quiet: no progress bar.
     """
-    model = build_model(load("micro/clip"), seed)
+    model = build_model(load("micro/clip"), seed) if start is None else load(start)
     sizes = {"words": words, "steps": steps, "batch": batch, "pool": pool}
-    return train(model, "model.vision_tower.", out, **sizes, lr=lr, seed=seed, quiet=quiet)
+    return train(model, "model.vision_tower.", out, start=start, **sizes, lr=lr, seed=seed, quiet=quiet)

@@ -104,6 +104,7 @@ def train_qwen_vl(
     pool: int = 50_000,
     lr: float = 1e-3,
     seed: int = 0,
+    start: str | None = None,
     quiet: bool = False,
 ) -> VLM:
     """Train all of the micro Qwen-VL; its tower begins as that of ``micro/clip``.
@@ -113,8 +114,9 @@ def train_qwen_vl(
         words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on pictures.
         pool: number of rendered training pictures.
         seed: seed of the weights, the pictures and the batches.
+        start: name or folder of one that was trained before, to be trained on; it knows its words already.
         quiet: no progress bar.
     """
-    model = build_model(load("micro/clip"), seed)
+    model = build_model(load("micro/clip"), seed) if start is None else load(start)
     sizes = {"words": words, "steps": steps, "batch": batch, "pool": pool}
-    return train(model, "", out, **sizes, lr=lr, seed=seed, quiet=quiet)
+    return train(model, "", out, start=start, **sizes, lr=lr, seed=seed, quiet=quiet)
