@@ -20,7 +20,7 @@ LAYERS = (
     {"models", "data", "attacks"},
     {
         *("errors", "find", "plots", "types", "results", "train"),
-        *("_checkpoint", "_interval", "_metric", "_picture", "_records", "_version", "_workers"),
+        *("_checkpoint", "_digest", "_interval", "_metric", "_picture", "_records", "_version", "_workers"),
     },
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}

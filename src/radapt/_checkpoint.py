@@ -17,7 +17,9 @@ from radapt.errors import SettingsError
 __all__ = ["resume", "save"]
 
 # Settings that came later: a checkpoint that lacks them was made with these values.
-_BEFORE = {"accumulate": 1, "ema": 0.0, "optimizer": "adamw", "workers": 1}
+_BEFORE = {
+    "accumulate": 1, "ema": 0.0, "optimizer": "adamw", "workers": 1, "layers": "all", "precision": "float32",
+}  # fmt: skip
 
 
 def save(

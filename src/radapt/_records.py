@@ -17,6 +17,7 @@ class Setting:
     Args:
         method: how the defended model is called in reports (``R-Adapt_CLIP``).
         model: name or path of the model.
+        weights: hash of its weights, and behind a colon of those of a source that is another model.
         adapter: fingerprint of the attached adapter; empty for none.
         task, dataset, split, n: what was asked, on which samples (the first ``n`` of the split).
         metric: what the score of a sample, and so the figure, measures.
@@ -31,6 +32,7 @@ class Setting:
 
     method: str
     model: str
+    weights: str = ""
     adapter: str = ""
     task: str = "zero-shot"
     dataset: str

@@ -98,11 +98,15 @@ def test_everything_is_the_twin_and_nothing_the_model_to_the_bit(tiny_vlm: VLM, 
     assert full.name == f"tiny/clip ({order} Full, twin)"
 
 
-def test_a_copy_shares_no_weights(tiny_vlm: VLM, twin: VLM) -> None:
-    copied = replaced(tiny_vlm, twin, "B1")
+def test_a_hybrid_takes_no_memory_of_its_own_and_changes_neither(tiny_vlm: VLM, twin: VLM) -> None:
+    before = dict(tiny_vlm.model.named_parameters())
+    hybrid = replaced(tiny_vlm, twin, "B1")
     places = {p.data_ptr() for each in (tiny_vlm, twin) for p in each.model.parameters()}
-    assert not places & {p.data_ptr() for p in copied.model.parameters()}
-    assert not any(p.requires_grad for p in copied.model.parameters())
+    assert {p.data_ptr() for p in hybrid.model.parameters()} <= places
+    assert not any(p.requires_grad for p in hybrid.model.parameters())
+    assert all(p is before[n] for n, p in tiny_vlm.model.named_parameters())  # the model has its own still
+    radapt.training_free(tiny_vlm).attach(hybrid)
+    assert tiny_vlm.tower.mounted() is None  # modules are not shared
 
 
 def test_an_adapter_stays_on_the_copy_and_is_refused_on_the_twin(tiny_vlm: VLM, twin: VLM) -> None:

@@ -109,6 +109,6 @@ def test_an_adapter_that_was_made_in_another_way_is_made_anew(
     ]
     for change in changes:
         change()
-        assert anchor(model) == f"the adapter in {folder} was made in another way; it is made anew\n"
+        assert anchor(model) == f"what lies in {folder} was made in another way; it is made anew\n"
         assert anchor(model) == ""
     assert Adapter.from_pretrained(folder).settings.alpha == 0.7

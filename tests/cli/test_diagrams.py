@@ -108,6 +108,27 @@ def test_a_sweep_over_attacks_puts_every_model_under_each(run: Run, tmp_path: Pa
     assert points(plot, "clean")["FARE"][0] == (0.05, 0.5)
 
 
+def test_a_sweep_over_attacks_takes_every_option_for_what_it_is(run: Run, tmp_path: Path) -> None:
+    options = [{"steps": 2}, {"steps": 2, "low": 0.3}]  # the first is no special case of the second
+    attacks = [{"attack": "band", "eps": "16/255", "options": each} for each in options]
+    sweep = {"over": "attack", "values": ["all", "high"], "label": "band"}
+    assert run("reproduce", write(tmp_path, attacks=attacks, sweep=sweep), "--out", "here", *SMALL).exit_code == 0
+    with Results("here/results.sqlite", read_only=True) as results:
+        found = {f.setting.options["low"]: f.percent for f in results.figures() if f.kind == "white-box"}
+    (plot,) = plots("here/plots")
+    assert isinstance(plot, Curves)
+    assert plot.ticks == ("all", "high")
+    assert points(plot, "white-box")["CLIP"] == ((0.0, 1.0), (found[0.0], found[0.3]))
+
+
+def test_a_sweep_of_images_may_name_the_mean(run: Run, tmp_path: Path) -> None:
+    sweep = {"over": "image", "values": ["white", "mean"], "label": "image"}
+    path = write(tmp_path, defences={"A": {**FREE, "alpha": "1/2", "data": "objects", "n": 4}}, sweep=sweep)
+    result = run("reproduce", path, "--out", "here", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert set(percents("here/results.sqlite", "clean")) == {"CLIP", "A, image white", "A, image mean"}
+
+
 def test_replacement_goes_from_the_model_to_its_twin(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path, replacement={"twins": {"FARE": "micro/fare"}}, twins={"whole": "micro/fare"})
     result = run("reproduce", path, "--out", "here", *SMALL)
@@ -177,6 +198,17 @@ def test_settings_that_a_method_lacks_are_refused(run: Run, tmp_path: Path) -> N
     result = run("reproduce", write(tmp_path, defences={"A": {**FREE, "alfa": 1}}), "--out", "here", *SMALL)
     assert result.exit_code == 2
     assert "alfa" in result.stderr
+    how = {"method": "fare", "data": "objects", "n": 4, "batch": 4, "lr": "3e-4"}  # a text to YAML, and a number here
+    result = run("reproduce", write(tmp_path, trained={"T": {**how, "stepz": 1}}), "--out", "here", *SMALL)
+    assert result.exit_code == 2
+    assert "unknown setting 'stepz'; did you mean 'steps'" in result.stderr
+    result = run("reproduce", write(tmp_path, trained={"T": {**how, "steps": "many"}}), "--out", "here", *SMALL)
+    assert result.exit_code == 2
+    assert "steps must be a number, got 'many'" in result.stderr
+    sweep = {"over": "alpha", "values": ["much"], "label": "alpha"}
+    result = run("reproduce", write(tmp_path, defences={"A": FREE}, sweep=sweep), "--out", "here", *SMALL)
+    assert result.exit_code == 2
+    assert "over alpha must be numbers, got 'much'" in result.stderr
     looks = [{"analysis": "kka"}]
     result = run("reproduce", write(tmp_path, analyses=looks), "--out", "there", *SMALL)
     assert result.exit_code == 2

@@ -58,7 +58,7 @@ def test_an_experiment_runs_from_adapters_to_the_report_and_continues(
     assert "Published: P" in first.output
     assert Path("here/report/report.html").exists()
     page = Path("here/index.html").read_text()
-    assert "radapt reproduce own.yaml --profile micro --no-sanity" in page
+    assert "radapt reproduce own.yaml --profile micro --slots 4 --no-sanity" in page
     assert "white-box figures are upper bounds" in page
     with Results("here/results.sqlite", read_only=True) as results:
         figures = results.figures()
@@ -89,11 +89,20 @@ def test_experiments_are_listed_those_of_the_paper_first(run: Run) -> None:
         ({"attacks": [{"attack": "pgd", "eps": "much"}]}, "neither a number nor a fraction"),
         ({"defences": {"A": {"method": "magic"}}}, "unknown method 'magic'"),
         ({"defences": {"A": {"method": "model-guided"}}}, "guide belongs to model-guided, and model-guided needs it"),
-        ({"defences": {"A": {"method": "training-free", "data": "objects"}}}, "data belongs to data-driven"),
+        ({"defences": {"A": {"method": "data-driven"}}}, "A: data-driven needs data"),
+        ({"defences": {"A": {"method": "training-free", "image": "mean"}}}, "A: the image mean needs data"),
+        ({"defences": {"A": {"method": "training-free", "alpha": "much"}}}, "neither a number nor a fraction"),
         ({"data": {}}, "data must be a name or a list of names"),
         ({"sweep": {"over": "alpha", "values": [], "label": "alpha"}}, "sweep: values must be a list of at least one"),
         ({"sweep": {"over": "attack", "values": [1, 2], "label": "x"}}, "one value for each of the 1 attacks"),
         ({"sweep": {"over": "alpha", "values": [1]}}, "sweep: missing label"),
+        (
+            {
+                "sweep": {"over": "attack", "values": [1], "label": "x"},
+                "attacks": [{"attack": "pgd", "eps": ["1/255", "2/255"]}],
+            },
+            "differ in options alone, and have one eps",
+        ),
         ({"replacement": {"twins": {}}}, "twins is empty"),
         ({"trained": {"T": {"method": "fare"}}}, "T: missing data"),
         ({"trained": {"T": {"method": "fare", "data": "objects", "n": 0}}}, "T: n must be a whole number"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.tiny import tiny_clip
+import torch
+from tests.tiny import own_labels, tiny_clip
 
 import radapt
 from radapt.adapt import Adapter, training_free
@@ -109,3 +112,45 @@ def test_a_figure_is_complete_only_with_its_checks(
         flags = [figure.flags for figure in results.figures() if figure.kind == "white-box"]
     assert len(flags) == 2
     assert all(each["checked"] == "yes" for each in flags)
+
+
+def another(model: Any) -> Any:
+    copied = copy.copy(model)
+    copied.model, copied.name = copy.deepcopy(model.model), "another"
+    return copied
+
+
+def test_a_model_whose_weights_changed_is_evaluated_anew(tiny_vlm: Any, tmp_path: Path) -> None:
+    data, threat = own_labels(tiny_vlm, 4), Threat(attack="pgd", eps=4 / 255, source="self", options={"steps": 1})
+
+    def run() -> list[Any]:
+        with Results(tmp_path / "r.sqlite") as results:
+            lines = [Candidate(method="A", model=tiny_vlm)]
+            evaluate(lines, datasets=[data], threats=[threat], results=results, sanity=False, quiet=True)
+            return [figure.setting.weights for figure in results.figures()]
+
+    first = run()
+    assert len(set(first)) == 1
+    assert run() == first  # nothing is done twice
+    with torch.no_grad():
+        tiny_vlm.model.visual_projection.weight.mul_(-1)
+    both = run()
+    assert len(both) == 4
+    assert len(set(both)) == 2
+
+
+def test_a_transfer_figure_hangs_on_the_weights_of_its_source_too(tiny_vlm: Any, tmp_path: Path) -> None:
+    source = another(tiny_vlm)
+    data, threat = own_labels(tiny_vlm, 4), Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 1})
+
+    def run() -> list[Any]:
+        with Results(tmp_path / "r.sqlite") as results:
+            lines = [Candidate(method="A", model=tiny_vlm)]
+            given: dict[str, Any] = {"undefended": source, "sanity": False, "quiet": True}
+            evaluate(lines, datasets=[data], threats=[threat], results=results, **given)
+            return [figure.kind for figure in results.figures()]
+
+    assert run() == ["clean", "transfer"]
+    with torch.no_grad():
+        source.model.visual_projection.weight.mul_(-1)
+    assert run() == ["clean", "transfer", "transfer"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radapt._digest import digest
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective
 from radapt.attacks.pgd import PGD
 from radapt.errors import InputError, SettingsError
@@ -25,19 +24,10 @@ from .adapter import Adapter
 from .gaussian import cutoff_from_d0
 from .training_free import D0, training_free
 
-__all__ = ["ADVERSARIES", "LOSSES", "data_driven", "digest"]
+__all__ = ["ADVERSARIES", "LOSSES", "data_driven"]
 
 LOSSES = ("embedding", "text")
 ADVERSARIES = ("static", "adaptive")
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Hash of the bytes, types and shapes of tensors: tells images from others, and a model's weights from others."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()[:16]
 
 
 class _Anchor:

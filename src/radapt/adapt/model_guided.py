@@ -6,6 +6,7 @@ from torch import nn
 
 from radapt.errors import AdapterError
 from radapt.models import VLM, tower_of
+from radapt.types import Pixels
 
 from .adapter import Adapter
 from .anchor import capture_anchor
@@ -23,6 +24,7 @@ def model_guided(
     alpha: float = 1.0,
     mix: str = "interpolate",
     image: str = "white",
+    pixels: Pixels | None = None,
     block: int = 0,
 ) -> Adapter:
     """Make an adapter for a model from a robust twin, in one forward pass of the twin (R-Adapt_FARE and the like).
@@ -30,7 +32,7 @@ def model_guided(
     Args:
         model: the model to adapt; it is not changed.
         guide: the robust twin, of the same architecture.
-        cutoff, alpha, mix, image, block: as in :func:`radapt.training_free`.
+        cutoff, alpha, mix, image, pixels, block: as in :func:`radapt.training_free`.
 
     Raises:
         AdapterError: the twin's tower has another width or token grid.
@@ -43,7 +45,7 @@ def model_guided(
             "a guide must be a fine-tuned twin of the model"
         )
     name = guide.name if isinstance(guide, VLM) else type(guide).__name__
-    anchor = capture_anchor(guide, image=image, block=block)
+    anchor = capture_anchor(guide, image=image, pixels=pixels, block=block)
     origin: dict[str, object] = {"guide": name, "image": image}
     return adapter_for(
         model, anchor, cutoff=cutoff, alpha=alpha, mix=mix, method="model-guided", origin=origin, block=block

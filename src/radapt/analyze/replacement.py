@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from radapt.errors import AdapterError, ModelError, SettingsError
 from radapt.find import nearest
@@ -22,7 +22,7 @@ _MATTERS = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads",
 
 
 def stages(model: VLM, order: str = "progressive") -> tuple[str, ...]:
-    """Names of the stages of a replacement, in order (figures 2b and 3b of the paper).
+    """Names of the stages of a replacement, in order (figures 2b and 4 of the paper).
 
     Args:
         model: the model.
@@ -39,13 +39,14 @@ def stages(model: VLM, order: str = "progressive") -> tuple[str, ...]:
 
 
 def replaced(model: VLM, twin: VLM, stage: str, *, order: str = "progressive") -> VLM:
-    """A copy of a model that has its twin's weights up to a stage of a replacement, or in that stage alone.
+    """A model that has its twin's weights up to a stage of a replacement, or in that stage alone.
 
     The vision encoder and its projection only: the text encoder or the language model stays the model's, with a warning
     where the twin's differs. ``Full`` gives the twin's image embeddings to the bit.
 
     Args:
-        model: the model; it is not changed. What is mounted on it is on the copy, too.
+        model: the model; it is not changed. What is mounted on it is on the result, too, which shares the weights of
+            both, so that it takes no memory of its own: train neither.
         twin: a model of the same architecture.
         stage: one of :func:`stages`.
         order: ``progressive``, ``single`` or ``reverse``; see :func:`stages`.
@@ -60,13 +61,16 @@ def replaced(model: VLM, twin: VLM, stage: str, *, order: str = "progressive") -
         raise SettingsError(f"unknown stage {stage!r}{nearest(stage, selections)}")
     _check_twins(model, twin)
     copied = copy.copy(model)
-    copied.model = copy.deepcopy(model.model)
+    # All stages of a large model would not fit beside each other: the weights themselves are not copied.
+    held: list[Tensor] = [*model.model.parameters(), *model.model.buffers()]
+    copied.model = copy.deepcopy(model.model, {id(tensor): tensor for tensor in held})
     copied.name = f"{model.name} ({order} {stage}, {twin.name})"
     if selections[stage]:
         source = twin.image_parameters()
-        with torch.no_grad():
-            for name, parameter in parts(copied, selections[stage]).items():
-                parameter.copy_(source[name])
+        for name, parameter in parts(copied, selections[stage]).items():
+            owner, _, own = name.rpartition(".")
+            taken = nn.Parameter(source[name].detach().to(parameter), requires_grad=parameter.requires_grad)
+            setattr(copied.model.get_submodule(owner), own, taken)
     return copied
 
 

@@ -115,7 +115,8 @@ def _perturbations(
             first = last
         drawn = perturbation_spectrum(clean, moved, label, bands=bands)
         lines.append((drawn, drawn.lines[0]))
-    return [replace(lines[0][0], lines=tuple(line for _, line in lines))]
+    title = f"Spectrum of adversarial perturbations (at most n = {len(data)})"
+    return [replace(lines[0][0], title=title, lines=tuple(line for _, line in lines))]
 
 
 ANALYSES: dict[str, Callable[..., list[Plot]]] = {

@@ -84,8 +84,11 @@ def _table(where: str, given: dict[str, object]) -> None:
         raise SettingsError(f"{where}: attacks must be a list of at least one, got {attacks!r}")
     made = [Attack.of(f"{where}: attack {at}", part) for at, part in enumerate(attacks, 1)]
     sweep = given.get("sweep")
-    if isinstance(sweep, Sweep) and sweep.over == "attack" and len(sweep.values) != len(made):
-        raise SettingsError(f"{where}: a sweep over attacks needs one value for each of the {len(made)} attacks")
+    if isinstance(sweep, Sweep) and sweep.over == "attack":
+        if len(sweep.values) != len(made):
+            raise SettingsError(f"{where}: a sweep over attacks needs one value for each of the {len(made)} attacks")
+        if len({(each.attack, each.norm, tuple(each.eps)) for each in made}) > 1 or len(made[0].eps) > 1:
+            raise SettingsError(f"{where}: the attacks of a sweep differ in options alone, and have one eps")
     given["attacks"] = tuple(made)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -12,9 +13,27 @@ from radapt.find import nearest
 from ._shared import fraction
 from .adapt import METHODS
 
-__all__ = ["Analysis", "Attack", "Defence", "Replacement", "Sweep", "Training", "fields_of", "mapping", "names"]
+__all__ = [
+    "Analysis",
+    "Attack",
+    "Defence",
+    "Replacement",
+    "Sweep",
+    "Training",
+    "check_settings",
+    "fields_of",
+    "mapping",
+    "names",
+    "number_of",
+]
 
-_FRACTIONS = ("eps", "alpha")
+
+def number_of(value: Any) -> Any:
+    """A text that is a number or a fraction as that number (YAML reads 3e-4 as a text), anything else as it is."""
+    try:
+        return fraction(value) if isinstance(value, str) else value
+    except SettingsError:
+        return value
 
 
 def mapping(where: str, value: object) -> dict[str, Any]:
@@ -44,6 +63,22 @@ def names(where: str, value: object) -> tuple[str, ...]:
     return tuple(str(each) for each in values)
 
 
+def check_settings(where: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a function does not take, and values of another kind than its own defaults.
+
+    Raises:
+        SettingsError: an unknown setting, or a text where a number belongs.
+    """
+    taken = inspect.signature(function).parameters
+    known = {name: each for name, each in taken.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    for name, value in settings.items():
+        if name not in known:
+            raise SettingsError(f"{where}: unknown setting {name!r}{nearest(name, known)}")
+        default = known[name].default
+        if isinstance(default, int | float) and not isinstance(value, int | float):
+            raise SettingsError(f"{where}: {name} must be a number, got {value!r}")
+
+
 def _whole(where: str, value: object) -> int:
     if type(value) is not int or value < 1:
         raise SettingsError(f"{where} must be a whole number from 1 up, got {value!r}")
@@ -54,8 +89,10 @@ def _split(kind: Any, where: str, value: object) -> tuple[dict[str, Any], dict[s
     """The keys of a part's own, and its further settings, with fractions as numbers."""
     given = mapping(where, value)
     own = {entry.name for entry in fields(kind)} - {"settings"}
-    settings = {key: item for key, item in given.items() if key not in own}
-    settings |= {key: fraction(str(settings[key])) for key in _FRACTIONS if key in settings}
+    settings = {key: number_of(item) for key, item in given.items() if key not in own}
+    for key in ("eps", "alpha"):
+        if key in settings:
+            fraction(str(settings[key]))
     made = fields_of(kind, where, {key: item for key, item in given.items() if key in own})
     if "n" in made:
         _whole(f"{where}: n", made["n"])
@@ -70,8 +107,8 @@ class Defence:
         method: ``training-free``, ``model-guided`` or ``data-driven``.
         guide: model-guided: the robust twin.
         on: the model on which the adapter is made, for the towers of others; empty: the model itself.
-        data, n: data-driven, and a training-free anchor of a mean image: the data set whose train split is used, and
-            how many of its images.
+        data, n: data-driven, and an anchor of a mean image: the data set whose train split is used, and how many of its
+            images.
         settings: what else the method takes (``alpha``, ``eps``, ``steps``, ``adversary``...), or ``d0``, the cut-off
             as the paper's D0 at 224 pixels (0: no filter).
     """
@@ -90,10 +127,12 @@ class Defence:
         made = cls(**own, settings=settings)
         if made.method not in METHODS:
             raise SettingsError(f"{where}: unknown method {made.method!r}{nearest(made.method, METHODS)}")
-        shown = made.method == "training-free" and settings.get("image") == "mean"
-        for method, key, more in (("model-guided", "guide", False), ("data-driven", "data", shown)):
-            if (made.method == method or more) != bool(getattr(made, key)):
-                raise SettingsError(f"{where}: {key} belongs to {method}, and {method} needs it")
+        if (made.method == "model-guided") != bool(made.guide):
+            raise SettingsError(f"{where}: guide belongs to model-guided, and model-guided needs it")
+        if made.method == "data-driven" and not made.data:
+            raise SettingsError(f"{where}: data-driven needs data")
+        if settings.get("image") == "mean" and not made.data:
+            raise SettingsError(f"{where}: the image mean needs data")
         return made
 
 
@@ -162,7 +201,7 @@ class Sweep:
         given = fields_of(cls, where, value)
         if not isinstance(given["values"], list) or not given["values"]:
             raise SettingsError(f"{where}: values must be a list of at least one, got {given['values']!r}")
-        return cls(**{**given, "values": tuple(given["values"])})
+        return cls(**{**given, "values": tuple(number_of(each) for each in given["values"])})
 
 
 @dataclass(frozen=True, kw_only=True)

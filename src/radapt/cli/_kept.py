@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from radapt._version import __version__
 
+from ._ingredients import check_settings
 from ._shared import checkpoint_of, console, write_file
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def digest_of(facts: object) -> str:
 
 def identity(model: VLM) -> list[str]:
     """What a model's figures hang on: its name and its weights."""
-    from radapt.adapt.data_driven import digest
+    from radapt._digest import digest
 
     return [model.name, digest(model.model.parameters())]
 
@@ -46,8 +47,8 @@ def trained(model: VLM, pixels: Pixels, settings: Mapping[str, Any], folder: Pat
         folder: where the adapter lies; the checkpoint of an interrupted training lies beside it.
         quiet: no progress bar.
     """
+    from radapt._digest import digest
     from radapt.adapt import Adapter, data_driven
-    from radapt.adapt.data_driven import digest
 
     facts = {"version": __version__, "weights": digest(model.model.parameters()), "images": digest([pixels])}
 
@@ -74,13 +75,15 @@ def tuned(model: VLM, how: Training, folder: Path, *, quiet: bool) -> VLM:
         folder: where the twin lies; the checkpoint of an interrupted training lies beside it.
         quiet: no progress bar.
     """
-    from radapt.adapt.data_driven import digest
+    from radapt._digest import digest
     from radapt.data import load_dataset
     from radapt.finetune import finetune, make
     from radapt.models import load
 
+    check_settings(how.method, finetune, how.settings)
+    images = load_dataset(how.data, split="train", n=how.n, size=model.image_size[0])
+
     def train() -> VLM:
-        images = load_dataset(how.data, split="train", n=how.n, size=model.image_size[0])
         checkpoint = checkpoint_of(folder)
         twin, _ = finetune(
             make(how.method), model, images, label=how.method, checkpoint=checkpoint, quiet=quiet, **how.settings
@@ -89,8 +92,14 @@ def tuned(model: VLM, how: Training, folder: Path, *, quiet: bool) -> VLM:
         return twin
 
     facts = {"method": how.method, "data": how.data, "n": how.n, **how.settings, "version": __version__}
-    recipe = {**facts, "start": digest(model.model.parameters())}
-    twin = _kept(folder, "model.safetensors", lambda: load(folder, device=model.device), train, lambda _: recipe)
+    weights = next(model.model.parameters())
+    pictures = digest([images.pixels(range(len(images)))])
+    recipe = {**facts, "start": digest(model.model.parameters()), "images": pictures, "dtype": str(weights.dtype)}
+
+    def read() -> VLM:
+        return load(folder, device=weights.device, dtype=weights.dtype)
+
+    twin = _kept(folder, "model.safetensors", read, train, lambda _: recipe)
     # Results are kept by the model's name, which must not hang on where this folder is.
     twin.name = f"{model.name}, {how.method} {digest_of(recipe)}"
     return twin

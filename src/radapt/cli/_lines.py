@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radapt.errors import SettingsError
 
-from ._ingredients import Defence, Replacement, Sweep
+from ._ingredients import Defence, Replacement, Sweep, check_settings
 from ._kept import digest_of, trained, tuned
 
 if TYPE_CHECKING:
     from radapt.adapt import Adapter
-    from radapt.evaluate import Candidate
+    from radapt.evaluate import Candidate, Threat
     from radapt.models import VLM
     from radapt.plots import Curves
-    from radapt.results import Figure
+    from radapt.results import Figure, Setting
 
     from ._experiment import Profile
 
-__all__ = ["Lines", "curves_of", "lines_of", "replacements"]
+__all__ = ["Lines", "axis_of", "curves_of", "lines_of", "replacements", "twins_of"]
 
 _CHANGED = ("alpha", "mix")
 """Settings of an adapter that are changed on it as it was made; ``d0`` is one, too."""
@@ -60,10 +60,8 @@ def lines_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet
         base, adapters = model(name), _Adapters(model, made, quiet)
         lines = [Candidate(method=label, model=base)]
         if number == 0:
-            lines += [Candidate(method=twin, model=model(each)) for twin, each in profile.twins.items()]
-            for twin, training in profile.trained.items():
-                folder = made / f"{_slug(twin)}-{digest_of([base.name, str(training)])}"
-                lines.append(Candidate(method=twin, model=tuned(base, training, folder, quiet=quiet)))
+            twins = twins_of(profile, model, made, quiet=quiet)
+            lines += [Candidate(method=twin, model=each) for twin, each in twins.items()]
         fixed, sweep = [line.method for line in lines], profile.sweep
         places, ticks = list[tuple[str, str, float]](), tuple[str, ...]()
         for defence, how in profile.defences.items():
@@ -73,7 +71,7 @@ def lines_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet
             else:
                 places += _swept(title, how, sweep, base, adapters, lines)
         if sweep is not None:
-            axis, ticks = _axis(sweep)
+            axis, ticks = axis_of(sweep)
             rest = fixed if sweep.over != "attack" else [line.method for line in lines]
             # What does not depend on the setting stands beside it as a level line.
             ends = axis if sweep.over == "attack" else (axis[0], axis[-1])
@@ -85,7 +83,17 @@ def lines_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet
         yield Lines(base=base, candidates=lines, places=places, ticks=ticks)
 
 
-def _axis(sweep: Sweep) -> tuple[list[float], tuple[str, ...]]:
+def twins_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet: bool) -> dict[str, VLM]:
+    """The twins of a profile's first model by label, those that it trains included; arguments as above."""
+    base = model(next(iter(profile.models.values())))
+    twins = {label: model(name) for label, name in profile.twins.items()}
+    for label, training in profile.trained.items():
+        folder = made / f"{_slug(label)}-{digest_of([base.name, str(training)])}"
+        twins[label] = tuned(base, training, folder, quiet=quiet)
+    return twins
+
+
+def axis_of(sweep: Sweep) -> tuple[list[float], tuple[str, ...]]:
     """Places of a sweep's values, and their names where they are no numbers."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in sweep.values):
         return [float(value) for value in sweep.values], ()
@@ -99,7 +107,7 @@ def _swept(
     from radapt.evaluate import Candidate
 
     known = {line.adapter.fingerprint: line.method for line in lines if line.adapter is not None}
-    for value, x in zip(sweep.values, _axis(sweep)[0], strict=True):
+    for value, x in zip(sweep.values, axis_of(sweep)[0], strict=True):
         method = f"{title}, {sweep.over} {value}"
         adapter = adapters.with_setting(title, how, base, sweep.over, value)
         if adapter.fingerprint not in known:
@@ -119,11 +127,13 @@ class _Adapters:
         """A defence with another value of one setting."""
         from radapt.adapt import cutoff_from_d0
 
+        if over in ("d0", "alpha") and not isinstance(value, int | float):
+            raise SettingsError(f"the values of a sweep over {over} must be numbers, got {value!r}")
         if over == "d0":
             return self.of(title, how, base).change(cutoff=cutoff_from_d0(value) if value else None)
         if over in _CHANGED:
             return self.of(title, how, base).change(**{over: value})
-        if over in ("n", "guide", "data"):
+        if over in ("n", "guide", "data", "on"):
             return self.of(title, replace(how, **{over: value}), base)
         return self.of(title, replace(how, settings={**how.settings, over: value}), base)
 
@@ -135,25 +145,27 @@ class _Adapters:
         return self._known[key]
 
     def _make(self, title: str, how: Defence, vlm: VLM) -> Adapter:
-        from radapt.adapt import cutoff_from_d0, model_guided, training_free
+        from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
         from radapt.data import load_dataset
 
         settings = dict(how.settings)
         if "d0" in settings:
             d0 = settings.pop("d0")
             settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
-        shown = load_dataset(how.data, split="train", n=how.n, size=vlm.image_size[0]) if how.data else None
-        pixels = None if shown is None else shown.pixels(range(len(shown)))
-        try:
-            if how.method == "model-guided":
-                return model_guided(vlm, self._model(how.guide), **settings)
-            if pixels is None or how.method == "training-free":
-                return training_free(vlm, **settings, pixels=pixels)
-            # Equal trainings of several experiments are one, whatever they are called there.
-            folder = self._made / f"anchor-{digest_of([vlm.name, how.data, how.n, settings])}"
-            return trained(vlm, pixels, settings, folder, quiet=self._quiet)
-        except TypeError as error:  # a setting that the method does not have
-            raise SettingsError(f"{title}: {error}") from error
+        makers: dict[str, Callable[..., Adapter]]
+        makers = {"training-free": training_free, "model-guided": model_guided, "data-driven": data_driven}
+        check_settings(title, makers[how.method], settings)
+        pixels = None
+        if how.method == "data-driven" or settings.get("image") == "mean":
+            shown = load_dataset(how.data, split="train", n=how.n, size=vlm.image_size[0])
+            pixels = shown.pixels(range(len(shown)))
+        if how.method == "model-guided":
+            return model_guided(vlm, self._model(how.guide), **settings, pixels=pixels)
+        if how.method == "training-free" or pixels is None:
+            return training_free(vlm, **settings, pixels=pixels)
+        # Equal trainings of several experiments are one, whatever they are called there.
+        folder = self._made / f"anchor-{digest_of([vlm.name, how.data, how.n, settings])}"
+        return trained(vlm, pixels, settings, folder, quiet=self._quiet)
 
 
 def replacements(
@@ -189,7 +201,7 @@ def curves_of(
     title: str,
     x_label: str,
     ticks: tuple[str, ...] = (),
-    attacks: Mapping[float, Mapping[str, Any]] | None = None,
+    attacks: Mapping[float, Collection[Threat]] | None = None,
 ) -> list[Curves]:
     """The diagrams of figures whose methods have places.
 
@@ -198,7 +210,7 @@ def curves_of(
         places: method, line and place on the axis; a method may have several.
         title: of the diagrams.
         x_label, ticks: name of the axis, and names of the places where they are no numbers.
-        attacks: where the axis is the attack, the options that stand for each place.
+        attacks: where the axis is the attack, the threats that stand at each place.
     """
     from radapt.report import curves
 
@@ -207,16 +219,19 @@ def curves_of(
     for number, (method, line, x) in enumerate(places):
         alias = f"{method} at place {number}"
         where[alias] = (line, x)
-        meant = (attacks or {}).get(x, {})
         for figure in figures:
             setting = figure.setting
-            if setting.method != method or any(
-                figure.kind != "clean" and setting.options.get(key) != value for key, value in meant.items()
-            ):
-                continue
-            kept = {key: value for key, value in setting.options.items() if key not in meant}
-            shown.append(replace(figure, setting=replace(setting, method=alias, options=kept)))
+            if setting.method == method and (attacks is None or figure.kind == "clean"):
+                shown.append(replace(figure, setting=replace(setting, method=alias)))
+            elif setting.method == method and attacks is not None and any(_is(setting, t) for t in attacks[x]):
+                shown.append(replace(figure, setting=replace(setting, method=alias, options={})))
     return curves(shown, where=where, title=title, x_label=x_label, ticks=ticks)
+
+
+def _is(setting: Setting, threat: Threat) -> bool:
+    """Whether a figure was measured under a threat."""
+    same = (setting.attack, setting.norm, setting.eps) == (threat.attack, threat.norm, threat.eps)
+    return same and all(setting.options.get(key) == value for key, value in threat.settings().items())
 
 
 def _slug(text: str) -> str:

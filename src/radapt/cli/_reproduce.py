@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from radapt._version import __version__
 
 from ._analyses import analyses, check_analysis
 from ._experiment import Experiment, Profile
+from ._ingredients import Attack
 from ._kept import digest_of, identity
-from ._lines import Lines, curves_of, lines_of
+from ._lines import Lines, axis_of, curves_of, lines_of, twins_of
 from ._shared import console, size_of, write_file
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def run_experiment(name: str, experiment: Experiment, run: Run) -> tuple[Part, l
         figures, plots = _table(profile, model, run)
     plots = [*_looks(profile, model, run), *plots]
     results = run.folder / "results.sqlite" if profile.attacks else None
-    note = f"n = {run.n or profile.n} per data set." if profile.attacks else ""
+    note = ""
     if profile.attacks and not (profile.sanity and run.sanity):
-        note += " The checks of the attacks did not run here: white-box figures are upper bounds."
+        note = "The checks of the attacks did not run here: white-box figures are upper bounds."
     part = Part(
         name=name,
         title=experiment.title + (f" ({experiment.place})" if experiment.place else ""),
@@ -109,7 +110,7 @@ def _table(profile: Profile, model: Callable[[str], VLM], run: Run) -> tuple[lis
             found = evaluate(
                 lines.candidates,
                 datasets=sets,
-                threats=_threats(profile),
+                threats=_threats(profile.attacks),
                 results=results,
                 undefended=lines.base,
                 seed=run.seed,
@@ -122,47 +123,51 @@ def _table(profile: Profile, model: Callable[[str], VLM], run: Run) -> tuple[lis
     return figures, plots
 
 
-def _threats(profile: Profile) -> list[Threat]:
+def _threats(attacks: Sequence[Attack]) -> list[Threat]:
     from radapt.evaluate import Threat
 
     return [
         Threat(attack=part.attack, eps=eps, norm=part.norm, source=source, options=part.options)
-        for part in profile.attacks
+        for part in attacks
         for eps in part.eps
         for source in part.source
     ]
 
 
 def _curves(profile: Profile, lines: Lines, figures: list[Figure]) -> list[Plot]:
-    sweep, attacks = profile.sweep, dict[float, Mapping[str, Any]]()
+    sweep, attacks = profile.sweep, None
     if profile.replacement is not None:
         title, label = f"{profile.replacement.order.capitalize()} replacement", "stages of the twin"
     elif sweep is not None:
         title, label = sweep.label[:1].upper() + sweep.label[1:], sweep.label
         if sweep.over == "attack":
-            attacks = {float(x): part.options for x, part in zip(sweep.values, profile.attacks, strict=True)}
+            attacks = {x: _threats([part]) for x, part in zip(axis_of(sweep)[0], profile.attacks, strict=True)}
     else:
+        return []
+    if not lines.places:
         return []
     return list(curves_of(figures, lines.places, title=title, x_label=label, ticks=lines.ticks, attacks=attacks))
 
 
 def _looks(profile: Profile, model: Callable[[str], VLM], run: Run) -> list[Plot]:
     """The analyses of a profile, each made once and read afterwards."""
+    from radapt._digest import digest
     from radapt.data import load_dataset
     from radapt.plots import dump_plots, read_plots
 
     plots: list[Plot] = []
     if not profile.analyses:
         return plots
-    first = next(iter(profile.models.items()))
-    models = {label: model(name) for label, name in (first, *profile.twins.items())}
+    label, name = next(iter(profile.models.items()))
+    models = {label: model(name), **twins_of(profile, model, run.made, quiet=run.quiet)}
     for look in profile.analyses:
         n = min(look.n, run.n) if run.n else look.n
-        facts = [__version__, str(look), n, *(identity(each) for each in models.values())]
+        data = load_dataset(look.data, split="test", n=n, size=size_of(list(models.values())))
+        shown = digest([data.pixels(range(len(data)))])
+        facts = [__version__, str(look), shown, *([label, *identity(each)] for label, each in models.items())]
         file = run.folder / "analyses" / f"{look.analysis}-{digest_of(facts)}.json"
         if not file.exists():
             console.print(f"{look.analysis} of {', '.join(models)}", highlight=False)
-            data = load_dataset(look.data, split="test", n=n, size=size_of(list(models.values())))
             write_file(file, dump_plots(analyses(look.analysis, models, data, look.options, quiet=run.quiet)))
         plots += read_plots(file)
     return plots

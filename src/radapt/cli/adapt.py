@@ -77,14 +77,16 @@ def adapt(
     def images() -> Dataset:
         return load_dataset(data, split="train", n=n, size=vlm.image_size[0])
 
+    if method == "data-driven" and (block or image != "white"):
+        raise SettingsError("--block and --image are for anchors of a forward pass, not for data-driven")
+    shown = images().pixels(range(n)) if image == "mean" else None
     if method == "training-free":
-        shown = images().pixels(range(n)) if image == "mean" else None
         adapter = training_free(vlm, cutoff=cutoff, alpha=weight, mix=mix, image=image, pixels=shown, block=block)
     elif method == "model-guided":
         if guide is None:
             raise SettingsError("model-guided needs --guide, the robust twin, e.g. --guide micro/fare")
         twin = load(guide, dtype=dtype, device=device)
-        adapter = model_guided(vlm, twin, cutoff=cutoff, alpha=weight, mix=mix, image=image, block=block)
+        adapter = model_guided(vlm, twin, cutoff=cutoff, alpha=weight, mix=mix, image=image, pixels=shown, block=block)
     else:
         train, text = images(), loss == "text"
         adapter = data_driven(

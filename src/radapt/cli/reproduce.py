@@ -67,7 +67,8 @@ def reproduce(
         console.print(f"[bold]{experiment.title}[/] ({each}, {profile})\n{experiment.description}", highlight=False)
         place = folder / Path(each).stem if name == "all" else folder
         command = f"radapt reproduce {each} --profile {profile}" + (f" --n {n}" if n else "")
-        command += (f" --seed {seed}" if seed else "") + ("" if sanity else " --no-sanity")
+        command += (f" --seed {seed}" if seed else "") + (f" --slots {slots}" if slots != 32 else "")
+        command += "" if sanity else " --no-sanity"
         run = Run(
             profile=profile,
             folder=place,
@@ -82,11 +83,12 @@ def reproduce(
         )
         try:
             part, made = run_experiment(each, experiment, run)
-        except RadaptError as error:
+        except Exception as error:
             if name != "all":
                 raise
             failed[each] = str(error)  # the others are worth having, and this one is tried again next time
-            console.print(f"{each} failed: {error}", style="red", markup=False, highlight=False)
+            said = f"{each} failed: {type(error).__name__}: {error}"
+            console.print(said, style="red", markup=False, highlight=False)
             continue
         parts.append(part)
         figures += made

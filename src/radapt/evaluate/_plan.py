@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from radapt._digest import digest
 from radapt._version import __version__
 from radapt.attacks import Attack, make
 from radapt.errors import SettingsError
@@ -15,7 +16,7 @@ from radapt.results import Setting
 
 from ._task import Task
 
-__all__ = ["Attachable", "Candidate", "Threat", "setting_of"]
+__all__ = ["Attachable", "Candidate", "Threat", "setting_of", "weights_of"]
 
 
 class Attachable(Protocol):
@@ -86,7 +87,25 @@ class Threat:
         return {name: value for name, value in asdict(self.make()).items() if name not in ("eps", "norm")}
 
 
-def setting_of(candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int) -> Setting:
+def weights_of(candidate: Candidate, source: Candidate | None, known: dict[VLM, str]) -> str:
+    """Hash of a candidate's weights, and behind a colon of those of a source that is another model.
+
+    Args:
+        candidate, source: the candidate, and whose gradients make the attack.
+        known: hashes by model, added to.
+    """
+    models = [candidate.model]
+    if source is not None and source.model is not candidate.model:
+        models.append(source.model)
+    for model in models:
+        if model not in known:
+            known[model] = digest(model.model.parameters())
+    return ":".join(known[model] for model in models)
+
+
+def setting_of(
+    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, weights: str
+) -> Setting:
     """The setting of one figure; ``threat`` None is the clean figure, ``source`` names the source's model."""
     options, data, attacked = dict(task.context), task.data, dict[str, Any]()
     precision = str(next(candidate.model.model.parameters()).dtype).removeprefix("torch.")
@@ -101,6 +120,7 @@ def setting_of(candidate: Candidate, task: Task, threat: Threat | None, source: 
     return Setting(
         method=candidate.method,
         model=candidate.model.name,
+        weights=weights,
         adapter="" if candidate.adapter is None else candidate.adapter.fingerprint,
         task=task.name,
         metric=task.metric,

@@ -21,7 +21,7 @@ from radapt.models import VLM
 from radapt.results import Example, Figure, Results, Sample, Setting
 from radapt.types import Pixels
 
-from ._plan import Candidate, Threat, setting_of
+from ._plan import Candidate, Threat, setting_of, weights_of
 from ._sanity import Tally, check_model, check_undefended, check_white_box, earlier_signs
 from ._targeted import Targeted
 from ._task import Answer, BoundTask, Task
@@ -149,11 +149,13 @@ def _units(
     seed: int,
 ) -> Iterable[_Unit]:
     by_name = {candidate.method: candidate for candidate in candidates}
+    known: dict[VLM, str] = {}
     for task in tasks:
         for candidate in candidates:
             for threat in (None, *threats):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                setting = setting_of(candidate, task, threat, _name(source), seed)
+                held = weights_of(candidate, source, known)
+                setting = setting_of(candidate, task, threat, _name(source), seed, held)
                 yield _Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting)
 
 

@@ -192,7 +192,10 @@ class VLM(ABC):
             pixels: images in [0, 1].
             classifier: unit vectors, classes x embedding, from :meth:`classifier`.
         """
-        return self.logit_scale * F.normalize(self.encode_image(pixels).float(), dim=-1) @ classifier.T
+        embedding = self.encode_image(pixels).float()
+        # Under autocast, the product would be one of half precision, too coarse for logits of a hundred.
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.logit_scale * F.normalize(embedding, dim=-1) @ classifier.T
 
     @abstractmethod
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
