@@ -22,7 +22,8 @@ from radapt.results import Results, Sample
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 FIGURE = {
-    "method", "model", "weights", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source", "options", "seed",
+    "method", "model", "weights", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source",
+    "options", "seed",
     "version", "kind", "metric", "main", "percent", "low", "high", "seconds", "forwards", "backwards", "flags",
 }  # fmt: skip
 ADAPTER = {
