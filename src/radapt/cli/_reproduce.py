@@ -160,11 +160,12 @@ def _looks(profile: Profile, model: Callable[[str], VLM], run: Run) -> list[Plot
         return plots
     label, name = next(iter(profile.models.items()))
     models = {label: model(name), **twins_of(profile, model, run.made, quiet=run.quiet)}
+    seen = [[label, *identity(each)] for label, each in models.items()]
     for look in profile.analyses:
         n = min(look.n, run.n) if run.n else look.n
         data = load_dataset(look.data, split="test", n=n, size=size_of(list(models.values())))
         shown = digest([data.pixels(range(len(data)))])
-        facts = [__version__, str(look), shown, *([label, *identity(each)] for label, each in models.items())]
+        facts = [__version__, str(look), shown, *seen]
         file = run.folder / "analyses" / f"{look.analysis}-{digest_of(facts)}.json"
         if not file.exists():
             console.print(f"{look.analysis} of {', '.join(models)}", highlight=False)

@@ -65,7 +65,7 @@ def _places(model: VLM, parameters: dict[str, Tensor]) -> dict[str, tuple[str, i
     # Encoders define their parts in the order in which images pass them, but for what the tower says.
     for name, parameter in parameters.items():
         begun = begun or id(parameter) in owner
-        late = begun or named.get(id(parameter), "").startswith(tower.head or ("\0",))
+        late = begun or named.get(id(parameter), "").startswith(tower.head)
         found[name] = owner.get(id(parameter), ("head" if late else "embedding", -1))
     return found
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from radapt.report.figure import INK, MUTED, SURFACE
+from radapt.report.figure import INK, MUTED, SURFACE, renderer_of
 from radapt.report.table import plain
 
 __all__ = ["add_axes", "add_note", "add_title", "canvas", "cut", "name_ticks", "wrapped"]
@@ -36,7 +36,7 @@ def add_axes(figure: Figure, *, left: float = 0.0, width: float, height: float) 
 
 def cut(figure: Figure) -> Figure:
     """Make the figure as large as what it holds; every axes keeps its size in inches."""
-    box = figure.get_tightbbox(_renderer(figure))
+    box = figure.get_tightbbox(renderer_of(figure))
     places = [(axes, axes.get_position(original=True)) for axes in figure.axes]
     width, height = box.width + 2 * _PAD, box.height + 2 * _PAD
     for axes, place in places:
@@ -91,7 +91,7 @@ def name_ticks(axes: Axes, which: Literal["x", "y"], names: Sequence[str], slot:
     figure = axes.get_figure(root=True)
     assert figure is not None
     size, room, shown = 8.0, slot * _POINTS, [plain(name) for name in names]
-    renderer, font = _renderer(figure), FontProperties(family="DejaVu Sans", size=size)
+    renderer, font = renderer_of(figure), FontProperties(family="DejaVu Sans", size=size)
     extents = [renderer.get_text_width_height_descent(name, font, False) for name in shown]  # type: ignore[no-untyped-call]
     longest = max(width for width, _, _ in extents) * _POINTS / figure.dpi
     turned = which == "x" and longest + 3 > room and max(map(len, shown)) > 4
@@ -109,7 +109,3 @@ def name_ticks(axes: Axes, which: Literal["x", "y"], names: Sequence[str], slot:
     else:
         axes.set_yticks(at, labels, fontsize=size, parse_math=False)
     axes.tick_params(axis=which, which="both", length=0, labelcolor=INK)
-
-
-def _renderer(figure: Figure) -> RendererAgg:
-    return FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call,no-any-return]

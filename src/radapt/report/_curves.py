@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
@@ -16,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from radapt.errors import ResultsError
 from radapt.plots import Curves, Line
 from radapt.report._canvas import add_axes, add_title, canvas, cut, name_ticks
-from radapt.report.figure import MUTED, SURFACE, frame, look
+from radapt.report.figure import MUTED, SURFACE, frame, look, renderer_of
 from radapt.report.table import plain
 
 __all__ = ["draw_curves"]
@@ -130,7 +129,7 @@ def _legend(axes: Axes, handles: Sequence[Line2D], width: float) -> None:
     """A legend below what is already there, in as many columns as stand in ``width`` inches."""
     figure = axes.get_figure(root=True)
     assert figure is not None
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    renderer = renderer_of(figure)
     below, box = axes.get_tightbbox(renderer), axes.get_window_extent(renderer)
     assert below is not None
     for columns in range(len(handles), 0, -1):

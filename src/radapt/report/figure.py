@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -21,7 +21,21 @@ from radapt.report._labels import Box, place
 from radapt.report._points import Panel, Point, panels
 from radapt.report.table import Table
 
-__all__ = ["INK", "LINE", "MUTED", "SURFACE", "draw", "drawable", "frame", "look", "png", "style", "svg", "tradeoff"]
+__all__ = [
+    "INK",
+    "LINE",
+    "MUTED",
+    "SURFACE",
+    "draw",
+    "drawable",
+    "frame",
+    "look",
+    "png",
+    "renderer_of",
+    "style",
+    "svg",
+    "tradeoff",
+]
 
 INK, MUTED, LINE, SURFACE = "#1b1b1f", "#686872", "#dcdce1", "#fefefd"
 # Okabe & Ito's palette without its yellow, which is too light on white; shapes tell the lines apart without colour.
@@ -99,6 +113,11 @@ def draw(axes: Axes, panel: Panel, *, labels: bool) -> None:
             )
     if labels:
         _label(axes, panel, attacked)
+
+
+def renderer_of(figure: Figure) -> RendererAgg:
+    """What measures the text of a figure."""
+    return FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def png(figure: Figure) -> bytes:
@@ -189,7 +208,7 @@ def _label(axes: Axes, panel: Panel, points: Sequence[Point]) -> None:
     figure = axes.get_figure(root=True)
     if figure is None or not points:
         return
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    renderer = renderer_of(figure)
     names = [
         point.method + (f" ({point.over} of {panel.total})" if point.over < panel.total else "") for point in points
     ]
