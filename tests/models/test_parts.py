@@ -117,3 +117,12 @@ def test_a_model_without_a_projection_of_patches_says_so(tmp_path: Path) -> None
         model = radapt.load(FAMILIES[name](tmp_path / name))
         with pytest.raises(ModelError, match=r"no projection of single patches; this needs a CLIP of transformers"):
             model.encode_patches(torch.rand(1, 3, *model.image_size))
+
+
+def test_a_live_open_clip_has_its_projection_behind_the_blocks() -> None:
+    # It defines the projection before the blocks, and the last norm beside the first.
+    model = radapt.load(CLIP())
+    embedding, head = (set(parts(model, part)) for part in ("embedding", "head"))
+    first = {"conv1.weight", "class_embedding", "positional_embedding", "ln_pre.weight", "ln_pre.bias"}
+    assert embedding == {f"visual.{name}" for name in first}
+    assert head == {"visual.proj", "visual.ln_post.weight", "visual.ln_post.bias"}
