@@ -194,7 +194,7 @@ def cells(options: argparse.Namespace, kept: Rows) -> Rows:
 
 def run_all(options: argparse.Namespace, console: Console) -> Rows:
     """All rows, printed and kept as they come."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    kept = _kept()
     wanted = [] if options.quick else options.peers.split(",")
     peers = {name: number for name, number in versions().items() if name in wanted}
     result, loaded = Rows(), lru_cache(maxsize=1)(load)
@@ -205,11 +205,18 @@ def run_all(options: argparse.Namespace, console: Console) -> Rows:
         for row in rows:
             console.print(_line(row), highlight=False)
         result += rows
-        if not options.quick and len(rows) > 1:
+        compared = len(rows) > 1 or (options.survivors and not rows[0]["left"])
+        if compared and not options.quick:
             fresh = {(row["library"], *(row[key] for key in SAME)) for row in rows}
-            kept = [row for row in kept if (row["library"], *(row[key] for key in SAME)) not in fresh] + rows
+            kept = [row for row in _kept() if (row["library"], *(row[key] for key in SAME)) not in fresh] + rows
             KEPT.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept) + "\n]\n")
     return result
+
+
+def _kept() -> Rows:
+    """The file as it is now: several runs may add to it."""
+    rows: Rows = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    return rows
 
 
 def load(name: str, dataset: str, n: int) -> tuple[Counted, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 import yaml
 from click.testing import Result
 
+from radapt.adapt import model_guided
 from radapt.cli._experiment import Experiment, experiments, read
+from radapt.cli._ingredients import Defence, Training, check_settings
+from radapt.cli._lines import lines_of, maker_of
 from radapt.errors import SettingsError
+from radapt.finetune import finetune
 from radapt.results import Results
 
 Run = Callable[..., Result]
@@ -45,6 +50,50 @@ def test_every_experiment_can_be_read_and_has_both_profiles(name: str) -> None:
     found = read(name)
     assert set(found.profiles) == {"micro", "paper"}
     assert all("self" in attack.source for profile in found.profiles.values() for attack in profile.attacks)
+    for profile in found.profiles.values():
+        for title, how in profile.defences.items():
+            _, settings = maker_of(title, how)
+            assert "d0" not in settings
+        for title, training in profile.trained.items():
+            check_settings(title, finetune, training.settings)
+
+
+def test_d0_becomes_a_cutoff_and_zero_no_filter() -> None:
+    for d0, cutoff in ((0, None), (40, 40 / 224), (22.4, 0.1)):
+        how = Defence.of("A", {"method": "model-guided", "guide": "micro/fare", "alpha": 0.4, "d0": d0})
+        maker, settings = maker_of("A", how)
+        assert maker is model_guided
+        assert settings == {"alpha": 0.4, "cutoff": cutoff if cutoff is None else pytest.approx(cutoff)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"d0": "wide"}, "A: d0 must be a number, 0 for no filter, got 'wide'"),
+        ({"d0": None}, "A: d0 must be a number"),
+        ({"alpha": None}, "A: alpha must be a number, got None"),
+        ({"aplha": 1}, "A: unknown setting 'aplha'.*alpha"),
+        ({"steps": 4}, "A: unknown setting 'steps'"),
+    ],
+)
+def test_wrong_settings_are_said_before_anything_is_made(changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        maker_of("A", Defence(method="training-free", settings=changes))
+    twins = {"T": Training(method="fare", data="objects")}
+    profile = replace(read(str(file(tmp_path))).profiles["micro"], trained=twins)
+    touched: list[str] = []
+
+    def touch(name: str) -> Any:
+        touched.append(name)
+
+    late = replace(profile, defences={**profile.defences, "A": Defence(method="training-free", settings=changes)})
+    with pytest.raises(SettingsError, match=problem):
+        next(lines_of(late, touch, tmp_path / "made", quiet=True))
+    wrong = {"T": Training(method="fare", data="objects", settings={"step": 3})}
+    with pytest.raises(SettingsError, match=r"T: unknown setting 'step'.*steps"):
+        next(lines_of(replace(profile, trained=wrong), touch, tmp_path / "made", quiet=True))
+    assert not touched
+    assert not (tmp_path / "made").exists()
 
 
 def test_an_experiment_runs_from_adapters_to_the_report_and_continues(

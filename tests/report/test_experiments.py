@@ -88,6 +88,24 @@ def test_the_table_is_that_of_the_results_file(text: str) -> None:
     assert all([("robust" in title) for title in head] == [False, False, False, True] for head in heads)
 
 
+def test_every_table_says_under_what_settings_its_figures_were_made(text: str, results_file: Path) -> None:
+    with Results(results_file, read_only=True) as results:
+        rows = [{**item.row(), "planned n": item.setting.n} for item in results.figures()]
+    sections = re.findall(r"<section.*?</section>", text, flags=re.DOTALL)
+    assert "<summary>Settings" not in sections[0]
+    for section in sections[1:]:
+        shared = dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]*)</dd>", section))
+        assert shared
+        assert all(str(row[name]) == value for row in rows for name, value in shared.items() if value != "—")
+        named = re.search(r"Differ from figure to figure: ([^;]*);", section)
+        assert named is not None
+        differing = named[1].split(", ")
+        assert {"method", "source", "attack"} <= set(differing)
+        assert not {"percent", "low", "high", "seconds", "forwards"} & set(differing)
+        assert all(len({str(row[name]) for row in rows}) > 1 for name in differing)
+        assert f"<code>{results_file.parent.name}/{results_file.name}</code>" in section
+
+
 def test_plots_use_the_colours_and_the_font_of_the_page(text: str) -> None:
     plots = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     for plot in plots:

@@ -67,15 +67,15 @@ def check_settings(where: str, function: Callable[..., Any], settings: Mapping[s
     """Refuse settings that a function does not take, and values of another kind than its own defaults.
 
     Raises:
-        SettingsError: an unknown setting, or a text where a number belongs.
+        SettingsError: an unknown setting, or a text where a number belongs, or nothing where it may not be missing.
     """
     taken = inspect.signature(function).parameters
     known = {name: each for name, each in taken.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
     for name, value in settings.items():
         if name not in known:
             raise SettingsError(f"{where}: unknown setting {name!r}{nearest(name, known)}")
-        default = known[name].default
-        if isinstance(default, int | float) and not isinstance(value, int | float):
+        default, none = known[name].default, value is None and "None" in str(known[name].annotation)
+        if isinstance(default, int | float) and not isinstance(value, int | float) and not none:
             raise SettingsError(f"{where}: {name} must be a number, got {value!r}")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ._experiment import Profile
 
-__all__ = ["Lines", "axis_of", "curves_of", "lines_of", "replacements", "twins_of"]
+__all__ = ["Lines", "axis_of", "curves_of", "lines_of", "maker_of", "replacements", "twins_of"]
 
 _CHANGED = ("alpha", "mix")
 """Settings of an adapter that are changed on it as it was made; ``d0`` is one, too."""
@@ -52,9 +52,17 @@ def lines_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet
         model: gives a model by name.
         made: folder of the adapters and twins that are made on the way.
         quiet: no progress bars.
+
+    Raises:
+        SettingsError: a setting that a method does not take, before anything is made.
     """
     from radapt.evaluate import Candidate
+    from radapt.finetune import finetune
 
+    for title, how in profile.defences.items():
+        maker_of(title, how)  # what is wrong is said before anything is made
+    for title, training in profile.trained.items():
+        check_settings(title, finetune, training.settings)
     several = len(profile.models) > 1
     for number, (label, name) in enumerate(profile.models.items()):
         base, adapters = model(name), _Adapters(model, made, quiet)
@@ -145,27 +153,40 @@ class _Adapters:
         return self._known[key]
 
     def _make(self, title: str, how: Defence, vlm: VLM) -> Adapter:
-        from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
         from radapt.data import load_dataset
 
-        settings = dict(how.settings)
-        if "d0" in settings:
-            d0 = settings.pop("d0")
-            settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
-        makers: dict[str, Callable[..., Adapter]]
-        makers = {"training-free": training_free, "model-guided": model_guided, "data-driven": data_driven}
-        check_settings(title, makers[how.method], settings)
+        maker, settings = maker_of(title, how)
         pixels = None
         if how.method == "data-driven" or settings.get("image") == "mean":
             shown = load_dataset(how.data, split="train", n=how.n, size=vlm.image_size[0])
             pixels = shown.pixels(range(len(shown)))
         if how.method == "model-guided":
-            return model_guided(vlm, self._model(how.guide), **settings, pixels=pixels)
+            return maker(vlm, self._model(how.guide), **settings, pixels=pixels)
         if how.method == "training-free" or pixels is None:
-            return training_free(vlm, **settings, pixels=pixels)
+            return maker(vlm, **settings, pixels=pixels)
         # Equal trainings of several experiments are one, whatever they are called there.
         folder = self._made / f"anchor-{digest_of([vlm.name, how.data, how.n, settings])}"
         return trained(vlm, pixels, settings, folder, quiet=self._quiet)
+
+
+def maker_of(title: str, how: Defence) -> tuple[Callable[..., Adapter], dict[str, Any]]:
+    """The function that makes a defence, and its settings, with ``d0`` as a cut-off.
+
+    Raises:
+        SettingsError: a setting that the function does not take, or a value of the wrong kind.
+    """
+    from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
+
+    makers: dict[str, Callable[..., Adapter]]
+    makers = {"training-free": training_free, "model-guided": model_guided, "data-driven": data_driven}
+    settings = dict(how.settings)
+    if "d0" in settings:
+        d0 = settings.pop("d0")
+        if not isinstance(d0, int | float):
+            raise SettingsError(f"{title}: d0 must be a number, 0 for no filter, got {d0!r}")
+        settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
+    check_settings(title, makers[how.method], settings)
+    return makers[how.method], settings
 
 
 def replacements(

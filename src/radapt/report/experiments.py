@@ -14,7 +14,7 @@ from radapt.report._files import slugs, write
 from radapt.report._page import inline, render
 from radapt.report._points import panels
 from radapt.report._summary import sentences
-from radapt.report.html import flagged, panel_plot
+from radapt.report.html import flagged, panel_plot, settings
 from radapt.report.plot import draw_plot
 from radapt.report.table import Table, plain, tabulate
 from radapt.results import Results
@@ -51,7 +51,8 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """A part as its template needs it; ``drawings`` are pictures with their widths in points."""
+    """A part as its template needs it; ``drawings`` are pictures with their widths in points, ``varying`` the names of
+    the settings that differ between its figures, which ``file`` holds."""
 
     anchor: str
     part: Part
@@ -60,6 +61,9 @@ class _Shown:
     folded: bool
     flagged: list[tuple[int, str, list[str]]]
     headlines: list[tuple[str, list[tuple[str, str]]]]
+    shared: dict[str, str]
+    varying: list[str]
+    file: str
 
 
 def write_experiments(parts: Sequence[Part], out: Path, *, title: str = "Experiments") -> Path:
@@ -99,7 +103,7 @@ def _shown(part: Part, anchor: str) -> _Shown:
             (panel_plot(panel, size, labels=True, anchor=f"{anchor}-{at}"), 72 * size[0])
             for at, panel in enumerate(panels(table, mean=True))
         ]
-    said = sentences(table) if table else []
+    shared, varying = settings(figures) if figures else ({}, [{}])
     clean = {
         name: _lines(getattr(part, name)) for name in ("name", "title", "description", "published", "command", "note")
     }
@@ -110,7 +114,10 @@ def _shown(part: Part, anchor: str) -> _Shown:
         table=table,
         folded=table is not None and sum(len(section.lines) for section in table.sections) > _LONG,
         flagged=flagged(figures, table.notes) if table else [],
-        headlines=said,
+        headlines=sentences(table) if table else [],
+        shared=shared,
+        varying=[name for name in varying[0] if hasattr(figures[0].setting, name)],
+        file="" if part.results is None else plain(f"{part.results.parent.name}/{part.results.name}"),
     )
 
 

@@ -20,7 +20,7 @@ from radapt.report._summary import sentences
 from radapt.report.table import ball_text, eps_text, plain, tabulate
 from radapt.results import Example, Figure, Results
 
-__all__ = ["flagged", "page", "panel_plot", "perturbation"]
+__all__ = ["flagged", "page", "panel_plot", "perturbation", "settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def page(results: Results, *, title: str = "Robustness report", max_examples: in
     """
     figures = results.figures()
     table = tabulate(figures)
-    shared, varying = _settings(figures)
+    shared, varying = settings(figures)
     means = panels(table, mean=True)
     parts = panels(table, mean=False) if any(panel.total > 1 for panel in means) else []
     methods = [(name, *figure.look(index)) for index, name in enumerate(table.methods)]
@@ -145,7 +145,7 @@ def flagged(figures: Sequence[Figure], notes: Sequence[str]) -> list[tuple[int, 
     return [(number, note, places[note]) for number, note in enumerate(notes, 1)]
 
 
-def _settings(figures: Sequence[Figure]) -> tuple[dict[str, str], list[dict[str, str]]]:
+def settings(figures: Sequence[Figure]) -> tuple[dict[str, str], list[dict[str, str]]]:
     """What is the same for every figure, and what differs."""
     rows = []
     for item in figures:
