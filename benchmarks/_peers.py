@@ -66,12 +66,16 @@ def _torchattacks(name: str) -> PeerAttack:
 
         kind = {"linf": "Linf", "l2": "L2"}[norm]
         settings: dict[str, Any] = {"norm": kind, "eps": eps, "seed": 0}
-        if name == "AutoAttack":
-            settings |= {"n_classes": classes}
-        else:
-            settings |= {"steps": 100}
-            settings |= {"n_classes": min(10, classes)} if name == "APGDT" else {}
-        return _by_batches(getattr(torchattacks, name)(model, **settings), x, y, batch)
+        targets = {"n_classes": min(10, classes)}
+        made: dict[str, Callable[[], Any]] = {
+            "APGD": lambda: torchattacks.APGD(model, **settings, steps=100),
+            "APGDT": lambda: torchattacks.APGDT(model, **settings, **targets, steps=100),
+            "FAB": lambda: torchattacks.FAB(model, **settings, **targets, steps=100, multi_targeted=True),
+            "Square": lambda: torchattacks.Square(model, **settings, n_queries=5000),
+        }
+        # Its own AutoAttack takes 10 steps where the published one takes 100.
+        attack = torchattacks.MultiAttack([part() for part in made.values()]) if name == "AutoAttack" else made[name]()
+        return _by_batches(attack, x, y, batch)
 
     return run
 

@@ -2,13 +2,14 @@
 
     python benchmarks/attacks_vs_peers.py [--models micro/fare,...] [--sets shapes,...] [--attacks apgd-ce,...]
         [--norms linf,l2] [--radii large,small] [--n 200] [--peers pyautoattack,...] [--survivors] [--threads 2]
-        [--json FILE] [--quick]
+        [--json FILE] [--quick | --table]
 
 Every attack attacks all images by itself; `standard` is the whole ensemble. Ours give up hopeless searches, as
 AutoAttack does by default. Peers get batches of 50 images, which is where they are fastest here, ours slots of 16.
 `--survivors` shows a peer only the images that ours left: whatever it fools there is an image that ours should have
 fooled, and the time says nothing. All rows are kept in `benchmarks/attacks_vs_peers.json`. `--quick` runs no peer, but
-ours on the kept cells, the cheapest first, for about seven minutes. The exit status is 1 where ours leaves more than
+ours on the kept cells, the cheapest first, for about seven minutes. `--table` runs nothing, and prints the kept rows as
+Markdown. The exit status is 1 where ours leaves more than
 0.2 % of 1,000 images, or more than one of fewer, beyond the best peer. A row:
 
     library, version             who attacked: radapt or a peer
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -219,6 +221,26 @@ def _kept() -> Rows:
     return rows
 
 
+def table(rows: Rows) -> str:
+    """The kept rows as Markdown, a line for each peer; ratios are those of one run."""
+    head = "| attack | model | images | within | n | radapt | peer | its own | ratio |"
+    lines = [head, re.sub("[^|]+", "---", head)]
+    ours = {tuple(row[key] for key in SAME): row for row in rows if row["library"] == "radapt"}
+    order = {name: at for at, name in enumerate(reversed(OURS))}
+    for row in sorted(rows, key=lambda row: (order[row["attack"]], *(str(row[key]) for key in SAME), row["library"])):
+        mine = ours[tuple(row[key] for key in SAME)]
+        if row is mine and len([1 for each in rows if _of([each], mine)]) > 1:
+            continue
+        size = f"{255 * row['eps']:.0f}/255" if row["norm"] == "linf" else f"{row['eps']:g}"
+        left = f"{row['robust_accuracy']:.1f}" + (" of ours" if row["shown"] == "survivors" else "")
+        peer, left = ("", "") if row is mine else (f"{row['library']} {row['version']}", left)
+        ratio = f"{row['ratio']:.1f}" if "ratio" in row else ""
+        cells = [row["attack"], row["model"], row["dataset"], f"{row['norm']} {size}", row["n"]]
+        cells += [f"{mine['robust_accuracy']:.1f}", peer, left, ratio]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def load(name: str, dataset: str, n: int) -> tuple[Counted, Tensor, Tensor]:
     """A model with the classifier of a data set, and images with their labels."""
     vlm = radapt.load(name)
@@ -239,6 +261,7 @@ def _line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--survivors", action="store_true")
     parser.add_argument("--models", default="micro/clip,micro/fare,micro/tecoa")
     parser.add_argument("--sets", default="shapes,textures,compositions")
@@ -250,6 +273,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.table:
+        print(table(_kept()))
+        return
     torch.set_num_threads(options.threads)
     console = Console()
     result = run_all(options, console)

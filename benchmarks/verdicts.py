@@ -1,6 +1,6 @@
 """Do verdicts hang on what only saves time? Searches that are given up, and the number of slots.
 
-    python benchmarks/verdicts.py [--n 100] [--slots 1,7,64] [--threads 1] [--json FILE]
+    python benchmarks/verdicts.py [--n 100] [--attacks apgd-ce,...] [--slots 1,7,64] [--threads 1] [--json FILE]
 
 Each attack is run to its end at 16 slots on micro models, then with hopeless searches given up, then (APGD alone) at
 other numbers of slots. A row:
@@ -56,6 +56,7 @@ def cost(outcome: Outcome) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--attacks", default="apgd-ce,apgd-t,fab-t,square")
     parser.add_argument("--slots", default="1,7,64")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -70,7 +71,9 @@ def main() -> None:
         images, classifier = data.pixels(range(len(data))), vlm.classifier(data.prompts)
         logits = partial(vlm.logits, classifier=classifier)
         objective = ClassificationObjective(logits, data.labels, len(classifier))
-        for attack, whole in attacks(norm, eps, len(classifier)).items():
+        known = attacks(norm, eps, len(classifier))
+        for attack in options.attacks.split(","):
+            whole = known[attack]
             reference = whole(objective, images, keys=data.keys, slots=16)
             variants: dict[str, tuple[Attack, int]] = {f"growth={GROWTH}": (_eager(whole), 16)}
             if attack == "apgd-ce":
