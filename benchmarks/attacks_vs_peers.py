@@ -9,8 +9,8 @@ AutoAttack does by default. Peers get batches of 50 images, which is where they 
 `--survivors` shows a peer only the images that ours left: whatever it fools there is an image that ours should have
 fooled, and the time says nothing. All rows are kept in `benchmarks/attacks_vs_peers.json`. `--quick` runs no peer, but
 ours on the kept cells, the cheapest first, for about seven minutes. `--table` runs nothing, and prints the kept rows as
-Markdown. The exit status is 1 where ours leaves more than
-0.2 % of 1,000 images, or more than one of fewer, beyond the best peer. A row:
+Markdown. The exit status is 1 where ours leaves more than 0.2 % of 1,000 images, or more than one of fewer, beyond the
+best peer. A row:
 
     library, version             who attacked: radapt or a peer
     model, dataset, attack, norm, eps, n
@@ -229,7 +229,7 @@ def table(rows: Rows) -> str:
     order = {name: at for at, name in enumerate(reversed(OURS))}
     for row in sorted(rows, key=lambda row: (order[row["attack"]], *(str(row[key]) for key in SAME), row["library"])):
         mine = ours[tuple(row[key] for key in SAME)]
-        if row is mine and len([1 for each in rows if _of([each], mine)]) > 1:
+        if row is mine and len(_of(rows, mine)) > 1:
             continue
         size = f"{255 * row['eps']:.0f}/255" if row["norm"] == "linf" else f"{row['eps']:g}"
         left = f"{row['robust_accuracy']:.1f}" + (" of ours" if row["shown"] == "survivors" else "")
