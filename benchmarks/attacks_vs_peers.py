@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 import radapt
 from radapt.attacks import ClassificationObjective, make
+from radapt.attacks.square import SAFE_GROWTH
 from radapt.models import VLM
 
 KEPT = Path(__file__).with_suffix(".json")
@@ -56,7 +57,7 @@ OURS: dict[str, dict[str, Any]] = {
     "apgd-ce": {"name": "apgd", "loss": "ce", "growth": GROWTH},
     "apgd-t": {"name": "apgd", "loss": "dlr-targeted", "growth": GROWTH},
     "fab-t": {"name": "fab", "loss": "margin-targeted", "growth": GROWTH},
-    "square": {"name": "square", "growth": GROWTH},
+    "square": {"name": "square", "growth": SAFE_GROWTH},
     "standard": {"name": "autoattack", "growth": GROWTH},
 }
 Rows = list[dict[str, Any]]

@@ -161,16 +161,16 @@ class SearchAttack(Attack, Search, ABC):
 
     def _verify(self, active: ActiveSet) -> Outcome:
         """Check the images, and judge them afresh in float32."""
-        pixels, clean = active.best, active.clean
+        found, pixels, clean = active.found, active.found.best, active.clean
         with torch.autocast(pixels.device.type, enabled=False):
             loss, fooled, _ = active.judge(pixels)
             _, fooled_8bit, _ = active.judge(round_8bit(pixels))
-        if active.failed.all():
+        if found.failed.all():
             raise InputError(
                 "the objective's loss or gradient is not a finite number for any of the samples; "
                 "look for an overflow in the model"
             )
-        distance = torch.zeros_like(active.value)
+        distance = torch.zeros_like(loss)
         for first in range(0, len(pixels), active.slots):
             rows = slice(first, first + active.slots)
             distance[rows] = self._distance(pixels[rows], clean[rows], active.slots)
@@ -184,27 +184,24 @@ class SearchAttack(Attack, Search, ABC):
             if broken.any():
                 names = ", ".join(repr(active.keys[sample]) for sample in broken.nonzero().flatten().tolist()[:8])
                 raise CheckError(f"images made by {self.name} {what} (samples {names}); this is a bug of the attack")
-        device, outlook = pixels.device, active.outlook
+        there = {
+            name: getattr(found, name).to(pixels.device)
+            for name in ("failed", "unfinished", "audited", "misjudged", "iterations", "forwards", "backwards")
+        }
         return Outcome(
+            **there,
             pixels=pixels,
             fooled=fooled,
-            stage=torch.zeros_like(active.iterations, device=device),
-            unconfirmed=active.fooled & ~fooled,
-            failed=active.failed,
-            unfinished=active.unfinished,
-            given_up=outlook.given_up.to(device) & ~fooled,
-            audited=outlook.audited.to(device),
-            misjudged=outlook.misjudged.to(device),
+            stage=torch.zeros_like(there["iterations"]),
+            unconfirmed=found.fooled.to(pixels.device) & ~fooled,
+            given_up=found.given_up.to(pixels.device) & ~fooled,
             blind=torch.full_like(fooled, not self.needs_gradient),
             fooled_8bit=fooled_8bit,
             loss=loss,
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,
             distance=distance,
-            iterations=active.iterations.to(device),
-            forwards=active.forwards.to(device),
-            backwards=active.backwards.to(device),
-            zero_gradient=(active.vanished / active.backwards.clamp(min=1)).to(device),
+            zero_gradient=(found.vanished / found.backwards.clamp(min=1)).to(pixels.device),
         )
 
     def _distance(self, points: Pixels, clean: Pixels, slots: int) -> PerSample:

@@ -6,23 +6,27 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from radapt.attacks._search import Search, State
 
 __all__ = ["draws"]
 
 
-def draws(search: Search, shape: Sequence[int], seed: int, jobs: Sequence[tuple[str, int]]) -> State:
-    """What a search draws for some samples and restarts, one row for each, on the CPU.
+def draws(search: Search, seed: int, jobs: Sequence[tuple[str, int]], at: Tensor, images: Tensor) -> State:
+    """What a search draws for some samples and restarts, one row per image; zeros where no job begins.
 
     Args:
         search: the search.
-        shape: of an image, 3 x height x width.
         seed: seed of all random numbers.
         jobs: key of the sample, and number of the restart.
+        at: which of the images each job is for.
+        images: one per slot; only their shape and device matter.
     """
-    drawn = [search.draw(shape, _generator(seed, search.name, key, restart)) for key, restart in jobs]
-    return {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
+    drawn = [search.draw(images.shape[1:], _generator(seed, search.name, key, restart)) for key, restart in jobs]
+    rows = {name: torch.stack([each[name] for each in drawn]).to(images.device) for name in drawn[0]}
+    blank = {name: each.new_zeros(len(images), *each.shape[1:]) for name, each in rows.items()}
+    return {name: blank[name].index_copy(0, at, each) for name, each in rows.items()}
 
 
 def _generator(seed: int, attack: str, key: str, restart: int) -> torch.Generator:

@@ -27,18 +27,19 @@ class Outlook:
     1 is hopeless. None is before its tenth step or the first tenth of its steps, nor one that has not moved at all:
     that is a sign of masked gradients, not of robustness.
 
-    The searches of one sample in sixteen, chosen by its key, go on all the same, so that mistakes are seen.
+    The searches of one sample in sixteen, chosen by its key, are ``exempt``: they go on all the same, so that mistakes
+    are seen.
 
     Args:
-        search: what says how far a point has come; None: no search is ever hopeless.
+        search: what says how far a point has come; None, or a search that is over by then: none is ever hopeless.
         keys: names of the samples.
         seed: with its key, what a sample's audit hangs on.
     """
 
     def __init__(self, search: Search | None, keys: Sequence[str], seed: int) -> None:
-        self._search, self._exempt = search, [_exempt(seed, key) for key in keys]
-        self._doubted: set[tuple[int, int]] = set()
-        self.given_up, self.audited, self.misjudged = torch.zeros(3, len(keys), dtype=torch.bool).unbind()
+        self._search = None if search is None or search.steps <= _LEAST else search
+        audits = [self._search is not None and _exempt(seed, key) for key in keys]
+        self.exempt = torch.tensor(audits, dtype=torch.bool)
         self._clean = self._reach = torch.zeros(0)
         self._label = torch.zeros(0, dtype=torch.long)
         self._target: Index | None = None
@@ -71,19 +72,6 @@ class Outlook:
         needed = (iteration / self._search.steps) ** self._search.growth
         late = iteration >= max(_LEAST, self._search.steps / 10)
         return late & (self._reach > 0) & (self._reach < needed)
-
-    def give_up(self, sample: int, restart: int) -> bool:
-        """Give up a hopeless search; False if it goes on as a check."""
-        if self._exempt[sample]:
-            self.audited[sample] = True
-            self._doubted.add((sample, restart))
-        else:
-            self.given_up[sample] = True
-        return not self._exempt[sample]
-
-    def succeeded(self, jobs: Sequence[tuple[int, int]]) -> None:
-        """Note successes, which may be those of searches that were held to be hopeless."""
-        self.misjudged[[sample for sample, restart in jobs if (sample, restart) in self._doubted]] = True
 
 
 def margins(logits: Logits, label: Index, target: Index | None = None) -> PerSample:

@@ -20,7 +20,7 @@ from radapt.attacks._settings import number, whole
 from radapt.attacks._wrap import EOT
 from radapt.attacks.apgd import APGD
 from radapt.attacks.fab import FAB
-from radapt.attacks.square import Square
+from radapt.attacks.square import SAFE_GROWTH, Square
 from radapt.errors import InputError, SettingsError
 from radapt.find import nearest
 from radapt.types import Index
@@ -57,7 +57,8 @@ class AutoAttack(Attack):
         queries: steps of Square.
         samples: passes per step of ``rand``.
         growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
-            up; one sample in sixteen goes on, as a check. None: every search goes on to its end, as in the paper.
+            up; one sample in sixteen goes on, as a check. Square takes at least 1. None: every search goes on to its
+            end, as in the paper.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -92,6 +93,7 @@ class AutoAttack(Attack):
         targets, restarts = min(self.targets, classes - 1), 5 if self.version == "plus" else 1
         dlr, dlr_targeted = _loss(objective, "dlr", "margin"), _loss(objective, "dlr-targeted", "ce-targeted")
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "growth": self.growth}
+        leaps = None if self.growth is None else max(self.growth, SAFE_GROWTH)
         apgd, fab = partial(APGD, **ball, steps=self.steps), partial(FAB, **ball, steps=self.steps)
         known: dict[str, Callable[[], SearchAttack]] = {
             "apgd-ce": partial(apgd, loss="ce", restarts=restarts),
@@ -99,7 +101,7 @@ class AutoAttack(Attack):
             "apgd-t": partial(apgd, loss=dlr_targeted, restarts=targets),
             "fab": partial(fab, restarts=restarts),
             "fab-t": partial(fab, loss="margin-targeted", restarts=targets),
-            "square": partial(Square, **ball, steps=self.queries),
+            "square": partial(Square, **ball | {"growth": leaps}, steps=self.queries),
         }
         replaced = {"apgd-dlr": ("dlr", dlr), "apgd-t": ("dlr-targeted", dlr_targeted)}
         for name in _VERSIONS[self.version]:

@@ -18,7 +18,10 @@ from radapt.attacks._search import Evaluation, State
 from radapt.attacks._settings import number
 from radapt.types import Index, Pixels
 
-__all__ = ["ATTACK", "Square", "bump", "share", "words"]
+__all__ = ["ATTACK", "SAFE_GROWTH", "Square", "bump", "share", "words"]
+
+SAFE_GROWTH = 1.0
+"""A random search leaps: given up at a smaller growth, searches are lost that would have succeeded."""
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps out of 10,000 after which the windows shrink."""
@@ -49,7 +52,8 @@ class Square(SearchAttack):
         loss: one of the objective's losses; empty for its first.
         p_init: share of the image that the first windows cover.
         growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
-            up; one sample in sixteen goes on, as a check. None: every search goes on to its end.
+            up; one sample in sixteen goes on, as a check. Less than 1 loses searches that would have succeeded. None:
+            every search goes on to its end.
 
     Raises:
         SettingsError: a setting is out of range.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from radapt._version import __version__
 
-from ._ingredients import check_settings
 from ._shared import checkpoint_of, console, write_file
 
 if TYPE_CHECKING:
@@ -80,7 +79,6 @@ def tuned(model: VLM, how: Training, folder: Path, *, quiet: bool) -> VLM:
     from radapt.finetune import finetune, make
     from radapt.models import load
 
-    check_settings(how.method, finetune, how.settings)
     images = load_dataset(how.data, split="train", n=how.n, size=model.image_size[0])
 
     def train() -> VLM:

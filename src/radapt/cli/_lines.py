@@ -11,6 +11,7 @@ from radapt.errors import SettingsError
 
 from ._ingredients import Defence, Replacement, Sweep, check_settings
 from ._kept import digest_of, trained, tuned
+from ._shared import cutoff_of
 
 if TYPE_CHECKING:
     from radapt.adapt import Adapter
@@ -57,18 +58,15 @@ def lines_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet
         SettingsError: a setting that a method does not take, before anything is made.
     """
     from radapt.evaluate import Candidate
-    from radapt.finetune import finetune
 
     for title, how in profile.defences.items():
         maker_of(title, how)  # what is wrong is said before anything is made
-    for title, training in profile.trained.items():
-        check_settings(title, finetune, training.settings)
+    twins = twins_of(profile, model, made, quiet=quiet)
     several = len(profile.models) > 1
     for number, (label, name) in enumerate(profile.models.items()):
         base, adapters = model(name), _Adapters(model, made, quiet)
         lines = [Candidate(method=label, model=base)]
         if number == 0:
-            twins = twins_of(profile, model, made, quiet=quiet)
             lines += [Candidate(method=twin, model=each) for twin, each in twins.items()]
         fixed, sweep = [line.method for line in lines], profile.sweep
         places, ticks = list[tuple[str, str, float]](), tuple[str, ...]()
@@ -92,7 +90,11 @@ def lines_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet
 
 
 def twins_of(profile: Profile, model: Callable[[str], VLM], made: Path, *, quiet: bool) -> dict[str, VLM]:
-    """The twins of a profile's first model by label, those that it trains included; arguments as above."""
+    """The twins of a profile's first model by label, those that it trains included; arguments and errors as above."""
+    from radapt.finetune import finetune
+
+    for label, training in profile.trained.items():
+        check_settings(label, finetune, training.settings)
     base = model(next(iter(profile.models.values())))
     twins = {label: model(name) for label, name in profile.twins.items()}
     for label, training in profile.trained.items():
@@ -133,12 +135,10 @@ class _Adapters:
 
     def with_setting(self, title: str, how: Defence, base: VLM, over: str, value: Any) -> Adapter:
         """A defence with another value of one setting."""
-        from radapt.adapt import cutoff_from_d0
-
         if over in ("d0", "alpha") and not isinstance(value, int | float):
             raise SettingsError(f"the values of a sweep over {over} must be numbers, got {value!r}")
         if over == "d0":
-            return self.of(title, how, base).change(cutoff=cutoff_from_d0(value) if value else None)
+            return self.of(title, how, base).change(cutoff=cutoff_of(value))
         if over in _CHANGED:
             return self.of(title, how, base).change(**{over: value})
         if over in ("n", "guide", "data", "on"):
@@ -175,7 +175,7 @@ def maker_of(title: str, how: Defence) -> tuple[Callable[..., Adapter], dict[str
     Raises:
         SettingsError: a setting that the function does not take, or a value of the wrong kind.
     """
-    from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
+    from radapt.adapt import data_driven, model_guided, training_free
 
     makers: dict[str, Callable[..., Adapter]]
     makers = {"training-free": training_free, "model-guided": model_guided, "data-driven": data_driven}
@@ -184,7 +184,7 @@ def maker_of(title: str, how: Defence) -> tuple[Callable[..., Adapter], dict[str
         d0 = settings.pop("d0")
         if not isinstance(d0, int | float):
             raise SettingsError(f"{title}: d0 must be a number, 0 for no filter, got {d0!r}")
-        settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
+        settings["cutoff"] = cutoff_of(d0)
     check_settings(title, makers[how.method], settings)
     return makers[how.method], settings
 

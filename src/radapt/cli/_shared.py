@@ -29,6 +29,7 @@ __all__ = [
     "candidate_parts",
     "checkpoint_of",
     "console",
+    "cutoff_of",
     "fraction",
     "guard",
     "load_sets",
@@ -86,6 +87,13 @@ def fraction(text: str) -> float:
         return float(top) / float(bottom) if slash else float(top)
     except (ValueError, ZeroDivisionError):
         raise SettingsError(f"{text!r} is neither a number nor a fraction such as 4/255") from None
+
+
+def cutoff_of(d0: float) -> float | None:
+    """The cut-off of a D0, in cycles per pixel; a D0 of 0 stands for no filter."""
+    from radapt.adapt import cutoff_from_d0
+
+    return cutoff_from_d0(d0) if d0 else None
 
 
 def split_names(text: str) -> list[str]:

@@ -20,6 +20,7 @@ from ._shared import (
     Quiet,
     checkpoint_of,
     console,
+    cutoff_of,
     fraction,
     guard,
     load_sets,
@@ -64,14 +65,14 @@ def adapt(
       radapt adapt model-guided --model micro/clip --guide micro/fare --out guided
       radapt adapt data-driven --model micro/clip --adversary adaptive --n 2000 --out plus
     """
-    from radapt.adapt import cutoff_from_d0, data_driven, model_guided, training_free
+    from radapt.adapt import data_driven, model_guided, training_free
     from radapt.data import Dataset, load_dataset
     from radapt.models import load
 
     if method not in METHODS:
         raise SettingsError(f"unknown method {method!r}{nearest(method, METHODS)}")
     vlm = load(model, dtype=dtype, device=device, device_map=device_map)
-    cutoff = cutoff_from_d0(d0) if d0 else None
+    cutoff = cutoff_of(d0)
     weight = alpha if alpha is not None else (0.8 if method == "data-driven" else 1.0)
 
     def images() -> Dataset:

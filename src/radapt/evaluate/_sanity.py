@@ -9,7 +9,7 @@ import torch
 
 from radapt.attacks import Attack, Outcome, SearchAttack
 from radapt.attacks.apgd import APGD
-from radapt.attacks.square import Square
+from radapt.attacks.square import SAFE_GROWTH, Square
 from radapt.models import VLM
 from radapt.results import Results, Setting
 from radapt.types import Pixels
@@ -21,7 +21,7 @@ __all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earli
 
 _LARGE_EPS = 64 / 255
 _RANDOM = 1e-4
-_QUERIES, _GROWTH = 500, 0.35
+_QUERIES = 500
 _SIGNS = (
     "loss not rising",
     "zero gradient",
@@ -146,7 +146,7 @@ def check_white_box(
         if more > 0.05 * len(positions):
             flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
         loss = "margin" if "margin" in bound.objective(positions, stop=False).losses else ""
-        square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=_GROWTH, loss=loss)
+        square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=SAFE_GROWTH, loss=loss)
         more = gained(square, survivors)
         if more > 0.05 * len(positions):
             flags["square beats gradients"] = (
