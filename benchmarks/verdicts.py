@@ -1,9 +1,11 @@
 """Do verdicts hang on what only saves time? Searches that are given up, and the number of slots.
 
-    python benchmarks/verdicts.py [--n 100] [--attacks apgd-ce,...] [--slots 1,7,64] [--threads 1] [--json FILE]
+    python benchmarks/verdicts.py [--n 100] [--attacks apgd-ce,...] [--cells 0,...] [--growths 0.35,...]
+        [--slots 1,7,64] [--threads 1] [--json FILE]
 
 Each attack is run to its end at 16 slots on micro models, then with hopeless searches given up, then (APGD alone) at
-other numbers of slots. A row:
+other numbers of slots. Hopeless is what AutoAttack takes for it, unless there are `--growths`. `--cells` picks some of
+the models, data sets and radii by number, from 0 on. A row:
 
     model, dataset, attack, norm, eps, n
     variant                 growth=0.35, or slots=N
@@ -27,14 +29,16 @@ from rich.console import Console
 
 import radapt
 from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+from radapt.attacks.square import SAFE_GROWTH
 
 CELLS = (
     ("micro/tecoa", "shapes", "linf", 4 / 255),
     ("micro/fare", "compositions", "linf", 4 / 255),
     ("micro/tecoa", "textures", "l2", 0.5),
     ("micro/clip", "textures", "linf", 1 / 255),
+    ("micro/clip", "shapes", "linf", 4 / 255),
 )
-GROWTH = 0.35
+GROWTHS = {"apgd-ce": 0.35, "apgd-t": 0.35, "fab-t": 0.35, "square": SAFE_GROWTH}
 
 
 def attacks(norm: str, eps: float, classes: int) -> dict[str, Attack]:
@@ -56,7 +60,9 @@ def cost(outcome: Outcome) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--attacks", default="apgd-ce,apgd-t,fab-t,square")
+    parser.add_argument("--attacks", default=",".join(GROWTHS))
+    parser.add_argument("--cells", default=",".join(map(str, range(len(CELLS)))))
+    parser.add_argument("--growths", default="")
     parser.add_argument("--slots", default="1,7,64")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -64,7 +70,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     console, rows = Console(), list[dict[str, Any]]()
-    for name, dataset, norm, eps in CELLS:
+    for name, dataset, norm, eps in (CELLS[int(cell)] for cell in options.cells.split(",")):
         vlm = radapt.load(name)
         vlm.model.requires_grad_(False)
         data = radapt.load_dataset(dataset, split="test", n=options.n)
@@ -75,7 +81,8 @@ def main() -> None:
         for attack in options.attacks.split(","):
             whole = known[attack]
             reference = whole(objective, images, keys=data.keys, slots=16)
-            variants: dict[str, tuple[Attack, int]] = {f"growth={GROWTH}": (_eager(whole), 16)}
+            growths = [float(each) for each in options.growths.split(",") if each] or [GROWTHS[attack]]
+            variants = {f"growth={each}": (_eager(whole, each), 16) for each in growths}
             if attack == "apgd-ce":
                 variants |= {f"slots={number}": (whole, int(number)) for number in options.slots.split(",")}
             for variant, (chosen, slots) in variants.items():
@@ -106,9 +113,9 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def _eager(attack: Attack) -> Attack:
+def _eager(attack: Attack, growth: float) -> Attack:
     settings = {key: value for key, value in vars(attack).items() if key != "growth"}
-    return make(attack.name, **settings, growth=GROWTH)
+    return make(attack.name, **settings, growth=growth)
 
 
 if __name__ == "__main__":

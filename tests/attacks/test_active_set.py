@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 import torch
+from tests.attacks.landscape import CLASSES, Landscape
 from torch import Tensor
 
-from radapt.attacks import Score, make
+from radapt.attacks import ClassificationObjective, Outcome, Score, SearchAttack, make
+from radapt.attacks.apgd import APGD
+from radapt.attacks.fab import FAB
 from radapt.attacks.pgd import PGD
 from radapt.errors import InputError
 
@@ -73,6 +77,52 @@ def test_restarts_follow_until_a_sample_is_fooled() -> None:
     assert outcome.iterations.tolist() == [12, 1, 5, 0]
     assert outcome.backwards.tolist() == [12, 2, 6, 0]
     assert outcome.forwards.tolist() == [18, 5, 10, 3]
+
+
+def test_free_slots_take_later_restarts_and_no_result_hangs_on_it() -> None:
+    passes: list[int] = []
+
+    def value(pixels: Tensor, index: Tensor) -> Tensor:
+        if pixels.requires_grad:
+            passes.append(len(pixels))
+        return pixels.flatten(1).sum(1)
+
+    outcome = PGD(eps=0.1, steps=5, restarts=3)(Formula(value, 1), images(1), slots=4)
+    assert passes == [4] * 5
+    assert outcome.iterations.tolist() == [15]
+    assert outcome.forwards.tolist() == [3 * 6 + 3]
+
+
+def test_restarts_ahead_of_their_turn_change_no_result() -> None:
+    clean = 0.2 + 0.6 * torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    land, keys = Landscape(clean), [str(sample) for sample in range(20)]
+
+    def logits(pixels: Tensor) -> Tensor:
+        # Some restarts of some samples meet a point where the model says nothing.
+        hole = (pixels[:, 0, 0, 0] * 2000 % 10 < 0.1)[:, None]
+        return torch.where(hole & (pixels[:, 1, 0, 0] < 0.4)[:, None], torch.nan, land.logits(pixels))
+
+    def run(attack: SearchAttack, rows: list[int]) -> Outcome:
+        objective = ClassificationObjective(logits, land.labels[rows], CLASSES)
+        return attack(objective, clean[rows], slots=8, keys=[keys[row] for row in rows])
+
+    attacks: list[SearchAttack] = [
+        PGD(eps=0.012, steps=7, restarts=6),
+        APGD(eps=0.012, steps=30, restarts=4, loss="ce-targeted", growth=0.35),
+        FAB(eps=0.012, steps=12, restarts=4, loss="margin-targeted", nearest=True),
+    ]
+    for attack in attacks:
+        whole = run(attack, list(range(20)))
+        sound = int((~whole.failed).nonzero()[0])  # an attack that fails on all samples is an error
+        for row in range(20):
+            alone = run(attack, list(dict.fromkeys([row, sound])))
+            for field in fields(Outcome):
+                left, right = getattr(alone, field.name)[0], getattr(whole, field.name)[row]
+                assert torch.equal(left, right), (attack.name, row, field.name)
+        late = whole.fooled & (whole.iterations > attack.steps)
+        assert late.any() or attack.name == "fab"
+        assert 0 < whole.failed.sum() < 15
+        assert 0 < whole.fooled.sum() < 20
 
 
 @pytest.mark.parametrize("slots", [1, 3, 16])

@@ -55,6 +55,10 @@ def test_the_versions_are_those_of_the_papers(images: Tensor) -> None:
         ("apgd-t", "apgd", "dlr-targeted", 100, 9),
         ("fab-t", "fab", "margin-targeted", 100, 9),
     ]
+    growths = {key: a.growth for key, a in AutoAttack(eps=0.03, version="standard").stages(target).items()}
+    assert growths == {"apgd-ce": 0.35, "apgd-t": 0.35, "fab-t": 0.35, "square": 1.0}
+    for growth in (None, 2.0):
+        assert {a.growth for a in AutoAttack(eps=0.03, growth=growth).stages(target).values()} == {growth}
     assert written("rand") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-dlr", "apgd", "dlr", 100, 1)]
     assert written("robustvlm") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-t", "apgd", "dlr-targeted", 100, 9)]
 

@@ -198,6 +198,34 @@ def test_attacks_of_small_steps_or_that_leave_the_ball_or_look_elsewhere_have_no
             make(name, eps=0.1, growth=0.35)
 
 
+@pytest.mark.parametrize("slots", [2, 16])
+def test_searches_that_go_on_as_a_check_have_narrow_passes_of_their_own(slots: int) -> None:
+    clean, widths = torch.full((64, 3, 2, 2), 0.5), list[tuple[int, set[int]]]()
+
+    class Watched(ClassificationObjective):
+        def __call__(self, pixels: Tensor, index: Tensor, **rest: Any) -> Score:
+            if pixels.requires_grad:
+                widths.append((len(pixels), set(index.tolist())))
+            return super().__call__(pixels, index, **rest)
+
+    plain = late(64)
+    objective = Watched(plain._logits, plain.labels, 2)
+    outcome = Creeping(eps=0.01, steps=100, step_size=0.01 / 600, growth=0.35)(objective, clean, slots=slots)
+    audited = set(outcome.audited.nonzero().flatten().tolist())
+    assert audited
+    wide = {sample for width, samples in widths if width == slots for sample in samples}
+    narrow = {sample for width, samples in widths if width == max(1, slots // 4) for sample in samples}
+    assert {width for width, _ in widths} == {slots, max(1, slots // 4)}
+    assert narrow == audited
+    assert not wide & audited
+    # A search that is over before any could be hopeless needs no check.
+    widths.clear()
+    assert not Creeping(eps=0.01, steps=10, step_size=0.01 / 600, growth=0.35)(
+        objective, clean, slots=slots
+    ).audited.any()
+    assert {width for width, _ in widths} == {slots}
+
+
 def test_every_restart_is_given_up_once() -> None:
     clean = torch.full((64, 3, 2, 2), 0.5)
     settings: dict[str, Any] = {"eps": 0.01, "steps": 100, "step_size": 0.01 / 600}
