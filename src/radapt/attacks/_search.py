@@ -41,7 +41,7 @@ class Search(ABC):
     most likely one on the clean image down; ``drawn`` then has ``label`` and ``target``, one class number per row.
 
     A search with a ``growth`` is given up where it would not succeed although its progress went on growing like
-    ``iteration ** growth``; 0.35 is four times what any search needed that succeeded after its first tenth.
+    ``iteration ** growth``. How large it must be hangs on how even the progress is: that of a random search leaps.
     """
 
     name: ClassVar[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, final
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from radapt.attacks._active_set import Progress
 from radapt.attacks._attack import Attack, SearchAttack
 from radapt.attacks._objective import Objective, Subset
-from radapt.attacks._outcome import Outcome, chain
+from radapt.attacks._outcome import Outcome, chain, merged
 from radapt.attacks._settings import number, whole
 from radapt.attacks._wrap import EOT
 from radapt.attacks.apgd import APGD
@@ -57,8 +57,9 @@ class AutoAttack(Attack):
         queries: steps of Square.
         samples: passes per step of ``rand``.
         growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
-            up; one sample in sixteen goes on, as a check. Square takes at least 1. None: every search goes on to its
-            end, as in the paper.
+            up; one sample in sixteen goes on, as a check. Where Square has then come farther than the attacks with
+            gradients, it begins again and is given up at a growth of 1 only. None: every search goes on to its end, as
+            in the paper.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -93,7 +94,6 @@ class AutoAttack(Attack):
         targets, restarts = min(self.targets, classes - 1), 5 if self.version == "plus" else 1
         dlr, dlr_targeted = _loss(objective, "dlr", "margin"), _loss(objective, "dlr-targeted", "ce-targeted")
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "growth": self.growth}
-        leaps = None if self.growth is None else max(self.growth, SAFE_GROWTH)
         apgd, fab = partial(APGD, **ball, steps=self.steps), partial(FAB, **ball, steps=self.steps)
         known: dict[str, Callable[[], SearchAttack]] = {
             "apgd-ce": partial(apgd, loss="ce", restarts=restarts),
@@ -101,7 +101,7 @@ class AutoAttack(Attack):
             "apgd-t": partial(apgd, loss=dlr_targeted, restarts=targets),
             "fab": partial(fab, restarts=restarts),
             "fab-t": partial(fab, loss="margin-targeted", restarts=targets),
-            "square": partial(Square, **ball | {"growth": leaps}, steps=self.queries),
+            "square": partial(Square, **ball, steps=self.queries),
         }
         replaced = {"apgd-dlr": ("dlr", dlr), "apgd-t": ("dlr-targeted", dlr_targeted)}
         for name in _VERSIONS[self.version]:
@@ -137,16 +137,35 @@ class AutoAttack(Attack):
         deadline = None if seconds is None else time.monotonic() + seconds
         whole: Objective = EOT(objective, self.samples) if self.version == "rand" else objective
 
-        def run(rows: Index, number: int) -> Outcome:
-            gone, last = len(pixels) - len(rows), number + 1 == len(attacks)
+        # The best wrong class's lead on the images of the attacks with gradients that say it.
+        lead = torch.full((len(pixels),), -torch.inf, device=pixels.device)
+        told = 0
 
+        def run(rows: Index, number: int) -> Outcome:
+            attack = attacks[number]
+            outcome = once(attack, rows, number, len(pixels) - len(rows))
+            if attack.targeted or (attack.needs_gradient and attack.loss == "margin"):
+                lead[rows] = torch.fmax(lead[rows], outcome.loss)
+            if isinstance(attack, Square) and attack.growth is not None and attack.growth < SAFE_GROWTH:
+                ahead = (outcome.given_up & (outcome.loss >= lead[rows])).nonzero().flatten()
+                if len(ahead):
+                    gone = len(pixels) - len(rows) + int(outcome.fooled.sum())
+                    again = once(replace(attack, growth=SAFE_GROWTH), rows[ahead.cpu()], number, gone)
+                    given_up = outcome.given_up.index_fill(0, ahead, False)
+                    always = torch.ones_like(again.fooled)
+                    outcome = merged(replace(outcome, given_up=given_up), again, ahead, number, always)
+            return outcome
+
+        def once(attack: SearchAttack, rows: Index, number: int, gone: int) -> Outcome:
             def tell(done: int, fooled: int) -> None:
+                nonlocal told
+                told = max(told, gone + (done if number + 1 == len(attacks) else fooled))
                 if progress is not None:
-                    progress(gone + (done if last else fooled), gone + fooled)
+                    progress(told, gone + fooled)
 
             # The first stage gets everything as it came, so that its checks see it.
             first = number == 0
-            return attacks[number](
+            return attack(
                 whole if first else Subset(whole, rows),
                 pixels if first else pixels[rows],
                 keys=keys if first else [keys[row] for row in rows.tolist()],

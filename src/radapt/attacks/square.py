@@ -52,8 +52,8 @@ class Square(SearchAttack):
         loss: one of the objective's losses; empty for its first.
         p_init: share of the image that the first windows cover.
         growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
-            up; one sample in sixteen goes on, as a check. Less than 1 loses searches that would have succeeded. None:
-            every search goes on to its end.
+            up; one sample in sixteen goes on, as a check. At less than 1, some are lost that would have succeeded.
+            None: every search goes on to its end.
 
     Raises:
         SettingsError: a setting is out of range.
