@@ -44,13 +44,14 @@ from torch import Tensor, nn
 
 import radapt
 from radapt.attacks import ClassificationObjective, make
+from radapt.attacks.autoattack import AutoAttack
 from radapt.attacks.square import SAFE_GROWTH
 from radapt.models import VLM
 
 KEPT = Path(__file__).with_suffix(".json")
 RADII = {"linf": {"large": 4 / 255, "small": 1 / 255}, "l2": {"large": 0.5, "small": 0.125}}
 SLOTS, BATCH = 16, 50
-GROWTH = 0.35
+GROWTH = AutoAttack.growth
 QUICK = 420
 OURS: dict[str, dict[str, Any]] = {
     "pgd": {"name": "pgd", "steps": 20},

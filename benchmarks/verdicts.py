@@ -4,8 +4,8 @@
         [--slots 1,7,64] [--threads 1] [--json FILE]
 
 Each attack is run to its end at 16 slots on micro models, then with hopeless searches given up, then (APGD alone) at
-other numbers of slots. Hopeless is what AutoAttack takes for it, unless there are `--growths`. `--cells` picks some of
-the models, data sets and radii by number, from 0 on. A row:
+other numbers of slots. Hopeless is as in AutoAttack, and for Square at a growth of 1, unless there are `--growths`.
+`--cells` picks some of the models, data sets and radii by number, from 0 on. A row:
 
     model, dataset, attack, norm, eps, n
     variant                 growth=0.35, or slots=N
@@ -29,6 +29,7 @@ from rich.console import Console
 
 import radapt
 from radapt.attacks import Attack, ClassificationObjective, Outcome, make
+from radapt.attacks.autoattack import AutoAttack
 from radapt.attacks.square import SAFE_GROWTH
 
 CELLS = (
@@ -38,7 +39,7 @@ CELLS = (
     ("micro/clip", "textures", "linf", 1 / 255),
     ("micro/clip", "shapes", "linf", 4 / 255),
 )
-GROWTHS = {"apgd-ce": 0.35, "apgd-t": 0.35, "fab-t": 0.35, "square": SAFE_GROWTH}
+GROWTHS = {**dict.fromkeys(("apgd-ce", "apgd-t", "fab-t"), AutoAttack.growth), "square": SAFE_GROWTH}
 
 
 def attacks(norm: str, eps: float, classes: int) -> dict[str, Attack]:
@@ -113,7 +114,7 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def _eager(attack: Attack, growth: float) -> Attack:
+def _eager(attack: Attack, growth: float | None) -> Attack:
     settings = {key: value for key, value in vars(attack).items() if key != "growth"}
     return make(attack.name, **settings, growth=growth)
 

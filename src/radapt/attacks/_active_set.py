@@ -207,7 +207,7 @@ class ActiveSet:
         label = self._label if self.search.targeted else None
         at, common = self._probe.learn(self._points, self._sample, self._target, label, self._state, self._iteration)
         fooled, value = self.search.succeeded(self._clean, at), self.search.value(self._clean, common)
-        better = torch.where(fooled == self._fooled, value > self._value, fooled)
+        better = _better(fooled, value, self._fooled, self._value)
         self._best = torch.where(better[:, None, None, None], at.points, self._best)
         self._value = torch.where(better, value, self._value)
         self._fooled = self._fooled | fooled
@@ -256,7 +256,7 @@ class ActiveSet:
         clean = self.clean[self._index([job.sample for job in jobs])]
         fooled, held = self.search.succeeded(clean, at), torch.stack([job.value for job in jobs])
         before = torch.tensor([job.fooled for job in jobs], device=fooled.device)
-        better = torch.where(fooled == before, value > held, fooled)
+        better = _better(fooled, value, before, held)
         told = torch.stack([better, fooled, at.loss.isfinite()], 1).tolist()
         for row, (job, (best, success, sound)) in enumerate(zip(jobs, told, strict=True)):
             if best:
@@ -276,3 +276,8 @@ class ActiveSet:
 
     def _index(self, numbers: list[int]) -> Index:
         return torch.tensor(numbers, dtype=torch.long, device=self.clean.device)
+
+
+def _better(fooled: Flags, value: PerSample, before: Flags, held: PerSample) -> Flags:
+    """Which points are better than those held: one that fools than one that does not, then the larger value."""
+    return torch.where(fooled == before, value > held, fooled)

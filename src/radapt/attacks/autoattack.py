@@ -152,8 +152,7 @@ class AutoAttack(Attack):
                     gone = len(pixels) - len(rows) + int(outcome.fooled.sum())
                     again = once(replace(attack, growth=SAFE_GROWTH), rows[ahead.cpu()], number, gone)
                     given_up = outcome.given_up.index_fill(0, ahead, False)
-                    always = torch.ones_like(again.fooled)
-                    outcome = merged(replace(outcome, given_up=given_up), again, ahead, number, always)
+                    outcome = merged(replace(outcome, given_up=given_up), again, ahead, number, again.fooled)
             return outcome
 
         def once(attack: SearchAttack, rows: Index, number: int, gone: int) -> Outcome:
