@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from radapt.adapt import gaussian_filter, training_free
+from radapt.adapters import gaussian_filter, training_free
 
 
 def seconds(run: Callable[[], object]) -> float:

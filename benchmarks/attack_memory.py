@@ -29,7 +29,7 @@ def peak(library: str, batch: int, model: str, dataset: str, n: int) -> float:
     case = versus.Case(counted, images, labels, "linf", 4 / 255)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if library == "radapt":
-        versus.ours("standard", case, slots=batch)
+        versus.ours("standard", case, batch_size=batch)
     else:
         versus.theirs(versus.PEERS["standard"][library], case)
     return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1)

@@ -5,7 +5,7 @@
         [--json FILE] [--quick | --table]
 
 Every attack attacks all images by itself; `standard` is the whole ensemble. Ours give up hopeless searches, as
-AutoAttack does by default. Peers get batches of 50 images, which is where they are fastest here, ours slots of 16.
+AutoAttack does by default. Peers get batches of 50 images, which is where they are fastest here, ours batches of 16.
 `--survivors` shows a peer only the images that ours left: whatever it fools there is an image that ours should have
 fooled, and the time says nothing. All rows are kept in `benchmarks/attacks_vs_peers.json`. `--quick` runs no peer, but
 ours on the kept cells, the cheapest first, for about seven minutes. `--table` runs nothing, and prints the kept rows as
@@ -139,7 +139,7 @@ def stands(case: Case, adversarial: Tensor) -> Tensor:
         return torch.cat([case.model(part).argmax(1) for part in judged.split(BATCH)]) == case.labels
 
 
-def ours(attack: str, case: Case, slots: int = SLOTS) -> Tensor:
+def ours(attack: str, case: Case, batch_size: int = SLOTS) -> Tensor:
     """Our attack of that name, with the settings of AutoAttack's standard version."""
     settings = dict(OURS[attack])
     if settings.get("loss", "").endswith("-targeted"):
@@ -148,7 +148,7 @@ def ours(attack: str, case: Case, slots: int = SLOTS) -> Tensor:
         settings["loss"] = "ce-targeted"
     chosen = make(settings.pop("name"), norm=case.norm, eps=case.eps, **settings)
     objective = ClassificationObjective(case.model, case.labels, case.classes)
-    return chosen(objective, case.images, slots=min(slots, len(case.images))).pixels
+    return chosen(objective, case.images, batch_size=min(batch_size, len(case.images))).pixels
 
 
 def theirs(run: PeerAttack, case: Case) -> Tensor:

@@ -1,6 +1,6 @@
 """Captions under attack: how many images a minute, in batches and the way in which RobustVLM works.
 
-    python benchmarks/lvlm_attack.py [--models micro/llava,micro/qwen-vl] [--n 32] [--steps 50] [--slots 16]
+    python benchmarks/lvlm_attack.py [--models micro/llava,micro/qwen-vl] [--n 32] [--steps 50] [--batch-size 16]
         [--eps 8/255] [--threads 1] [--json FILE]
 
 Both attack the same captions with the same pipeline (each true caption in turn, then once more from the worst image; a
@@ -28,9 +28,8 @@ from torch import Tensor
 
 import radapt
 from radapt.attacks import make
-from radapt.evaluate.captioning import Captioning
-from radapt.models import Tokens
-from radapt.models._generative import likelihood
+from radapt.evaluation.captioning import Captioning
+from radapt.models import Tokens, likelihood
 
 
 class OneByOne:
@@ -39,7 +38,7 @@ class OneByOne:
     @staticmethod
     def read(model: Any, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """All logits of the sequence, and the answer's loss taken from them."""
-        inputs = model._inputs(pixels, tokens)
+        inputs = model.inputs(pixels, tokens)
         logits = model.model(**inputs, use_cache=False).logits.float()
         return likelihood(logits[:, -tokens.answer - 1 :], inputs["input_ids"], inputs["attention_mask"].bool())
 
@@ -47,7 +46,7 @@ class OneByOne:
     def generate(model: Any, pixels: Tensor, tokens: Tokens, *, longest: int = 20) -> list[str]:
         """Greedy decoding; every new token reads the whole sequence again."""
         with torch.no_grad():
-            inputs = model._inputs(pixels, tokens)
+            inputs = model.inputs(pixels, tokens)
             given = inputs["input_ids"].shape[1]
             output = model.model.generate(**inputs, max_new_tokens=longest, do_sample=False, use_cache=False)
         texts = model.tokenizer.batch_decode(output[:, given:], skip_special_tokens=True)
@@ -60,18 +59,18 @@ def run(name: str, way: str, options: argparse.Namespace) -> dict[str, Any]:
     batched = way == "batched"
     if not batched:
         model.model.requires_grad_(True)
-        model.read = lambda pixels, tokens: OneByOne.read(model, pixels, tokens)
+        model.answer_scores = lambda pixels, tokens: OneByOne.read(model, pixels, tokens)
         model.generate = lambda pixels, tokens, longest=20: OneByOne.generate(model, pixels, tokens, longest=longest)
     data = radapt.load_dataset("shapeworld-captions", n=options.n)
     bound = Captioning(data).bind(model)
-    pixels, slots, every = data.pixels(range(len(data))), options.slots if batched else 1, range(len(data))
-    clean = [answer.score for answer in bound.answers(pixels, every, slots)]
+    pixels, batch_size, every = data.pixels(range(len(data))), options.batch_size if batched else 1, range(len(data))
+    clean = [answer.score for answer in bound.answers(pixels, every, batch_size)]
     top, _, bottom = options.eps.partition("/")
     attack = make("apgd", eps=float(top) / float(bottom or 1), steps=options.steps)
     start = time.perf_counter()
-    outcome = bound.attack(attack, pixels, every, keys=data.keys, seed=0, slots=slots, stop=True)
+    outcome = bound.attack(attack, pixels, every, keys=data.keys, seed=0, batch_size=batch_size, stop=True)
     seconds = time.perf_counter() - start
-    after = [answer.score for answer in bound.answers(outcome.pixels, every, slots)]
+    after = [answer.score for answer in bound.answers(outcome.pixels, every, batch_size)]
     return {
         "model": name,
         "way": way,
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--models", default="micro/llava,micro/qwen-vl")
     parser.add_argument("--n", type=int, default=32)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--eps", default="8/255")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)

@@ -1,14 +1,14 @@
-"""Do verdicts hang on what only saves time? Searches that are given up, and the number of slots.
+"""Do verdicts hang on what only saves time? Searches that are given up, and the batch size.
 
     python benchmarks/verdicts.py [--n 100] [--attacks apgd-ce,...] [--cells 0,...] [--growths 0.35,...]
-        [--slots 1,7,64] [--threads 1] [--json FILE]
+        [--batch-size 1,7,64] [--threads 1] [--json FILE]
 
-Each attack is run to its end at 16 slots on micro models, then with hopeless searches given up, then (APGD alone) at
-other numbers of slots. Hopeless is as in AutoAttack, and for Square at a growth of 1, unless there are `--growths`.
+Each attack is run to its end in batches of 16 on micro models, then with hopeless searches given up, then (APGD alone)
+at other batch sizes. Hopeless is as in AutoAttack, and for Square at a growth of 1, unless there are `--growths`.
 `--cells` picks some of the models, data sets and radii by number, from 0 on. A row:
 
     model, dataset, attack, norm, eps, n
-    variant                 growth=0.35, or slots=N
+    variant                 growth=0.35, or batch_size=N
     left, left_reference    images that stand, and those that stand in the whole attack
     changed                 images whose verdict differs
     audited, misjudged      hopeless searches that went on as a check, and those of them that succeeded
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--attacks", default=",".join(GROWTHS))
     parser.add_argument("--cells", default=",".join(map(str, range(len(CELLS)))))
     parser.add_argument("--growths", default="")
-    parser.add_argument("--slots", default="1,7,64")
+    parser.add_argument("--batch-size", default="1,7,64")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -81,13 +81,13 @@ def main() -> None:
         known = attacks(norm, eps, len(classifier))
         for attack in options.attacks.split(","):
             whole = known[attack]
-            reference = whole(objective, images, keys=data.keys, slots=16)
+            reference = whole(objective, images, keys=data.keys, batch_size=16)
             growths = [float(each) for each in options.growths.split(",") if each] or [GROWTHS[attack]]
             variants = {f"growth={each}": (_eager(whole, each), 16) for each in growths}
             if attack == "apgd-ce":
-                variants |= {f"slots={number}": (whole, int(number)) for number in options.slots.split(",")}
-            for variant, (chosen, slots) in variants.items():
-                outcome = chosen(objective, images, keys=data.keys, slots=slots)
+                variants |= {f"batch_size={number}": (whole, int(number)) for number in options.batch_size.split(",")}
+            for variant, (chosen, batch_size) in variants.items():
+                outcome = chosen(objective, images, keys=data.keys, batch_size=batch_size)
                 row = {
                     "model": name,
                     "dataset": dataset,
@@ -105,7 +105,7 @@ def main() -> None:
                 }
                 rows.append(row)
                 console.print("  ".join(str(value) for value in row.values()), highlight=False)
-    judged = {kind: [row for row in rows if row["variant"].startswith(kind)] for kind in ("growth", "slots")}
+    judged = {kind: [row for row in rows if row["variant"].startswith(kind)] for kind in ("growth", "batch_size")}
     for kind, some in judged.items():
         changed, of = (sum(row[key] for row in some) for key in ("changed", "n"))
         console.print(f"{kind}: {changed} of {of} verdicts changed")

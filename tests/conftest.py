@@ -8,11 +8,13 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, get_origin, runtime_checkable
 
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
+
+from radapt import types
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -31,8 +33,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(_cache.cleanup)
     os.environ["RADAPT_CACHE"] = _cache.name
 
-# An int is a float, as for mypy; Self has no meaning to a checker that sees one method at a time.
-_check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any})))
+# An int is a float, as for mypy; Self has no meaning to a checker that sees one method at a time. A word out of a list
+# is a text: that wrong ones are refused, with the library's own message, is what tests try.
+_words = {hint: str for hint in vars(types).values() if get_origin(hint) is Literal}
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any, **_words})))
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:

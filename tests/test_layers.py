@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,22 +15,23 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"__init__", "__main__"},
     {"cli"},
-    {"report"},
-    {"adapt", "finetune", "evaluate", "analyze", "micro"},
+    {"experiments"},
+    {"analysis"},
+    {"finetuning", "evaluation", "micro"},
+    {"adapters"},
     {"models", "data", "attacks"},
-    {
-        *("errors", "find", "plots", "types", "results", "train"),
-        *("_checkpoint", "_digest", "_interval", "_metric", "_picture", "_records", "_version", "_workers"),
-    },
+    {"reports"},
+    {"training", "results"},
+    {"errors", "fingerprint", "images", "io", "registry", "schema", "spectral", "types", "_version"},
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1
 # Reports are drawn from a results file, on machines that may have no torch.
-REPORT_SEES = {"report", "errors", "find", "plots", "results", "_interval", "_metric", "_records", "_version"}
+REPORT_SEES = {"reports", "results", "errors", "io", "registry", "schema", "_version"}
 HEAVY = {"torch", "transformers"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
 # Calls that import by name.
-IMPORTERS = {"import_module", "find", "members"}
+IMPORTERS = {"import_module", "Registry", "entry_points"}
 LONGEST = 300
 
 
@@ -49,19 +50,22 @@ def last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def imports(module: str, source: str) -> Iterator[tuple[int, str]]:
-    """Line and absolute name of everything that a module imports anywhere in its source."""
+def imports(module: str, source: str, *, by_name: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of everything that a module imports anywhere in its source, or finds there by name."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".")[: -node.level] if node.level else []
             origin = ".".join([*above, *([node.module] if node.module else [])])
+            if node.level and node.module is None and origin != "radapt":
+                yield from ((node.lineno, f"{origin}.{a.name}") for a in node.names)  # siblings
+                continue
             # From the package itself, each name may be a unit of its own.
             units = [f"radapt.{a.name}" for a in node.names if a.name in RANK] if origin == "radapt" else []
             whole = [origin] if len(units) < len(node.names) else []
             yield from ((node.lineno, name) for name in units + whole)
-        elif isinstance(node, ast.Call) and last_name(node.func) in IMPORTERS and node.args:
+        elif by_name and isinstance(node, ast.Call) and last_name(node.func) in IMPORTERS and node.args:
             first = node.args[0]
             if isinstance(first, ast.Constant) and str(first.value).startswith("radapt"):
                 yield node.lineno, str(first.value)
@@ -77,11 +81,13 @@ def violations(module: str, source: str) -> list[str]:
         place = f"{module}:{line}"
         if name.split(".")[0] == "radapt":
             there = unit(name)
+            if there != here and any(part.startswith("_") for part in name.split(".")[2:]):
+                found.append(f"{place}: {here} imports {name}, which is private to {there}")
             downward = RANK.get(there, -1) > RANK[here] or (RANK[here] == BASE and there in LAYERS[BASE])
             if there != here and not downward:
                 found.append(f"{place}: {here} imports {there}, which is not below it")
-            elif here == "report" and there not in REPORT_SEES:
-                found.append(f"{place}: report imports {there}; it reads results only")
+            elif here == "reports" and there not in REPORT_SEES:
+                found.append(f"{place}: reports imports {there}; it reads results only")
         elif here in REPORT_SEES and name.split(".")[0] in HEAVY:
             found.append(f"{place}: {here} imports {name}; reports must do without")
     return found
@@ -116,6 +122,61 @@ def test_imports_point_downward(path: Path) -> None:
     assert violations(dotted(path), path.read_text(encoding="utf-8")) == []
 
 
+def edges(module: str, source: str, modules: Collection[str]) -> set[str]:
+    """The modules of this library that one imports when it runs, wherever in its source."""
+    tree = ast.parse(source)
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and last_name(node.test) == "TYPE_CHECKING"]
+    skipped = {line for node in typing for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    found = set()
+    for line, name in imports(module, source, by_name=False):
+        if line not in skipped:
+            found |= {each for each in (name, f"{name}.__init__") if each in modules}
+    return found
+
+
+def cycles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Circles of modules that import each other: the strongly connected components of more than one module."""
+    order, seen = list[str](), set[str]()
+
+    def visit(start: str, links: Mapping[str, Collection[str]], into: list[str]) -> None:
+        stack = [(start, iter(sorted(links[start])))]
+        seen.add(start)
+        while stack:
+            module, rest = stack[-1]
+            new = next((each for each in rest if each not in seen), None)
+            if new is None:
+                into.append(module)
+                stack.pop()
+            else:
+                seen.add(new)
+                stack.append((new, iter(sorted(links[new]))))
+
+    for module in sorted(graph):
+        if module not in seen:
+            visit(module, graph, order)
+    reverse = {module: {each for each in graph if module in graph[each]} for module in graph}
+    seen.clear()
+    found = []
+    for module in reversed(order):
+        if module not in seen:
+            component = list[str]()
+            visit(module, reverse, component)
+            found.append(sorted(component))
+    return [component for component in found if len(component) > 1]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {dotted(path) for path in FILES}
+    graph = {dotted(path): edges(dotted(path), path.read_text(encoding="utf-8"), names) for path in FILES}
+    assert sum(map(len, graph.values())) > len(FILES)
+    assert cycles(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+    assert cycles({"a": {"b"}, "b": set()}) == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_nothing_is_unpickled(path: Path) -> None:
     assert unsafe(dotted(path), path.read_text(encoding="utf-8")) == []
@@ -130,27 +191,30 @@ def test_files_are_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("radapt.evaluate._run", "import radapt.adapt.adapter"),
-        ("radapt.evaluate._run", "from radapt import adapt"),
-        ("radapt.evaluate._run", "from ..adapt import adapter"),
-        ("radapt.evaluate._run", "from .. import finetune"),
-        ("radapt.evaluate.__init__", "from ..analyze import cka"),
-        ("radapt.evaluate._run", "def late():\n    from radapt.micro import clip"),
-        ("radapt.evaluate._run", "find('radapt.finetune', 'fare', 'train')"),
-        ("radapt.evaluate._run", "importlib.import_module('radapt.report.html')"),
+        ("radapt.evaluation._evaluate", "from radapt import finetuning"),
+        ("radapt.evaluation._evaluate", "from .. import finetuning"),
+        ("radapt.evaluation.__init__", "from ..analysis import cka"),
+        ("radapt.evaluation._evaluate", "def late():\n    from radapt.micro import clip"),
+        ("radapt.evaluation._evaluate", "Registry('radapt.finetuning', 'method', 'METHOD')"),
+        ("radapt.evaluation._evaluate", "importlib.import_module('radapt.cli.main')"),
+        ("radapt.evaluation._evaluate", "from radapt.attacks._active_set import ActiveSet"),
+        ("radapt.evaluation._evaluate", "import radapt.models._tower"),
+        ("radapt.adapters._tune", "from radapt.evaluation import evaluate"),
         ("radapt.attacks.pgd", "from radapt.models import VLM"),
         ("radapt.attacks.pgd", "from radapt import Adapter"),
         ("radapt.attacks.pgd", "import radapt"),
         ("radapt.data._readers", "from radapt.attacks.pgd import PGD"),
-        ("radapt.models.hf_clip", "from radapt.evaluate import zero_shot"),
-        ("radapt.train", "from radapt.models import VLM"),
-        ("radapt.train", "from .cli import main"),
-        ("radapt.report.html", "from radapt.cli import main"),
-        ("radapt.report.html", "from radapt.evaluate import Result"),
-        ("radapt.report.html", "from radapt.types import Pixels"),
-        ("radapt.report.html", "import torch.nn"),
-        ("radapt.report.html", "from transformers import CLIPModel"),
-        ("radapt.results", "import torch"),
+        ("radapt.models.hf_clip", "from radapt.evaluation import zero_shot"),
+        ("radapt.training.fit", "from radapt.models import VLM"),
+        ("radapt.spectral", "from .cli import main"),
+        ("radapt.spectral", "from radapt.results import Results"),
+        ("radapt.reports.html", "from radapt.cli import main"),
+        ("radapt.reports.html", "from radapt.evaluation import Result"),
+        ("radapt.reports.html", "from radapt.types import Pixels"),
+        ("radapt.reports.html", "from radapt.training import fit"),
+        ("radapt.reports.html", "import torch.nn"),
+        ("radapt.reports.html", "from transformers import CLIPModel"),
+        ("radapt.results.store", "import torch"),
         ("radapt.helpers", "import math"),
     ],
 )
@@ -161,14 +225,15 @@ def test_an_import_that_points_upward_or_sideways_is_caught(module: str, source:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("radapt.__init__", "from radapt.adapt import Adapter\nfrom .cli import main"),
-        ("radapt.cli.main", "from radapt.report import html\nfrom ..micro import clip\nfrom radapt import _version"),
-        ("radapt.evaluate._run", "from radapt.attacks import pgd\nfrom ..data import _dataset\nimport torch"),
-        ("radapt.evaluate.zero_shot", "from ._task import Task\nfrom . import _plan"),
+        ("radapt.__init__", "from radapt.adapters import Adapter\nfrom .cli import main"),
+        ("radapt.cli.main", "from radapt.reports import html\nfrom ..micro import clip\nfrom radapt import _version"),
+        ("radapt.experiments.run", "from radapt.analysis import cka\nfrom .spec import read"),
+        ("radapt.evaluation._evaluate", "from radapt.attacks import pgd\nfrom ..adapters import Adapter\nimport torch"),
+        ("radapt.evaluation.zero_shot", "from ._task import Task\nfrom . import _threat"),
         ("radapt.data.shapeworld.render", "from .scene import Scene\nfrom radapt.errors import InputError"),
-        ("radapt.attacks.pgd", "from radapt.find import find\nimport torch\nfind('radapt.attacks', 'pgd', 'PGD')"),
-        ("radapt.train", "from radapt.errors import CheckError\nfrom . import results"),
-        ("radapt.report.html", "from radapt.results import Results\nimport jinja2\nfrom .table import table"),
+        ("radapt.attacks.pgd", "from radapt.registry import Registry\nRegistry('radapt.attacks', 'attack', 'ATTACK')"),
+        ("radapt.training.fit", "from radapt.errors import CheckError\nfrom . import checkpoint"),
+        ("radapt.reports.html", "from radapt.results import Results\nimport jinja2\nfrom .table import table"),
     ],
 )
 def test_an_import_that_points_downward_passes(module: str, source: str) -> None:
@@ -189,7 +254,7 @@ def test_an_import_that_points_downward_passes(module: str, source: str) -> None
     ],
 )
 def test_a_call_that_unpickles_is_caught(source: str) -> None:
-    assert len(unsafe("radapt.adapt.checkpoint", source)) == 1
+    assert len(unsafe("radapt.adapters._storage", source)) == 1
 
 
 @pytest.mark.parametrize(
@@ -203,4 +268,4 @@ def test_a_call_that_unpickles_is_caught(source: str) -> None:
     ],
 )
 def test_a_safe_way_to_read_passes(source: str) -> None:
-    assert unsafe("radapt.adapt.checkpoint", source) == []
+    assert unsafe("radapt.adapters._storage", source) == []

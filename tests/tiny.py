@@ -14,7 +14,7 @@ from radapt.micro.clip import build_tokenizer
 from radapt.models import VLM
 from radapt.models.hf_clip import clip
 
-__all__ = ["SHAPE", "SLOTS", "lively", "own_labels", "tiny_clip"]
+__all__ = ["SHAPE", "SLOTS", "finetuned", "lively", "own_labels", "tiny_clip"]
 
 SLOTS = 4
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -53,3 +53,11 @@ def own_labels(model: VLM, n: int, name: str = "shapes") -> Dataset:
     with torch.no_grad():
         labels = model.logits(data.pixels(range(16)), model.classifier(data.prompts)).argmax(1)
     return replace(data, images=data.images[:n], labels=labels[:n])
+
+
+def finetuned(*given: Any, **settings: Any) -> tuple[VLM, list[float]]:
+    """A fine-tuned twin and the loss of every step."""
+    from radapt.finetuning import finetune
+
+    made = finetune(*given, **settings)
+    return made.model, list(made.losses)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 from typing import Any
 
-from radapt.models import families
+from radapt.models import REGISTRY, families
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -14,8 +14,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return markdown
     rows = ["| family | what it is | types | load | carry an adapter |", "|---|---|---|---|---|"]
     for name, types, loads in families():
-        module = importlib.import_module(f"radapt.models.{name.replace('-', '_')}")
-        about = (module.__doc__ or "").splitlines()[0].partition(":")[2] or (module.__doc__ or "").splitlines()[0]
+        first = (inspect.getdoc(REGISTRY.get(name)) or "").partition("\n")[0]
+        about = first.partition(":")[2] or first
         kinds = ", ".join(f"`{kind}`" for kind in types)
         rows.append(f"| `{name}` | {about.strip()} | {kinds} | {'yes' if loads else ''} | yes |")
     return markdown.replace("<!-- families -->", "\n".join(rows))

@@ -8,33 +8,60 @@ from typing import TYPE_CHECKING, Any
 from radapt._version import __version__
 
 if TYPE_CHECKING:
-    from radapt.adapt import Adapter, attached, data_driven, detach, model_guided, training_free, tune
+    from radapt.adapters import (
+        Adapter,
+        adapt,
+        adapter_of,
+        attached,
+        data_driven,
+        detach,
+        model_guided,
+        training_free,
+        tune,
+    )
+    from radapt.analysis import analyze
     from radapt.attacks import attack
     from radapt.data import Dataset, load_dataset
     from radapt.errors import RadaptError
-    from radapt.evaluate import Candidate, Threat
+    from radapt.evaluation import Candidate, Defence, InputDefence, Threat, evaluate
+    from radapt.experiments import run as reproduce
+    from radapt.finetuning import finetune
     from radapt.models import VLM, load
-    from radapt.report import write_report
+    from radapt.reports import write_report
     from radapt.results import Results
 
-_HOMES = {
-    "Adapter": "adapt",
-    "Candidate": "evaluate",
+# Every public name: the module that it comes from, and its name there where that is another.
+_PUBLIC = {
+    "Adapter": "adapters",
+    "Candidate": "evaluation",
     "Dataset": "data",
+    "Defence": "evaluation",
+    "InputDefence": "evaluation",
     "RadaptError": "errors",
     "Results": "results",
-    "Threat": "evaluate",
+    "Threat": "evaluation",
     "VLM": "models",
-    "attached": "adapt",
+    "adapt": "adapters",
+    "adapter_of": "adapters",
+    "analyze": "analysis",
+    "attached": "adapters",
     "attack": "attacks",
-    "data_driven": "adapt",
-    "detach": "adapt",
+    "data_driven": "adapters",
+    "detach": "adapters",
+    "evaluate": "evaluation",
+    "finetune": "finetuning",
     "load": "models",
     "load_dataset": "data",
-    "model_guided": "adapt",
-    "training_free": "adapt",
-    "tune": "adapt",
-    "write_report": "report",
+    "model_guided": "adapters",
+    "reproduce": "experiments:run",
+    "training_free": "adapters",
+    "tune": "adapters",
+    "write_report": "reports",
+}
+_PACKAGES = {
+    *("adapters", "analysis", "attacks", "cli", "data", "errors", "evaluation", "experiments", "fingerprint"),
+    *("finetuning", "images", "io", "micro", "models", "registry", "reports", "results", "schema", "spectral"),
+    *("training", "types"),
 }
 
 __all__ = [
@@ -42,17 +69,25 @@ __all__ = [
     "Adapter",
     "Candidate",
     "Dataset",
+    "Defence",
+    "InputDefence",
     "RadaptError",
     "Results",
     "Threat",
     "__version__",
+    "adapt",
+    "adapter_of",
+    "analyze",
     "attached",
     "attack",
     "data_driven",
     "detach",
+    "evaluate",
+    "finetune",
     "load",
     "load_dataset",
     "model_guided",
+    "reproduce",
     "training_free",
     "tune",
     "write_report",
@@ -60,11 +95,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that ``import radapt`` takes no time."""
-    if name not in _HOMES:
+    """Import a public name or a package on first use, so that ``import radapt`` takes no time."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"radapt.{name}")
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'radapt' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"radapt.{_HOMES[name]}"), name)
+    home, _, own = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(f"radapt.{home}"), own or name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_PACKAGES})

@@ -6,10 +6,31 @@ tower, prefix tokens included), ``features`` (width of the tower), ``embedding``
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Anchor", "Classifier", "Embeddings", "Flags", "Index", "Labels", "Logits", "PerSample", "Pixels"]
+__all__ = [
+    "Adversary",
+    "Anchor",
+    "AnchorImage",
+    "AnchorLoss",
+    "Classifier",
+    "Embeddings",
+    "Flags",
+    "Index",
+    "Labels",
+    "Logits",
+    "Mix",
+    "Norm",
+    "OptimizerName",
+    "PerSample",
+    "Pixels",
+    "Precision",
+    "ReplacementOrder",
+    "Split",
+]
 
 Pixels = Float[Tensor, "batch 3 height width"]
 """Images in [0, 1], before normalisation."""
@@ -24,3 +45,19 @@ Classifier = Float[Tensor, "classes embedding"]
 """One unit vector per class."""
 Anchor = Float[Tensor, "tokens features"]
 """One vector per token of the vision tower."""
+
+Norm = Literal["linf", "l2"]
+"""Norm of a ball of perturbations: largest change of a value, or Euclidean length."""
+Mix = Literal["interpolate", "add"]
+"""How an attention output and an anchor are combined."""
+AnchorImage = Literal["white", "grey", "black", "noise", "mean"]
+"""What an anchor may be taken on."""
+AnchorLoss = Literal["embedding", "text"]
+"""What a data-driven anchor minimises."""
+Adversary = Literal["static", "adaptive"]
+"""Whether the images of an anchor's training are attacked once, or through the adapter at each step."""
+OptimizerName = Literal["adamw", "sgd"]
+Precision = Literal["float32", "bfloat16"]
+"""Of the attack and the loss of a fine-tuning; weights stay in float32."""
+ReplacementOrder = Literal["progressive", "single", "reverse"]
+Split = Literal["train", "validation", "test"]

@@ -58,8 +58,8 @@ def walk(attack: SearchAttack, clean: Tensor, drawn: State, slope: Slope, steps:
     for k in range(steps):
         losses, gradients = zip(*(slope(i, point.numpy()) for i, point in enumerate(points)), strict=True)
         gradient = torch.from_numpy(np.stack(gradients))
-        at = Evaluation(points, torch.tensor(losses).double(), torch.zeros(len(clean), dtype=torch.bool), gradient)
-        points, state = attack.step(clean, at, state, torch.full((len(clean),), k))
+        current = Evaluation(points, torch.tensor(losses).double(), torch.zeros(len(clean), dtype=torch.bool), gradient)
+        points, state = attack.step(clean, current, state, torch.full((len(clean),), k))
         path.append(points)
     return torch.stack(path).numpy()
 

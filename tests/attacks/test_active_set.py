@@ -10,14 +10,14 @@ import torch
 from tests.attacks.landscape import CLASSES, Landscape
 from torch import Tensor
 
-from radapt.attacks import ClassificationObjective, Outcome, Score, SearchAttack, make
+from radapt.attacks import ClassificationObjective, Objective, Outcome, Score, SearchAttack, make
 from radapt.attacks.apgd import APGD
 from radapt.attacks.fab import FAB
 from radapt.attacks.pgd import PGD
 from radapt.errors import InputError
 
 
-class Countdown:
+class Countdown(Objective):
     """Sample ``i`` is fooled at its pass number ``fall[i]`` with a gradient, or never."""
 
     losses = ("count",)
@@ -44,11 +44,11 @@ def images(count: int) -> Tensor:
     return torch.full((count, 3, 4, 4), 0.5)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4, 7, 30])
-def test_every_pass_is_full_and_only_the_needed_ones_are_made(slots: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 30])
+def test_every_pass_is_full_and_only_the_needed_ones_are_made(batch_size: int) -> None:
     objective = Countdown([NEVER, 0, 3, 1, NEVER, 2, 0, 5, 3])
-    outcome = PGD(eps=0.1, steps=5)(objective, images(9), slots=slots)
-    assert {size for size, _ in objective.batches} == {slots}
+    outcome = PGD(eps=0.1, steps=5)(objective, images(9), batch_size=batch_size)
+    assert {size for size, _ in objective.batches} == {batch_size}
     # Fooled at pass p, a sample has taken p - 1 steps; never fooled, all five, the last point without a gradient.
     assert outcome.iterations.tolist() == [5, 0, 2, 0, 5, 1, 0, 4, 2]
     assert outcome.backwards.tolist() == [5, 0, 3, 1, 5, 2, 0, 5, 3]
@@ -59,7 +59,7 @@ def test_every_pass_is_full_and_only_the_needed_ones_are_made(slots: int) -> Non
 
 def test_the_model_runs_no_more_often_than_full_batches_need() -> None:
     objective = Countdown([1] * 30 + [10] * 10)
-    PGD(eps=0.1, steps=10)(objective, images(40), slots=5)
+    PGD(eps=0.1, steps=10)(objective, images(40), batch_size=5)
     graded = [size for size, graded in objective.batches if graded]
     # 30 x 1 + 10 x 10 passes of samples in batches of 5 is 26; the batch's stragglers would make it 6 + 20 at best.
     assert len(graded) == 26
@@ -67,19 +67,19 @@ def test_the_model_runs_no_more_often_than_full_batches_need() -> None:
 
 def test_the_last_point_needs_no_gradient() -> None:
     objective = Countdown([NEVER] * 6)
-    PGD(eps=0.1, steps=4)(objective, images(6), slots=6)
+    PGD(eps=0.1, steps=4)(objective, images(6), batch_size=6)
     assert objective.batches == [(6, False), *[(6, True)] * 4, *[(6, False)] * 3]
 
 
 def test_restarts_follow_until_a_sample_is_fooled() -> None:
     objective = Countdown([NEVER, 2, 6, 0])
-    outcome = PGD(eps=0.1, steps=4, restarts=3)(objective, images(4), slots=2)
+    outcome = PGD(eps=0.1, steps=4, restarts=3)(objective, images(4), batch_size=2)
     assert outcome.iterations.tolist() == [12, 1, 5, 0]
     assert outcome.backwards.tolist() == [12, 2, 6, 0]
     assert outcome.forwards.tolist() == [18, 5, 10, 3]
 
 
-def test_free_slots_take_later_restarts_and_no_result_hangs_on_it() -> None:
+def test_free_slots_take_later_restarts_and_no_result_depends_on_it() -> None:
     passes: list[int] = []
 
     def value(pixels: Tensor, index: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def test_free_slots_take_later_restarts_and_no_result_hangs_on_it() -> None:
             passes.append(len(pixels))
         return pixels.flatten(1).sum(1)
 
-    outcome = PGD(eps=0.1, steps=5, restarts=3)(Formula(value, 1), images(1), slots=4)
+    outcome = PGD(eps=0.1, steps=5, restarts=3)(Formula(value, 1), images(1), batch_size=4)
     assert passes == [4] * 5
     assert outcome.iterations.tolist() == [15]
     assert outcome.forwards.tolist() == [3 * 6 + 3]
@@ -104,7 +104,7 @@ def test_restarts_ahead_of_their_turn_change_no_result() -> None:
 
     def run(attack: SearchAttack, rows: list[int]) -> Outcome:
         objective = ClassificationObjective(logits, land.labels[rows], CLASSES)
-        return attack(objective, clean[rows], slots=8, keys=[keys[row] for row in rows])
+        return attack(objective, clean[rows], batch_size=8, keys=[keys[row] for row in rows])
 
     attacks: list[SearchAttack] = [
         PGD(eps=0.012, steps=7, restarts=6),
@@ -125,19 +125,19 @@ def test_restarts_ahead_of_their_turn_change_no_result() -> None:
         assert 0 < whole.fooled.sum() < 20
 
 
-@pytest.mark.parametrize("slots", [1, 3, 16])
-def test_progress_counts_up_to_every_sample(slots: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_progress_counts_up_to_every_sample(batch_size: int) -> None:
     calls: list[tuple[int, int]] = []
     objective = Countdown([NEVER, 0, 3, 1, NEVER, 2, 0])
     outcome = PGD(eps=0.1, steps=4)(
-        objective, images(7), slots=slots, progress=lambda done, fooled: calls.append((done, fooled))
+        objective, images(7), batch_size=batch_size, progress=lambda done, fooled: calls.append((done, fooled))
     )
     assert calls == sorted(calls)
     assert calls[0][0] >= 2
     assert calls[-1] == (7, int(outcome.fooled.sum()))
 
 
-class Formula:
+class Formula(Objective):
     """An objective from a function of pixels and sample numbers; nothing is ever fooled."""
 
     losses = ("value",)
@@ -150,14 +150,14 @@ class Formula:
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd"])
-@pytest.mark.parametrize("slots", [1, 3])
-def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name: str, slots: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name: str, batch_size: int) -> None:
     def value(pixels: Tensor, index: Tensor) -> Tensor:
         # Sample 0 has a gradient; that of 1 vanishes; that of 2 vanishes above the middle.
         total = pixels.flatten(1).sum(1)
         return torch.where(index == 0, total, torch.where(index == 1, 0 * total, total.clamp(max=24.0)))
 
-    outcome = make(name, eps=0.1, steps=20)(Formula(value, 3), images(3), slots=slots)
+    outcome = make(name, eps=0.1, steps=20)(Formula(value, 3), images(3), batch_size=batch_size)
     assert outcome.zero_gradient[0] == 0
     assert outcome.zero_gradient[1] == 1
     assert 0 < outcome.zero_gradient[2] <= 1
@@ -166,9 +166,9 @@ def test_masked_gradients_and_a_loss_that_does_not_rise_show_in_the_outcome(name
     assert outcome.iterations.tolist() == [20, 20, 20]
 
 
-@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("when", ["clean", "later", "gradient", "last"])
-def test_samples_without_a_finite_loss_or_gradient_are_marked_and_the_others_go_on(when: str, slots: int) -> None:
+def test_samples_without_a_finite_loss_or_gradient_are_marked_and_the_others_go_on(when: str, batch_size: int) -> None:
     def value(pixels: Tensor, index: Tensor) -> Tensor:
         total = pixels.flatten(1).sum(1)
         bad = (index == 2) | (index == 4)
@@ -182,10 +182,10 @@ def test_samples_without_a_finite_loss_or_gradient_are_marked_and_the_others_go_
         return torch.where(bad, 0 * total, total).sqrt()
 
     attack = PGD(eps=0.1, steps=3, step_size=0.1, random_start=False)
-    outcome = attack(Formula(value, 5), images(5), slots=slots)
+    outcome = attack(Formula(value, 5), images(5), batch_size=batch_size)
     assert outcome.failed.tolist() == [False, False, True, False, True]
     assert not outcome.fooled.any()
-    healthy = attack(Formula(lambda pixels, index: value(pixels, 0 * index), 5), images(5), slots=slots)
+    healthy = attack(Formula(lambda pixels, index: value(pixels, 0 * index), 5), images(5), batch_size=batch_size)
     for row in (0, 1, 3):
         assert torch.equal(outcome.pixels[row], healthy.pixels[row])
         assert outcome.iterations[row] == 3
@@ -195,7 +195,7 @@ def test_samples_without_a_finite_loss_or_gradient_are_marked_and_the_others_go_
 
 def test_a_failure_of_all_samples_is_an_error() -> None:
     with pytest.raises(InputError, match="not a finite number for any of the samples"):
-        PGD(eps=0.1, steps=3)(Formula(lambda pixels, index: pixels.flatten(1).sum(1) / 0, 3), images(3), slots=2)
+        PGD(eps=0.1, steps=3)(Formula(lambda pixels, index: pixels.flatten(1).sum(1) / 0, 3), images(3), batch_size=2)
 
 
 class Narrow(Formula):
@@ -209,19 +209,19 @@ class Narrow(Formula):
         return super().__call__(pixels, index, loss=loss)
 
 
-def test_out_of_memory_halves_the_slots_once_per_warning_and_changes_nothing() -> None:
+def test_out_of_memory_halves_the_batch_size_once_per_warning_and_changes_nothing() -> None:
     def value(pixels: Tensor, index: Tensor) -> Tensor:
         return (pixels * (index + 1)[:, None, None, None]).sin().flatten(1).sum(1)
 
     attack = PGD(eps=0.1, steps=5, restarts=2)
     with pytest.warns(RuntimeWarning, match="out of memory at") as caught:
-        outcome = attack(Narrow(value, 20), images(20), slots=16)
-    assert [str(w.message)[:26] for w in caught] == [
-        "out of memory at 16 slots;",
-        "out of memory at 8 slots; ",
-        "out of memory at 4 slots; ",
+        outcome = attack(Narrow(value, 20), images(20), batch_size=16)
+    assert [str(w.message) for w in caught] == [
+        "out of memory at batch size 16; going on with 8",
+        "out of memory at batch size 8; going on with 4",
+        "out of memory at batch size 4; going on with 2",
     ]
-    expected = attack(Formula(value, 20), images(20), slots=2)
+    expected = attack(Formula(value, 20), images(20), batch_size=2)
     assert torch.equal(outcome.pixels, expected.pixels)
     assert torch.equal(outcome.iterations, expected.iterations)
 
@@ -230,15 +230,15 @@ def test_out_of_memory_for_a_single_image_is_an_error() -> None:
     objective = Narrow(lambda pixels, index: pixels.flatten(1).sum(1), 2)
     objective.room = 0
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(RuntimeWarning, match="going on with 1"):
-        PGD(eps=0.1, steps=5)(objective, images(2), slots=2)
+        PGD(eps=0.1, steps=5)(objective, images(2), batch_size=2)
 
 
 def test_when_time_is_up_every_sample_keeps_what_it_has() -> None:
     objective = Formula(lambda pixels, index: pixels.flatten(1).sum(1), 6)
-    outcome = PGD(eps=0.1, steps=50)(objective, images(6), slots=2, seconds=0.0)
+    outcome = PGD(eps=0.1, steps=50)(objective, images(6), batch_size=2, seconds=0.0)
     assert outcome.unfinished.all()
     assert not outcome.fooled.any()
-    unlimited = PGD(eps=0.1, steps=5)(objective, images(6), slots=2, seconds=1e6)
+    unlimited = PGD(eps=0.1, steps=5)(objective, images(6), batch_size=2, seconds=1e6)
     assert not unlimited.unfinished.any()
 
 
@@ -246,7 +246,7 @@ def test_what_was_found_when_time_runs_out_is_kept(monkeypatch: pytest.MonkeyPat
     clock = iter(range(10**6))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     objective = Countdown([NEVER, 2, NEVER, 3, NEVER, 0])
-    outcome = PGD(eps=0.1, steps=50)(objective, images(6), slots=2, seconds=6.0)
+    outcome = PGD(eps=0.1, steps=50)(objective, images(6), batch_size=2, seconds=6.0)
     # The first and the third sample hold the two slots to the end.
     assert outcome.fooled.tolist() == [False, True, False, False, False, True]
     assert outcome.unfinished.tolist() == [True, False, True, True, True, False]
@@ -261,7 +261,7 @@ def test_an_objective_that_fails_names_the_samples_and_the_cause() -> None:
         return pixels.flatten(1).sum(1)
 
     with pytest.raises(InputError, match="failed on samples '2', '3': KeyError: 'no such caption'") as caught:
-        PGD(eps=0.1, steps=3)(Formula(value, 4), images(4), slots=2)
+        PGD(eps=0.1, steps=3)(Formula(value, 4), images(4), batch_size=2)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
@@ -275,9 +275,9 @@ def test_an_objective_that_fails_names_the_samples_and_the_cause() -> None:
 )
 def test_a_loss_without_a_gradient_is_refused(value: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(InputError, match="no gradient with respect to the pixels, which pgd needs"):
-        PGD(eps=0.1, steps=3)(Formula(value, 2), images(2), slots=2)
+        PGD(eps=0.1, steps=3)(Formula(value, 2), images(2), batch_size=2)
 
 
 def test_a_loss_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(InputError, match="one loss and one flag per sample"):
-        PGD(eps=0.1, steps=3)(Formula(lambda pixels, index: pixels.sum(), 2), images(2), slots=2)
+        PGD(eps=0.1, steps=3)(Formula(lambda pixels, index: pixels.sum(), 2), images(2), batch_size=2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radapt.attacks import Score, make
+from radapt.attacks import Objective, Score, make
 from radapt.attacks._search import Evaluation
 from radapt.attacks.apgd import APGD, checkpoints
 from radapt.errors import SettingsError
@@ -17,7 +17,7 @@ from radapt.errors import SettingsError
 EPS = {"linf": 0.1, "l2": 0.6}
 
 
-class Waves:
+class Waves(Objective):
     """A smooth loss with many hills, ``sum a sin(w x + b)``, other ones for every sample; evaluated in float64."""
 
     losses = ("waves",)
@@ -119,8 +119,8 @@ def test_every_step_is_that_of_the_paper(norm: str, rate: float, steps: int, rho
         leaf = points.detach().requires_grad_(True)
         loss = objective.value(leaf, samples)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        at = Evaluation(points, loss.detach(), torch.zeros(7, dtype=torch.bool), gradient)
-        points, state = attack.step(clean, at, state, torch.full((7,), k))
+        current = Evaluation(points, loss.detach(), torch.zeros(7, dtype=torch.bool), gradient)
+        points, state = attack.step(clean, current, state, torch.full((7,), k))
         path.append(points)
     kinds = set()
     for sample in range(7):
@@ -136,9 +136,9 @@ def test_every_point_that_the_model_sees_is_that_of_the_paper(steps: int, rho: f
     objective = Waves(7)
     clean = torch.rand(7, 3, 3, 3, generator=torch.Generator().manual_seed(2))
     attack = APGD(eps=EPS["linf"], steps=steps, rho=rho)
-    attack(objective, clean, slots=7)
+    attack(objective, clean, batch_size=7)
     # With seven slots all samples leave together, as nothing is ever fooled; with three they follow each other.
-    streamed = attack(Waves(7), clean, slots=3)
+    streamed = attack(Waves(7), clean, batch_size=3)
     for sample in range(7):
         # The clean image comes first, and two fresh passes over the result last.
         seen = torch.stack(objective.seen[sample][1:-2]).double().numpy()
@@ -163,7 +163,7 @@ def test_it_starts_on_the_boundary(norm: str) -> None:
     objective = Waves(6)
     clean = torch.full((6, 3, 3, 3), 0.5)
     attack = APGD(norm=norm, eps=0.1, steps=1)
-    attack(objective, clean, slots=6)
+    attack(objective, clean, batch_size=6)
     starts = torch.stack([objective.seen[sample][1] for sample in range(6)])
     assert torch.allclose(attack.ball.distance(starts, clean), torch.full((6,), 0.1), atol=1e-6)
     assert not torch.allclose(starts[0], starts[1])

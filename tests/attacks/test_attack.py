@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radapt.attacks import ClassificationObjective, EmbeddingObjective, Score, SearchAttack, make
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, Score, SearchAttack, make
 from radapt.attacks._search import Evaluation, State
 from radapt.attacks.pgd import PGD
 from radapt.errors import CheckError
@@ -31,11 +31,11 @@ class Fixed(SearchAttack):
     def start(self, clean: Tensor, drawn: State) -> tuple[Tensor, State]:
         return clean + self.offset, {}
 
-    def step(self, clean: Tensor, at: Evaluation, state: State, iteration: Tensor) -> tuple[Tensor, State]:
-        return at.points, state
+    def step(self, clean: Tensor, current: Evaluation, state: State, iteration: Tensor) -> tuple[Tensor, State]:
+        return current.points, state
 
 
-class Brightness:
+class Brightness(Objective):
     """Loss is the mean; fooled where it is above a limit."""
 
     losses = ("mean",)
@@ -66,7 +66,7 @@ def test_a_faulty_attack_is_caught(settings: dict[str, float], message: str) -> 
             return super().__call__(pixels.nan_to_num(posinf=2.0), index)
 
     with pytest.raises(CheckError, match=f"images made by fixed.*{message}.*samples '0', '1', '2'"):
-        Fixed(**settings)(Forgiving(3), IMAGES, slots=2)
+        Fixed(**settings)(Forgiving(3), IMAGES, batch_size=2)
 
 
 def test_an_attack_without_gradients_runs_forward_passes_only() -> None:
@@ -75,7 +75,7 @@ def test_an_attack_without_gradients_runs_forward_passes_only() -> None:
             assert not pixels.requires_grad
             return super().__call__(pixels, index)
 
-    outcome = Fixed(eps=0.1, offset=0.1)(Blind(3, limit=0.55), IMAGES, slots=2)
+    outcome = Fixed(eps=0.1, offset=0.1)(Blind(3, limit=0.55), IMAGES, batch_size=2)
     assert outcome.fooled.all()
     assert not outcome.backwards.any()
     assert outcome.forwards.tolist() == [4, 4, 4]
@@ -90,7 +90,7 @@ def test_success_that_the_fresh_pass_does_not_confirm_does_not_count() -> None:
             score = super().__call__(pixels, index)
             return Score(score.loss, score.fooled | ((index == 1) & pixels.requires_grad))
 
-    outcome = PGD(eps=0.1, steps=4)(Moody(3), IMAGES, slots=2)
+    outcome = PGD(eps=0.1, steps=4)(Moody(3), IMAGES, batch_size=2)
     assert outcome.fooled.tolist() == [False, False, False]
     assert outcome.unconfirmed.tolist() == [False, True, False]
 
@@ -106,7 +106,7 @@ def test_the_fresh_pass_is_in_float32() -> None:
 
     labels = (IMAGES.flatten(1) @ weight).argmax(1)
     with torch.autocast("cpu", torch.bfloat16):
-        outcome = PGD(eps=0.01, steps=2)(ClassificationObjective(logits, labels, 3), IMAGES, slots=3)
+        outcome = PGD(eps=0.01, steps=2)(ClassificationObjective(logits, labels, 3), IMAGES, batch_size=3)
     assert kinds[-1] == torch.float32
     assert torch.bfloat16 in kinds
     exact = torch.nn.functional.cross_entropy(outcome.pixels.flatten(1) @ weight, labels, reduction="none")
@@ -114,7 +114,7 @@ def test_the_fresh_pass_is_in_float32() -> None:
 
 
 def test_half_precision_images_come_back_in_float32() -> None:
-    outcome = PGD(eps=0.1, steps=2)(Brightness(3), IMAGES.half(), slots=2)
+    outcome = PGD(eps=0.1, steps=2)(Brightness(3), IMAGES.half(), batch_size=2)
     assert outcome.pixels.dtype == torch.float32
     assert torch.allclose(outcome.pixels, torch.tensor(0.6), atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_a_warm_start_is_brought_into_the_ball_and_serves_the_first_restart_only
             return super().__call__(pixels, index)
 
     attack = PGD(eps=0.1, steps=2, restarts=2, step_size=1e-3)
-    attack(Watched(3), IMAGES, slots=3, start=torch.zeros_like(IMAGES))
+    attack(Watched(3), IMAGES, batch_size=3, start=torch.zeros_like(IMAGES))
     clean, first, _, _, second = seen[:5]
     assert torch.equal(clean, IMAGES)
     assert torch.allclose(first, torch.tensor(0.4), atol=1e-6)
@@ -140,7 +140,7 @@ def test_an_embedding_moves_away_from_its_reference() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(48, 5, generator=generator)
     objective = EmbeddingObjective(lambda pixels: pixels.flatten(1) @ weight, IMAGES.flatten(1) @ weight)
-    outcome = make("apgd", eps=0.1, steps=30)(objective, IMAGES, slots=2)
+    outcome = make("apgd", eps=0.1, steps=30)(objective, IMAGES, batch_size=2)
     assert not outcome.fooled.any()
     assert outcome.loss_rose.all()
     # A convex loss is largest in a corner of the cube; a good attack gets close to the best of many corners.

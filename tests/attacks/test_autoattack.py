@@ -1,4 +1,4 @@
-"""The ensemble: which attacks it runs, on which samples, and that its figure is the per-sample worst case."""
+"""The ensemble: which attacks it runs, on which samples, and that its result is the per-sample worst case."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from tests.attacks.landscape import CLASSES, Landscape
 from torch import Tensor, nn
 
-from radapt.attacks import ClassificationObjective, Outcome, Score, make
+from radapt.attacks import ClassificationObjective, Objective, Outcome, Score, make
 from radapt.attacks._outcome import chain
 from radapt.attacks.autoattack import AutoAttack
 from radapt.errors import InputError, SettingsError
-from radapt.evaluate import Threat
+from radapt.evaluation import Threat
 
 FAST = {"steps": 8, "queries": 20, "targets": 3}
 
@@ -75,7 +75,7 @@ def test_the_versions_are_those_of_the_papers(images: Tensor) -> None:
         (3, "rand", {}, 0),
     ],
 )
-def test_losses_that_need_more_classes_give_way_with_a_warning(
+def test_losses_that_need_more_classes_are_replaced_with_a_warning(
     classes: int,
     version: str,
     replaced: dict[str, str],
@@ -101,9 +101,9 @@ def test_losses_that_need_more_classes_give_way_with_a_warning(
 def test_the_outcome_is_the_per_sample_worst_case(classes: int, norm: str, images: Tensor) -> None:
     model = network(classes)
     attack = AutoAttack(eps={"linf": 0.02, "l2": 0.15}[norm], norm=norm, **FAST)
-    outcome = attack(objective(model, images, classes), images, slots=5)
+    outcome = attack(objective(model, images, classes), images, batch_size=5)
     stages = attack.stages(objective(model, images, classes))
-    alone = [each(objective(model, images, classes), images, slots=5) for each in stages.values()]
+    alone = [each(objective(model, images, classes), images, batch_size=5) for each in stages.values()]
     by_any = torch.stack([each.fooled for each in alone]).any(0)
     assert torch.equal(outcome.fooled, by_any)
     assert 0 < outcome.fooled.sum() < len(images)
@@ -118,7 +118,7 @@ def test_the_outcome_is_the_per_sample_worst_case(classes: int, norm: str, image
 
 
 class Misled(torch.autograd.Function):
-    """Passes images on, and turns the gradient of some of them round."""
+    """Passes images on, and reverses the gradient of some of them."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ def test_square_begins_again_where_it_came_farther_than_the_gradients(version: s
     land = Landscape(clean)
     target = ClassificationObjective(lambda pixels: land.logits(Misled.apply(pixels)), land.labels, CLASSES)
     attack = AutoAttack(eps=0.006, version=version, steps=20, queries=300, targets=3)
-    outcome = attack(target, clean, slots=8)
+    outcome = attack(target, clean, batch_size=8)
     stages = attack.stages(target)
-    alone = {name: each(target, clean, slots=8) for name, each in stages.items()}
-    patient = replace(stages["square"], growth=1.0)(target, clean, slots=8)
+    alone = {name: each(target, clean, batch_size=8) for name, each in stages.items()}
+    patient = replace(stages["square"], growth=1.0)(target, clean, batch_size=8)
     first = alone["square"]
     before = [alone[name] for name in list(stages)[: list(stages).index("square")]]
     others = torch.stack([each.fooled for name, each in alone.items() if name != "square"]).any(0)
@@ -161,9 +161,9 @@ def test_square_begins_again_where_it_came_farther_than_the_gradients(version: s
 def test_a_sample_does_not_see_its_neighbours(images: Tensor) -> None:
     model, attack = network(5), AutoAttack(eps=0.02, **FAST)
     keys = [str(i) for i in range(len(images))]
-    whole = attack(objective(model, images, 5), images, keys=keys, slots=4)
+    whole = attack(objective(model, images, 5), images, keys=keys, batch_size=4)
     rows = [20, 3, 7, 11]
-    part = attack(objective(model, images[rows], 5), images[rows], keys=[keys[i] for i in rows], slots=4)
+    part = attack(objective(model, images[rows], 5), images[rows], keys=[keys[i] for i in rows], batch_size=4)
     assert torch.equal(part.pixels, whole.pixels[rows])
     assert torch.equal(part.stage, whole.stage[rows])
 
@@ -171,7 +171,7 @@ def test_a_sample_does_not_see_its_neighbours(images: Tensor) -> None:
 def test_progress_never_goes_back(images: Tensor) -> None:
     calls: list[tuple[int, int]] = []
     attack = AutoAttack(eps=0.02, **FAST)
-    outcome = attack(objective(network(5), images, 5), images, progress=lambda *now: calls.append(now), slots=6)
+    outcome = attack(objective(network(5), images, 5), images, progress=lambda *now: calls.append(now), batch_size=6)
     assert calls == sorted(calls)
     assert calls[-1] == (len(images), int(outcome.fooled.sum()))
 
@@ -192,7 +192,7 @@ def test_a_random_model_is_attacked_on_the_mean_of_its_passes(images: Tensor) ->
 
     labels = model(images).argmax(1)
     attack = AutoAttack(eps=0.02, version="rand", steps=3, samples=7)
-    attack(ClassificationObjective(noisy, labels, 5), images, slots=24)
+    attack(ClassificationObjective(noisy, labels, 5), images, batch_size=24)
     # Two stages, each with the clean images, three steps, the last points and two checks; seven passes every time.
     assert len(passes) == 2 * 7 * 7
 
@@ -207,7 +207,7 @@ def test_bad_settings_and_objectives_are_refused(images: Tensor) -> None:
     with pytest.raises(SettingsError, match="eps must be at most 1"):
         make("autoattack", eps=4)
 
-    class Plain:
+    class Plain(Objective):
         losses = ("sum",)
         size = 24
 

@@ -18,7 +18,7 @@ SIDE = 16
 RINGS = [(0.0, 0.15), (0.15, 0.3), (0.3, 0.75)]
 
 
-def pictures(count: int, height: int = SIDE, width: int = SIDE) -> Tensor:
+def sample_images(count: int, height: int = SIDE, width: int = SIDE) -> Tensor:
     return 0.3 + 0.4 * torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(2))
 
 
@@ -34,7 +34,7 @@ def filtered(image: np.ndarray, ring: np.ndarray) -> np.ndarray:
 def attacked(name: str, clean: Tensor, *, seed: int = 0, **settings: object) -> Outcome:
     land = Landscape(clean, rate=0.4, seed=seed)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES)
-    return make(name, **settings)(objective, clean, slots=len(clean))
+    return make(name, **settings)(objective, clean, batch_size=len(clean))
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.03), ("l2", 0.3)])
@@ -42,7 +42,7 @@ def attacked(name: str, clean: Tensor, *, seed: int = 0, **settings: object) -> 
 def test_every_step_is_apgds_on_coefficients_seen_through_the_ring(
     norm: str, eps: float, low_high: tuple[float, float]
 ) -> None:
-    clean = pictures(4, 8, 9).double()
+    clean = sample_images(4, 8, 9).double()
     ring = inside(*low_high, 8, 9)
     radius = eps / math.sqrt(ring.mean())
     land, direction = Landscape(clean), torch.randn(clean.shape).double()
@@ -77,7 +77,7 @@ def test_rings_that_touch_share_out_an_image() -> None:
 @pytest.mark.parametrize(("norm", "eps", "leak"), [("linf", 0.02, 0.05), ("l2", 0.3, 1e-6)])
 @pytest.mark.parametrize("low_high", RINGS)
 def test_the_perturbation_lies_in_the_ring(norm: str, eps: float, leak: float, low_high: tuple[float, float]) -> None:
-    clean = pictures(12)
+    clean = sample_images(12)
     settings = {"norm": norm, "eps": eps, "steps": 20}
     ours = attacked("band", clean, low=low_high[0], high=low_high[1], **settings)
     outside = {}
@@ -90,7 +90,7 @@ def test_the_perturbation_lies_in_the_ring(norm: str, eps: float, leak: float, l
 
 
 def test_cutting_at_black_and_white_leaks_little() -> None:
-    clean = pictures(12).round()
+    clean = sample_images(12).round()
     outcome = attacked("band", clean, eps=0.03, steps=20, low=0.15, high=0.3)
     power = np.abs(np.fft.fft2((outcome.pixels - clean).double().numpy())) ** 2
     there = power.sum((1, 2, 3)) > 0
@@ -101,7 +101,7 @@ def test_cutting_at_black_and_white_leaks_little() -> None:
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.003), ("l2", 0.06)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_all_frequencies_it_is_as_strong_as_apgd(norm: str, eps: float, seed: int) -> None:
-    clean = pictures(60)
+    clean = sample_images(60)
     band, apgd = (attacked(name, clean, seed=seed, norm=norm, eps=eps, steps=15) for name in ("band", "apgd"))
     assert 10 < apgd.fooled.sum() < 55
     # They draw other starting points.
@@ -109,7 +109,7 @@ def test_with_all_frequencies_it_is_as_strong_as_apgd(norm: str, eps: float, see
 
 
 def test_a_model_that_sees_another_ring_is_not_fooled() -> None:
-    clean = pictures(12)
+    clean = sample_images(12)
     mask = torch.from_numpy(inside(0.35, 0.75))
     land = Landscape(clean, rate=0.4)
 
@@ -118,7 +118,7 @@ def test_a_model_that_sees_another_ring_is_not_fooled() -> None:
 
     objective = ClassificationObjective(logits, logits(clean).argmax(1), CLASSES)
     there, elsewhere = (
-        make("band", eps=0.03, steps=20, low=low, high=high)(objective, clean, slots=12).fooled.sum()
+        make("band", eps=0.03, steps=20, low=low, high=high)(objective, clean, batch_size=12).fooled.sum()
         for low, high in ((0.35, 0.75), (0.0, 0.2))
     )
     assert there >= 10
@@ -142,4 +142,4 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], me
 
 def test_a_ring_between_the_frequencies_of_an_image_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"16 x 16 pixels have no frequency from 0\.01 to 0\.05 .*0\.0625 apart"):
-        attacked("band", pictures(2), eps=0.03, low=0.01, high=0.05)
+        attacked("band", sample_images(2), eps=0.03, low=0.01, high=0.05)

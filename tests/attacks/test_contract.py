@@ -44,7 +44,7 @@ def test_images_stay_in_the_ball_and_in_the_box(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
     pixels[0], pixels[1] = 0.0, 1.0
-    outcome = attack(attacked(model, pixels), pixels, slots=8)
+    outcome = attack(attacked(model, pixels), pixels, batch_size=8)
     change = (outcome.pixels.double() - pixels.double()).flatten(1)
     distance = change.abs().amax(1) if attack.norm == "linf" else change.norm(dim=1)
     assert outcome.pixels.shape == pixels.shape
@@ -61,7 +61,7 @@ def test_the_verdict_and_the_loss_are_those_of_the_returned_images(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
     objective = attacked(model, pixels)
-    outcome = attack(objective, pixels, slots=23)
+    outcome = attack(objective, pixels, batch_size=23)
     with torch.no_grad():
         score = objective(outcome.pixels, torch.arange(23), loss=getattr(attack, "loss", ""))
         clean = objective(pixels, torch.arange(23), loss=getattr(attack, "loss", ""))
@@ -82,16 +82,16 @@ def test_neighbours_order_and_shards_do_not_matter(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
     objective, keys = attacked(model, pixels), [f"set/{i}" for i in range(23)]
-    whole = attack(objective, pixels, keys=keys, slots=4)
+    whole = attack(objective, pixels, keys=keys, batch_size=4)
     for rows in (torch.arange(22, -1, -1), torch.arange(0, 23, 2), torch.arange(1, 23, 2), torch.tensor([6])):
-        shard = attack(part(objective, rows), pixels[rows], keys=[keys[i] for i in rows], slots=4)
+        shard = attack(part(objective, rows), pixels[rows], keys=[keys[i] for i in rows], batch_size=4)
         assert_same(shard, whole, rows)
 
 
-def test_the_number_of_slots_does_not_change_verdicts(
+def test_the_batch_size_does_not_change_verdicts(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
-    outcomes = [attack(attacked(model, pixels), pixels, slots=slots) for slots in (1, 7, 64)]
+    outcomes = [attack(attacked(model, pixels), pixels, batch_size=batch_size) for batch_size in (1, 7, 64)]
     for other in outcomes[1:]:
         assert torch.equal(outcomes[0].fooled, other.fooled)
         assert torch.equal(outcomes[0].iterations, other.iterations)
@@ -101,10 +101,10 @@ def test_the_seed_and_the_key_draw_the_random_numbers(attack: Attack, pixels: Te
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
     objective = attacked(model, pixels)
     state = torch.get_rng_state()
-    first = attack(objective, pixels, slots=8)
-    assert_same(attack(objective, pixels, slots=8, seed=0), first, torch.arange(23))
-    other_seed = attack(objective, pixels, slots=8, seed=1)
-    other_keys = attack(objective, pixels, slots=8, keys=[f"other/{i}" for i in range(23)])
+    first = attack(objective, pixels, batch_size=8)
+    assert_same(attack(objective, pixels, batch_size=8, seed=0), first, torch.arange(23))
+    other_seed = attack(objective, pixels, batch_size=8, seed=1)
+    other_keys = attack(objective, pixels, batch_size=8, keys=[f"other/{i}" for i in range(23)])
     fixed = attack.name in ("fgsm", "mi-fgsm") or (attack.name, attack.norm) == ("cw", "l2")
     assert torch.equal(first.pixels, other_seed.pixels) == fixed
     assert torch.equal(first.pixels, other_keys.pixels) == fixed
@@ -114,7 +114,7 @@ def test_the_seed_and_the_key_draw_the_random_numbers(attack: Attack, pixels: Te
 def test_the_model_is_left_as_it_was(attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     given = pixels.clone()
-    attack(attacked(model, pixels), pixels, slots=8)
+    attack(attacked(model, pixels), pixels, batch_size=8)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
@@ -125,7 +125,7 @@ def test_the_model_is_left_as_it_was(attack: Attack, model: nn.Module, pixels: T
 def test_a_misclassified_image_is_left_alone(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
-    outcome = attack(attacked(model, pixels), pixels, slots=8)
+    outcome = attack(attacked(model, pixels), pixels, batch_size=8)
     wrong = torch.arange(23) % 5 == 0
     assert outcome.fooled[wrong].all()
     assert torch.equal(outcome.pixels[wrong], pixels[wrong])
@@ -136,10 +136,10 @@ def test_a_misclassified_image_is_left_alone(
 
 
 def test_it_works_where_gradients_are_off(attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked) -> None:
-    expected = attack(attacked(model, pixels), pixels, slots=8)
+    expected = attack(attacked(model, pixels), pixels, batch_size=8)
     objective = attacked(model, pixels)
     with torch.inference_mode():
-        outcome = attack(objective, pixels + 0, slots=8)
+        outcome = attack(objective, pixels + 0, batch_size=8)
     assert_same(outcome, expected, torch.arange(23))
 
 
@@ -147,8 +147,8 @@ def test_a_warm_start_is_at_least_as_good_as_its_starting_points(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
     objective = attacked(model, pixels)
-    first = attack(objective, pixels, slots=8)
-    second = attack(objective, pixels, slots=8, start=first.pixels, seed=5)
+    first = attack(objective, pixels, batch_size=8)
+    second = attack(objective, pixels, batch_size=8, start=first.pixels, seed=5)
     assert (second.fooled | ~first.fooled).all()
     assert (second.loss >= first.loss - 1e-6)[~first.fooled].all()
 
@@ -156,7 +156,7 @@ def test_a_warm_start_is_at_least_as_good_as_its_starting_points(
 def test_rounding_outside_the_box_is_forgiven(attack: Attack, pixels: Tensor, attacked: Attacked) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
     pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = -3e-8, 1 + 2e-7
-    outcome = attack(attacked(model, pixels), pixels, slots=8)
+    outcome = attack(attacked(model, pixels), pixels, batch_size=8)
     assert outcome.pixels.min() >= 0
     assert outcome.pixels.max() <= 1
 
@@ -181,14 +181,14 @@ def test_wrong_images_are_refused(attack: Attack, broken: Tensor, message: str) 
         attack(objective, broken)
 
 
-def test_wrong_keys_starts_slots_and_losses_are_refused(attack: Attack) -> None:
+def test_wrong_keys_starts_batch_sizes_and_losses_are_refused(attack: Attack) -> None:
     objective, pixels = ClassificationObjective(nn.Flatten(), torch.tensor([0, 1]), 108), torch.rand(2, 3, 6, 6)
     with pytest.raises(InputError, match="got 1 keys for 2 images"):
         attack(objective, pixels, keys=["a"])
     with pytest.raises(InputError, match="start has shape"):
         attack(objective, pixels, start=pixels[:1])
-    with pytest.raises(SettingsError, match="slots must be a whole number of at least 1, got 0"):
-        attack(objective, pixels, slots=0)
+    with pytest.raises(SettingsError, match="batch_size must be a whole number of at least 1, got 0"):
+        attack(objective, pixels, batch_size=0)
     if isinstance(attack, SearchAttack):
         with pytest.raises(SettingsError, match="margin"):
             make(attack.name, eps=0.1, loss="margins")(objective, pixels)

@@ -83,7 +83,7 @@ def test_the_nearest_success_in_the_ball_is_the_result() -> None:
     land, eps = Landscape(CLEAN), 0.03
     attack = CW(norm="l2", eps=eps, steps=120, search_steps=4, initial_c=0.1)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES)
-    outcome = attack(objective, CLEAN.float(), slots=4)
+    outcome = attack(objective, CLEAN.float(), batch_size=4)
     verdicts = set()
     for sample in range(6):
         points, nearest, _ = reference(land, sample, attack)
@@ -120,7 +120,7 @@ def test_l2_finds_the_nearest_point_of_a_plane(kappa: float) -> None:
     objective, clean, distance = linear()
     # The margin is minus twice the value, whose slope is 10.
     distance = distance + kappa / 20
-    outcome = CW(norm="l2", eps=2.0, steps=540, kappa=kappa)(objective, clean, slots=4)
+    outcome = CW(norm="l2", eps=2.0, steps=540, kappa=kappa)(objective, clean, batch_size=4)
     assert outcome.fooled.all()
     assert (outcome.distance >= 0.999 * distance).all()
     assert (outcome.distance <= 1.05 * distance).all()
@@ -133,19 +133,19 @@ def test_the_last_point_is_the_nearest_one_found_brought_into_the_ball() -> None
     def attack(eps: float) -> CW:
         return CW(norm="l2", eps=eps, steps=10, search_steps=1, initial_c=10.0, lr=0.1)
 
-    loose = attack(3.0)(objective, clean, slots=4)
+    loose = attack(3.0)(objective, clean, batch_size=4)
     # Where the way from the clean image to the point found crosses the plane: the steps are long and end well beyond.
     share = loose.clean_loss / (loose.clean_loss - loose.loss)
     assert (share < 0.98).all()
     for sample in range(4):
         for factor, fools in ((1.01, True), (0.99, False)):
             tight = attack(factor * float(share[sample] * loose.distance[sample]))
-            assert bool(tight(objective, clean, slots=4).fooled[sample]) == fools
+            assert bool(tight(objective, clean, batch_size=4).fooled[sample]) == fools
 
 
 def test_l2_does_not_fool_from_too_small_a_ball_and_keeps_the_largest_margin_there() -> None:
     objective, clean, distance = linear()
-    outcome = CW(norm="l2", eps=0.8 * float(distance.min()), steps=90)(objective, clean, slots=4)
+    outcome = CW(norm="l2", eps=0.8 * float(distance.min()), steps=90)(objective, clean, batch_size=4)
     assert not outcome.fooled.any()
     # The best of the ball: a move of eps straight to the plane.
     best = -2 * 10 * (distance - 0.8 * distance.min())
@@ -163,8 +163,8 @@ def test_the_values_of_c_share_the_steps_equally(steps: int, search_steps: int) 
     for k in range(steps):
         losses, gradients = zip(*(land.margin(i, point.numpy()) for i, point in enumerate(points)), strict=True)
         gradient, never = torch.from_numpy(np.stack(gradients)), torch.zeros(6, dtype=torch.bool)
-        at = Evaluation(points, torch.tensor(losses).double(), never, gradient)
-        points, state = attack.step(CLEAN, at, state, torch.full((6,), k))
+        current = Evaluation(points, torch.tensor(losses).double(), never, gradient)
+        points, state = attack.step(CLEAN, current, state, torch.full((6,), k))
         values.append(round(float(state["c"][0]), 12))
     counts = [values.count(value) for value in sorted(set(values))]
     assert values == sorted(values)
@@ -175,7 +175,7 @@ def test_the_values_of_c_share_the_steps_equally(steps: int, search_steps: int) 
 def test_linf_stops_at_the_first_success_with_the_confidence_asked_for() -> None:
     land = Landscape(CLEAN)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES)
-    outcomes = [CW(eps=0.1, steps=40, kappa=kappa)(objective, CLEAN.float(), slots=6) for kappa in (0.0, 2.0, 1e3)]
+    outcomes = [CW(eps=0.1, steps=40, kappa=kappa)(objective, CLEAN.float(), batch_size=6) for kappa in (0.0, 2.0, 1e3)]
     assert outcomes[0].fooled.all()
     reached = outcomes[1].iterations < 40
     assert reached.sum() > 0
@@ -203,7 +203,7 @@ def test_linf_with_a_confidence_out_of_reach_is_pgd_on_the_margin() -> None:
         ({"lr": -0.01}, "lr must be a number above 0, got -0.01"),
         ({"search_steps": 0}, "search_steps must be a whole number of at least 1, got 0"),
         ({"norm": "l2", "steps": 4}, "every value of c needs a step, but steps is 4 and search_steps 5"),
-        ({"norm": "l2", "restarts": 2}, "restarts of the l2 search all do the same"),
+        ({"norm": "l2", "restarts": 2}, "restarts of the l2 search are all the same"),
         ({"loss": "ce"}, "cw has no loss 'ce'. Allowed: margin"),
         ({"loss": "margin-targeted"}, "cw has no loss 'margin-targeted'; did you mean 'margin'"),
         ({"kapa": 1.0}, "no setting 'kapa'; did you mean 'kappa'"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from radapt.attacks import ClassificationObjective, EmbeddingObjective, Score, make
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, Score, make
 from radapt.attacks._search import Evaluation
 from radapt.attacks.fab import FAB, shortest
 from radapt.errors import InputError, SettingsError
@@ -130,7 +130,7 @@ def test_a_point_on_the_plane_and_a_plane_without_normal_need_no_change() -> Non
         assert not shortest(norm, points, torch.tensor([0.0, 1.0]), normal).any()
 
 
-class Waves:
+class Waves(Objective):
     """Logits ``sum a sin(w x + b) + c``, in closed form for the reference."""
 
     losses = ("margin", "margin-targeted")
@@ -206,8 +206,8 @@ def test_every_step_is_that_of_the_paper(norm: str, loss: str) -> None:
         outputs = [gap] if attack.targeted else z.unbind(1)
         slopes = [torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0] for output in outputs]
         gradient = slopes[0] if attack.targeted else torch.stack(slopes, 1)
-        at = Evaluation(points, gap.detach(), z.argmax(1) != label, gradient, z.detach())
-        points, state = attack.step(clean, at, state, torch.full((6,), k))
+        current = Evaluation(points, gap.detach(), z.argmax(1) != label, gradient, z.detach())
+        points, state = attack.step(clean, current, state, torch.full((6,), k))
         path.append(points)
     kinds = set()
     for sample in range(6):
@@ -239,7 +239,7 @@ def test_it_fools_a_linear_model_wherever_that_is_possible(norm: str, loss: str)
         ((logits.gather(1, labels[:, None]) - logits) / dual.clamp(min=1e-9)).scatter(1, labels[:, None], 9).amin(1)
     )
     objective, eps = ClassificationObjective(model, labels, 4), float(needed.median())
-    outcome = make("fab", norm=norm, eps=eps, loss=loss, steps=12, restarts=3)(objective, pixels, slots=40)
+    outcome = make("fab", norm=norm, eps=eps, loss=loss, steps=12, restarts=3)(objective, pixels, batch_size=40)
     clear = (needed / eps - 1).abs() > 0.01
     assert clear.sum() > 30
     assert torch.equal(outcome.fooled[clear], (needed < eps)[clear])
@@ -247,14 +247,14 @@ def test_it_fools_a_linear_model_wherever_that_is_possible(norm: str, loss: str)
     # And finds the nearest image that fools, if asked to.
     objective = ClassificationObjective(model, labels, 4)
     wide = make("fab", norm=norm, eps=0.9, loss=loss, steps=12, restarts=3, nearest=True)
-    outcome = wide(objective, pixels, slots=40)
+    outcome = wide(objective, pixels, batch_size=40)
     assert outcome.fooled.all()
     assert (outcome.distance >= needed - 1e-6).all()
     assert (outcome.distance <= 1.01 * needed).all()
     assert (outcome.iterations == 36).all()
 
 
-class Recorder:
+class Recorder(Objective):
     """A classifier that keeps the points that are asked for with gradients."""
 
     def __init__(self, model: nn.Module, pixels: Tensor, losses: tuple[str, ...] = ()) -> None:
@@ -278,7 +278,7 @@ def test_it_starts_at_the_clean_image_and_then_at_random_ones(norm: str) -> None
     pixels = 0.4 + 0.2 * torch.rand(5, 3, 6, 6)
     objective = Recorder(linear(), pixels)
     attack = make("fab", norm=norm, eps=1e-4, steps=4, restarts=3)
-    outcome = attack(objective, pixels, slots=5)
+    outcome = attack(objective, pixels, batch_size=5)
     assert not outcome.fooled.any()
     starts = objective.seen[::4]
     assert len(starts) == 3
@@ -288,14 +288,14 @@ def test_it_starts_at_the_clean_image_and_then_at_random_ones(norm: str) -> None
     assert not torch.allclose(starts[1] - pixels, starts[2] - pixels, atol=1e-6)
     given = attack.ball.project(pixels + 1e-4, pixels)
     objective.seen.clear()
-    attack(objective, pixels, slots=5, start=given)
+    attack(objective, pixels, batch_size=5, start=given)
     assert torch.allclose(objective.seen[0], given, atol=1e-7)
 
 
 def test_a_targeted_search_goes_for_one_class_after_the_other_from_the_clean_image() -> None:
     pixels = 0.4 + 0.2 * torch.rand(5, 3, 6, 6)
     objective = Recorder(linear(), pixels)
-    make("fab", eps=1e-4, steps=4, restarts=3, loss="margin-targeted")(objective, pixels, slots=5)
+    make("fab", eps=1e-4, steps=4, restarts=3, loss="margin-targeted")(objective, pixels, batch_size=5)
     with torch.no_grad():
         order = linear()(pixels).argsort(1, descending=True)
     for restart in range(3):
@@ -308,9 +308,11 @@ def test_a_targeted_search_goes_for_one_class_after_the_other_from_the_clean_ima
 def test_a_point_outside_the_ball_is_no_success_and_is_never_kept() -> None:
     attack, clean = make("fab", eps=0.1), torch.full((4, 3, 2, 2), 0.5)
     points = clean + torch.tensor([0.1, 0.101, 0.05, -0.2])[:, None, None, None]
-    at = Evaluation(points, torch.tensor([1.0, 5.0, -1.0, 3.0]), torch.tensor([True, True, False, True]), points[:0])
-    assert attack.succeeded(clean, at).tolist() == [True, False, False, False]
-    assert attack.value(clean, at).tolist() == [1.0, -math.inf, -1.0, -math.inf]
+    current = Evaluation(
+        points, torch.tensor([1.0, 5.0, -1.0, 3.0]), torch.tensor([True, True, False, True]), points[:0]
+    )
+    assert attack._succeeded(clean, current).tolist() == [True, False, False, False]
+    assert attack._value(clean, current).tolist() == [1.0, -math.inf, -1.0, -math.inf]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +337,7 @@ def test_an_objective_without_classes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_shortest_change_does_not_hang_on_the_neighbours(norm: str) -> None:
+def test_the_shortest_change_does_not_depend_on_the_neighbours(norm: str) -> None:
     draw = torch.Generator().manual_seed(5)
     points, normal = torch.rand(24, 3, 8, 8, generator=draw), torch.randn(24, 3, 8, 8, generator=draw)
     # Near the border and far from it, so that some arrive at once and others go from piece to piece.

@@ -39,7 +39,7 @@ def test_every_step_is_that_of_the_paper(norm: str, steps: int) -> None:
 def test_it_takes_one_step_to_the_boundary_and_three_passes_more_than_that(norm: str) -> None:
     land = Landscape(CLEAN)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
-    outcome = FGSM(norm=norm, eps=EPS[norm])(objective, CLEAN.float(), slots=4)
+    outcome = FGSM(norm=norm, eps=EPS[norm])(objective, CLEAN.float(), batch_size=4)
     assert outcome.iterations.tolist() == [1] * 6
     # The clean image, its gradient, the point, and the fresh passes over it, as it is and rounded to 8 bits.
     assert outcome.forwards.tolist() == [5] * 6
@@ -56,15 +56,15 @@ def test_it_takes_one_step_to_the_boundary_and_three_passes_more_than_that(norm:
 def test_it_is_the_first_step_of_pgd_from_the_clean_image_with_a_step_as_long_as_the_radius() -> None:
     land = Landscape(CLEAN)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES)
-    fast = FGSM(eps=0.05)(objective, CLEAN.float(), slots=6)
-    slow = make("pgd", eps=0.05, steps=1, step_size=0.05, random_start=False)(objective, CLEAN.float(), slots=6)
+    fast = FGSM(eps=0.05)(objective, CLEAN.float(), batch_size=6)
+    slow = make("pgd", eps=0.05, steps=1, step_size=0.05, random_start=False)(objective, CLEAN.float(), batch_size=6)
     assert torch.equal(fast.pixels, slow.pixels)
 
 
 def test_restarts_make_sense_for_targets_only() -> None:
-    with pytest.raises(SettingsError, match="restarts of fgsm all do the same"):
+    with pytest.raises(SettingsError, match="restarts of fgsm are all the same"):
         make("fgsm", eps=0.1, restarts=2)
     land = Landscape(CLEAN)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
-    outcome = make("fgsm", eps=0.05, restarts=4, loss="margin-targeted")(objective, CLEAN.float(), slots=6)
+    outcome = make("fgsm", eps=0.05, restarts=4, loss="margin-targeted")(objective, CLEAN.float(), batch_size=6)
     assert outcome.iterations.tolist() == [4] * 6

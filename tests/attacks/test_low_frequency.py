@@ -8,7 +8,7 @@ import torch
 from tests.attacks.landscape import CLASSES, Landscape, cast, walk
 from torch import Tensor
 
-from radapt.adapt.gaussian import gaussian_filter
+from radapt.adapters._gaussian import gaussian_filter
 from radapt.attacks import ClassificationObjective, Outcome, make
 from radapt.attacks._search import Evaluation
 from radapt.attacks.low_frequency import LowFrequency
@@ -18,7 +18,7 @@ CUTOFF = 40 / 224
 SIDE = 16
 
 
-def pictures(count: int, side: int = SIDE) -> Tensor:
+def sample_images(count: int, side: int = SIDE) -> Tensor:
     return 0.3 + 0.4 * torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
@@ -36,7 +36,7 @@ def blurred(image: np.ndarray, cutoff: float) -> np.ndarray:
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.03), ("l2", 0.3)])
 @pytest.mark.parametrize("cutoff", [CUTOFF, 0.08])
 def test_every_step_is_apgds_on_coefficients_seen_through_the_filter(norm: str, eps: float, cutoff: float) -> None:
-    clean = pictures(4, 8).double()
+    clean = sample_images(4, 8).double()
     land, direction = Landscape(clean), torch.randn(clean.shape).double()
     attack = LowFrequency(norm=norm, eps=eps, cutoff=cutoff)
     path = walk(attack, clean, {"direction": direction}, land.entropy, 6)
@@ -70,12 +70,12 @@ def attacked(name: str, land: Landscape, clean: Tensor, *, blur: bool = False, *
         return land.logits(gaussian_filter(pixels, CUTOFF) if blur else pixels)
 
     labels = logits(clean).argmax(1)
-    return make(name, **settings)(ClassificationObjective(logits, labels, CLASSES), clean, slots=len(clean))
+    return make(name, **settings)(ClassificationObjective(logits, labels, CLASSES), clean, batch_size=len(clean))
 
 
 @pytest.mark.parametrize(("norm", "eps", "leak"), [("linf", 0.02, 0.06), ("l2", 0.3, 0.01)])
 def test_the_perturbation_lies_in_the_pass_band(norm: str, eps: float, leak: float) -> None:
-    clean = pictures(12)
+    clean = sample_images(12)
     shares = {}
     for name in ("low-frequency", "pgd"):
         outcome = attacked(name, Landscape(clean, rate=0.4), clean, norm=norm, eps=eps, steps=20)
@@ -87,7 +87,7 @@ def test_the_perturbation_lies_in_the_pass_band(norm: str, eps: float, leak: flo
 
 
 def test_a_model_that_sees_the_high_band_alone_is_not_fooled() -> None:
-    clean = pictures(12)
+    clean = sample_images(12)
     mask = torch.from_numpy(frequency() > 2.5 * CUTOFF)
     land = Landscape(clean, rate=0.4)
 
@@ -95,7 +95,9 @@ def test_a_model_that_sees_the_high_band_alone_is_not_fooled() -> None:
         return land.logits(torch.fft.ifft2(torch.fft.fft2(pixels.double()) * mask).real)
 
     objective = ClassificationObjective(logits, logits(clean).argmax(1), CLASSES)
-    low, all_bands = (make(name, eps=0.03, steps=20)(objective, clean, slots=12) for name in ("low-frequency", "pgd"))
+    low, all_bands = (
+        make(name, eps=0.03, steps=20)(objective, clean, batch_size=12) for name in ("low-frequency", "pgd")
+    )
     assert all_bands.fooled.sum() >= 10
     assert low.fooled.sum() <= 1
 
@@ -105,9 +107,9 @@ def test_a_model_that_sees_the_high_band_alone_is_not_fooled() -> None:
 def test_a_model_behind_a_blur_is_fooled_nearly_as_often_as_by_pgd_with_as_many_passes(
     norm: str, eps: float, seed: int
 ) -> None:
-    clean = pictures(40)
+    clean = sample_images(40)
     land = Landscape(clean, seed=seed)
-    # It hangs on what is left behind a blur, as a model that has learned to live with one does.
+    # It depends on what is left behind a blur, as a model that has learned to live with one does.
     spectrum = np.fft.fft2(land.inner.reshape(-1, 3, SIDE, SIDE)) * (frequency() <= CUTOFF)
     land.inner = 0.5 * np.fft.ifft2(spectrum).real.reshape(len(land.inner), -1)
     low, pgd = (
@@ -119,25 +121,25 @@ def test_a_model_behind_a_blur_is_fooled_nearly_as_often_as_by_pgd_with_as_many_
 
 
 def test_images_made_without_the_blur_get_through_it_more_often_than_those_of_pgd() -> None:
-    clean = pictures(40)
+    clean = sample_images(40)
     land = Landscape(clean, rate=0.4)
     behind = land.logits(gaussian_filter(clean, CUTOFF)).argmax(1)
     through = {}
     for name in ("low-frequency", "pgd"):
         objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
-        images = make(name, eps=0.02, steps=10)(objective, clean, slots=40).pixels
+        images = make(name, eps=0.02, steps=10)(objective, clean, batch_size=40).pixels
         through[name] = int((land.logits(gaussian_filter(images, CUTOFF)).argmax(1) != behind).sum())
     assert through["low-frequency"] > through["pgd"]
 
 
 def test_a_ball_as_wide_as_the_box_is_no_trouble() -> None:
-    clean = pictures(4)
+    clean = sample_images(4)
     outcome = attacked("low-frequency", Landscape(clean), clean, eps=0.9, steps=10)
     assert outcome.fooled.all()
 
 
 def test_a_warm_start_is_where_the_search_goes_on() -> None:
-    clean = pictures(3)
+    clean = sample_images(3)
     attack = LowFrequency(eps=0.05, steps=30)
     _, state = attack.start(clean, {"direction": torch.randn(clean.shape)})
     warm = (clean + 0.04).clamp(0, 1)
@@ -145,8 +147,8 @@ def test_a_warm_start_is_where_the_search_goes_on() -> None:
     leaf = warm.detach().requires_grad_(True)
     loss = ClassificationObjective(land.logits, land.labels, CLASSES)(leaf, torch.arange(3)).loss
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    at = Evaluation(warm, loss.detach(), torch.zeros(3, dtype=torch.bool), gradient)
-    _, after = attack.step(clean, at, state, torch.zeros(3, dtype=torch.long))
+    current = Evaluation(warm, loss.detach(), torch.zeros(3, dtype=torch.bool), gradient)
+    _, after = attack.step(clean, current, state, torch.zeros(3, dtype=torch.long))
     assert torch.equal(after["previous"], warm)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.attacks.landscape import CLASSES, Landscape, cast, walk
 from torch import Tensor
 
-from radapt.attacks import ClassificationObjective, Score, make
+from radapt.attacks import ClassificationObjective, Objective, Score, make
 from radapt.attacks._settings import number, whole
 from radapt.attacks.mi_fgsm import MIFGSM
 from radapt.errors import SettingsError
@@ -39,9 +39,9 @@ def test_every_step_is_that_of_the_paper(norm: str, momentum: float) -> None:
 def test_the_default_is_pgd_with_momentum_and_steps_that_reach_the_boundary() -> None:
     land = Landscape(CLEAN)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
-    mine = MIFGSM(eps=0.05)(objective, CLEAN.float(), slots=3)
+    mine = MIFGSM(eps=0.05)(objective, CLEAN.float(), batch_size=3)
     same = make("pgd", eps=0.05, steps=10, step_size=0.005, momentum=1.0, random_start=False)
-    assert torch.equal(mine.pixels, same(objective, CLEAN.float(), slots=3).pixels)
+    assert torch.equal(mine.pixels, same(objective, CLEAN.float(), batch_size=3).pixels)
 
 
 def diverse(image: Tensor, numbers: Tensor, attack: MIFGSM) -> Tensor:
@@ -67,7 +67,7 @@ def test_a_view_is_the_image_shrunk_and_padded(diversity: float, smallest: float
     chance = torch.stack([draw["chance"] for draw in draws])
     _, state = attack.start(images.detach(), {"chance": chance})
     iteration = torch.arange(30) % 7
-    views = attack.view(images, state, iteration)
+    views = attack._view(images, state, iteration)
     expected = torch.stack([diverse(images[i], chance[i, i % 7], attack) for i in range(30)])
     assert torch.allclose(views, expected, atol=1e-5)
     weight = torch.randn(views.shape, dtype=torch.float64)
@@ -77,11 +77,11 @@ def test_a_view_is_the_image_shrunk_and_padded(diversity: float, smallest: float
     if smallest == 1.0:
         assert torch.equal(views, images)
     # What has been taken as many steps as there are, and idles in its slot, must do no harm.
-    assert attack.view(images, state, iteration + 1).isfinite().all()
+    assert attack._view(images, state, iteration + 1).isfinite().all()
 
 
-class Framed:
-    """Sees whether a picture has a black edge; one that has fools. The loss is linear in the pixels."""
+class Framed(Objective):
+    """Sees whether an image has a black edge; one that has one fools. The loss is linear in the pixels."""
 
     losses = ("linear",)
 
@@ -103,7 +103,7 @@ class Framed:
 def test_a_view_that_fools_is_no_success_and_the_last_point_is_the_result(diversity: float) -> None:
     clean = torch.full((40, 3, 12, 12), 0.5)
     objective = Framed(40)
-    outcome = MIFGSM(eps=0.1, diversity=diversity, smallest=0.5)(objective, clean, slots=8)
+    outcome = MIFGSM(eps=0.1, diversity=diversity, smallest=0.5)(objective, clean, batch_size=8)
     assert not outcome.fooled.any()
     assert not outcome.unconfirmed.any()
     assert outcome.iterations.tolist() == [10] * 40
@@ -113,7 +113,7 @@ def test_a_view_that_fools_is_no_success_and_the_last_point_is_the_result(divers
     assert not any(((pixels == 0).any()) for pixels in objective.plain)
 
 
-def test_diverse_results_hang_on_the_key_and_the_seed_alone() -> None:
+def test_diverse_results_depend_on_the_key_and_the_seed_alone() -> None:
     generator = torch.Generator().manual_seed(2)
     clean = torch.rand(9, 3, 8, 8, generator=generator)
     land = Landscape(clean)
@@ -121,7 +121,7 @@ def test_diverse_results_hang_on_the_key_and_the_seed_alone() -> None:
 
     def run(rows: Tensor, seed: int = 0) -> Tensor:
         objective = ClassificationObjective(land.logits, land.labels[rows], CLASSES)
-        return attack(objective, clean[rows], keys=[keys[i] for i in rows], slots=4, seed=seed).pixels
+        return attack(objective, clean[rows], keys=[keys[i] for i in rows], batch_size=4, seed=seed).pixels
 
     whole = run(torch.arange(9))
     for rows in (torch.arange(8, -1, -1), torch.arange(0, 9, 2), torch.tensor([5])):
@@ -133,7 +133,7 @@ def test_views_change_the_gradients_that_the_search_follows() -> None:
     clean = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     land = Landscape(clean)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
-    plain, diverse = (MIFGSM(eps=0.03, diversity=p)(objective, clean, slots=9) for p in (0.0, 1.0))
+    plain, diverse = (MIFGSM(eps=0.03, diversity=p)(objective, clean, batch_size=9) for p in (0.0, 1.0))
     assert not torch.allclose(plain.pixels, diverse.pixels, atol=1e-3)
     assert diverse.loss_rose.float().mean() > 0.5
 
@@ -144,7 +144,7 @@ def test_views_change_the_gradients_that_the_search_follows() -> None:
         ({"momentum": -1.0}, "momentum must be a number of at least 0, got -1.0"),
         ({"diversity": 1.5}, "diversity must be a number of at least 0, 1 at most, got 1.5"),
         ({"smallest": 0.0}, "smallest must be a number above 0, 1 at most, got 0.0"),
-        ({"restarts": 2}, "restarts of mi-fgsm all do the same; set diversity"),
+        ({"restarts": 2}, "restarts of mi-fgsm are all the same; set diversity"),
         ({"diversty": 0.5}, "no setting 'diversty'; did you mean 'diversity'"),
     ],
 )

@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from radapt.attacks import ClassificationObjective, Score, make
-from radapt.attacks._objective import Subset
+from radapt.attacks import (
+    EOT,
+    AnswerObjective,
+    ClassificationObjective,
+    EmbeddingObjective,
+    Objective,
+    Score,
+    make,
+)
+from radapt.attacks._losses import LOSSES, is_targeted
+from radapt.attacks._objective import Subset, checked
 from radapt.errors import InputError, SettingsError
 
 CLASSES = 6
@@ -67,7 +76,7 @@ def test_wrong_use_is_refused() -> None:
         ClassificationObjective(nn.Identity(), torch.zeros(2, dtype=torch.long), 1)
 
 
-class Recorder:
+class Recorder(Objective):
     """Linear logits; remembers which target every sample was driven towards."""
 
     losses = ("ce", "margin-targeted")
@@ -95,7 +104,7 @@ def test_restarts_go_for_the_wrong_classes_from_the_likeliest_on(name: str) -> N
     objective = Recorder()
     attack = make(name, eps=0.01, steps=2, restarts=3, loss="margin-targeted")
     # One slot: jobs come in the order of the queue, and no repeated rows.
-    outcome = attack(objective, torch.full((3, 3, 2, 2), 0.5), slots=1)
+    outcome = attack(objective, torch.full((3, 3, 2, 2), 0.5), batch_size=1)
     assert objective.seen == {0: [1, 2, 3], 1: [2, 1, 0]}
     assert outcome.fooled.tolist() == [False, False, True]
     # The loss that is reported is the margin, which is comparable between targets.
@@ -120,3 +129,52 @@ def test_a_subset_is_the_objective_at_its_rows() -> None:
     got = part(pixels, torch.tensor([2, 0]), loss="dlr-targeted", target=torch.tensor([1, 1]))
     expected = objective(pixels, torch.tensor([5, 6]), loss="dlr-targeted", target=torch.tensor([1, 1]))
     assert torch.equal(got.loss, expected.loss)
+
+
+def test_the_table_says_which_losses_are_targeted() -> None:
+    targeted = {"ce-targeted", "margin-targeted", "dlr-targeted"}
+    assert {name for name in LOSSES if is_targeted(name)} == targeted
+    assert not is_targeted("")
+    # A name is no more than a name: what is not in the table has no targets.
+    assert not is_targeted("my-targeted")
+    for name in LOSSES:
+        assert make("apgd", eps=0.1, loss=name).targeted == (name in targeted)  # type: ignore[attr-defined]
+
+
+def test_every_objective_says_whether_it_stops_and_how_many_classes_it_has() -> None:
+    classifier = ClassificationObjective(nn.Identity(), torch.zeros(3, dtype=torch.long), CLASSES)
+    embedding = EmbeddingObjective(nn.Flatten(), torch.zeros(3, 2))
+
+    def read(pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(3), torch.zeros(3, dtype=torch.bool)
+
+    answers, decisive = AnswerObjective(read, 3), AnswerObjective(read, 3, stop=torch.ones(3, dtype=torch.bool))
+    training = ClassificationObjective(nn.Identity(), torch.zeros(3, dtype=torch.long), CLASSES, stop=False)
+    expected = [
+        (classifier, True, CLASSES),
+        (training, False, CLASSES),
+        (embedding, False, None),
+        (answers, False, None),
+        (decisive, True, None),
+    ]
+    for objective, stop, classes in expected:
+        for each in (objective, Subset(objective, torch.tensor([1])), EOT(objective, 2)):
+            assert (each.stop, each.classes) == (stop, classes)
+
+
+def test_an_objective_that_lacks_a_member_is_refused_and_the_base_class_has_defaults() -> None:
+    class Incomplete:
+        size, losses = 3, ("sum",)
+
+        def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Score:
+            return Score(pixels.flatten(1).sum(1), torch.zeros(len(index), dtype=torch.bool))
+
+    class Whole(Incomplete, Objective):
+        pass
+
+    with pytest.raises(InputError, match=r"objective Incomplete lacks stop, classes; derive it from .*Objective"):
+        checked(Incomplete())
+    whole = Whole()
+    assert checked(whole) is whole
+    assert (whole.stop, whole.classes) == (False, None)
+    assert make("pgd", eps=0.1, steps=3)(whole, torch.full((3, 3, 2, 2), 0.5)).loss_rose.all()

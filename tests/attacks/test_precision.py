@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from radapt.attacks import ClassificationObjective, Score, make
+from radapt.attacks import ClassificationObjective, Objective, Score, make
 
 
-class Watch:
+class Watch(Objective):
     """A classifier's objective that notes in which precision it was asked for gradients and for verdicts."""
 
     def __init__(self, inner: ClassificationObjective) -> None:
@@ -38,7 +38,7 @@ def build(seed: int) -> tuple[nn.Module, Tensor, Tensor]:
 def test_gradients_are_in_half_precision_and_verdicts_in_float32() -> None:
     model, pixels, labels = build(0)
     objective = Watch(ClassificationObjective(model, labels, 5))
-    outcome = make("pgd", eps=0.02, steps=5)(objective, pixels, precision=torch.bfloat16, slots=4)
+    outcome = make("pgd", eps=0.02, steps=5)(objective, pixels, precision=torch.bfloat16, batch_size=4)
     assert set(objective.seen) == {("gradient", "bfloat16"), ("gradient", "float32"), ("verdict", "float32")}
     first = objective.seen.index(("gradient", "float32"))
     assert ("gradient", "bfloat16") not in objective.seen[first:]
@@ -51,8 +51,8 @@ def test_gradients_are_in_half_precision_and_verdicts_in_float32() -> None:
 def test_survivors_fare_as_in_float32(seed: int) -> None:
     model, pixels, labels = build(seed)
     attack = make("apgd", eps=0.03, steps=12)
-    full = attack(ClassificationObjective(model, labels, 5), pixels, slots=4)
-    mixed = attack(ClassificationObjective(model, labels, 5), pixels, precision=torch.bfloat16, slots=4)
+    full = attack(ClassificationObjective(model, labels, 5), pixels, batch_size=4)
+    mixed = attack(ClassificationObjective(model, labels, 5), pixels, precision=torch.bfloat16, batch_size=4)
     # Whatever float32 fools is fooled: by the half-precision pass or by the float32 pass that follows.
     assert (mixed.fooled | ~full.fooled).all()
     again = mixed.stage == 1
@@ -60,7 +60,7 @@ def test_survivors_fare_as_in_float32(seed: int) -> None:
     assert (mixed.forwards[~mixed.fooled] > full.forwards[~mixed.fooled]).all()
 
 
-class Vain:
+class Vain(Objective):
     """Says it is fooled wherever half precision is on, and never is."""
 
     losses = ("sum",)

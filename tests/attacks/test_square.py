@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from radapt.attacks import Score, make, round_8bit
+from radapt.attacks import Objective, Score, make, round_8bit
 from radapt.attacks._search import Evaluation
 from radapt.attacks.square import Square, bump, share, words
 from radapt.errors import SettingsError
@@ -21,7 +21,7 @@ EPS = {"linf": 0.1, "l2": 0.6}
 MASK = 2**64 - 1
 
 
-class Waves:
+class Waves(Objective):
     """A loss with many hills, ``sum sin(w x + b)``; keeps what it sees, and nothing is ever fooled."""
 
     losses = ("margin",)
@@ -134,15 +134,15 @@ def test_every_step_is_that_of_the_paper(norm: str, height: int, width: int) -> 
     losses = objective.value(points, samples).tolist()
     accepted = 0
     for k in range(steps):
-        at = Evaluation(points, objective.value(points, samples), torch.zeros(count, dtype=torch.bool), points[:0])
+        current = Evaluation(points, objective.value(points, samples), torch.zeros(count, dtype=torch.bool), points[:0])
         if k > 0:
             for sample in range(count):
-                if at.loss[sample] > losses[sample]:
-                    best[sample], losses[sample] = points[sample].numpy(), float(at.loss[sample])
+                if current.loss[sample] > losses[sample]:
+                    best[sample], losses[sample] = points[sample].numpy(), float(current.loss[sample])
                     accepted += 1
         # Every sample at a step of its own, as when it began later than its neighbours.
         iteration = torch.tensor([(k + 7 * sample) % steps for sample in range(count)])
-        points, state = attack.step(clean, at, state, iteration)
+        points, state = attack.step(clean, current, state, iteration)
         assert torch.equal(state["loss"], torch.tensor(losses, dtype=torch.float64))
         for sample in range(count):
             expected, _ = candidate(
@@ -161,8 +161,8 @@ def test_a_change_that_cancels_the_old_one_takes_its_place() -> None:
         old = np.stack([(1 - 2 * (draw % 2)) * 0.1 * shape for draw in draws[4:7]])
         best = clean + torch.from_numpy(old)
         state = {"seed": torch.tensor([seed]), "best": best, "loss": torch.zeros(1, dtype=torch.float64)}
-        at = Evaluation(best, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.bool), best[:0])
-        points, _ = attack.step(clean, at, state, torch.tensor([iteration]))
+        current = Evaluation(best, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.bool), best[:0])
+        points, _ = attack.step(clean, current, state, torch.tensor([iteration]))
         expected, cancelled = candidate("l2", best[0].numpy(), clean[0].numpy(), iteration, steps, seed)
         assert cancelled
         assert np.abs(points[0].numpy() - expected).max() < 1e-9
@@ -204,7 +204,7 @@ def test_every_candidate_is_in_the_ball_and_the_loss_never_falls(draw: tuple[str
     clean = torch.rand(4, 3, side, side + 1, generator=torch.Generator().manual_seed(seed))
     clean[0] = clean[0].round()
     objective = Waves(4, (side, side + 1))
-    outcome = Square(norm=norm, eps=eps, steps=30)(objective, clean, seed=seed, slots=4)
+    outcome = Square(norm=norm, eps=eps, steps=30)(objective, clean, seed=seed, batch_size=4)
     best = torch.full((4,), -torch.inf).double()
     *seen, rounded = objective.seen
     assert torch.equal(rounded[0], round_8bit(outcome.pixels))
@@ -226,14 +226,14 @@ def test_every_candidate_is_in_the_ball_and_the_loss_never_falls(draw: tuple[str
 def test_l2_spends_the_whole_length(side: int) -> None:
     # Far from black and white, nothing is cut off.
     objective, clean = Waves(4, (side, side)), torch.full((4, 3, side, side), 0.5)
-    Square(norm="l2", eps=0.3, steps=60)(objective, clean, slots=4)
+    Square(norm="l2", eps=0.3, steps=60)(objective, clean, batch_size=4)
     for points, _, _ in objective.seen[1:-2]:
         assert torch.allclose((points - clean).flatten(1).norm(dim=1), torch.full((4,), 0.3), atol=1e-6)
 
 
 def test_linf_starts_from_vertical_stripes_and_stays_in_the_corners() -> None:
     objective, clean = Waves(4), torch.full((4, 3, 9, 9), 0.5)
-    Square(eps=0.1, steps=60)(objective, clean, slots=4)
+    Square(eps=0.1, steps=60)(objective, clean, batch_size=4)
     stripes = (objective.seen[1][0] - clean).sign()
     assert torch.equal(stripes, stripes[:, :, :1].expand_as(stripes))
     assert len(stripes[:, :, 0].flatten(1).unique(dim=0)) == 4
@@ -272,10 +272,10 @@ def test_windows_reach_every_place(norm: str) -> None:
     attack, clean = Square(norm=norm, eps=0.1, steps=400), torch.full((1, 3, 6, 7), 0.5)
     drawn = {name: each[None] for name, each in attack.draw(clean.shape[1:], torch.Generator()).items()}
     points, state = attack.start(clean, drawn)
-    at = Evaluation(points, torch.ones(1), torch.zeros(1, dtype=torch.bool), points[:0])
+    current = Evaluation(points, torch.ones(1), torch.zeros(1, dtype=torch.bool), points[:0])
     hits = torch.zeros(6, 7)
     for k in range(400):
-        candidate, _ = attack.step(clean, at, state, torch.tensor([k]))
+        candidate, _ = attack.step(clean, current, state, torch.tensor([k]))
         hits += ((candidate - points).abs() > 1e-6).any(1)[0]
     assert (hits > 0).all()
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from radapt.analyze import cka
-from radapt.cli._analyses import ANALYSES
+from radapt.analysis import cka, names
 from radapt.data import load_dataset
 from radapt.models import load
-from radapt.plots import Curves, Heatmap, Pictures, read_plots
+from radapt.results.plots import Curves, Heatmap, Images, read_plots
 
 Run = Callable[..., Result]
 TWINS = ("micro/clip", "FARE=micro/fare")
@@ -24,7 +23,7 @@ TWINS = ("micro/clip", "FARE=micro/fare")
         ("cka", ("tokens=class",), Heatmap),
         ("kernels", ("scale=raw",), Heatmap),
         ("response", (), Curves),
-        ("attention", ("query=class", "pictures=2"), Pictures),
+        ("attention", ("query=class", "images=2"), Images),
         ("insensitivity", (), Heatmap),
         ("perturbations", ("attack=pgd", "eps=8/255", "steps=1", "bands=4"), Curves),
     ],
@@ -43,7 +42,8 @@ def test_every_analysis_writes_its_plots_and_numbers(
 
 
 def test_there_is_a_test_for_every_analysis() -> None:
-    assert set(ANALYSES) == {"cka", "kernels", "response", "attention", "insensitivity", "perturbations"}
+    tested = {"cka", "kernels", "response", "attention", "insensitivity", "perturbations", "replacement"}
+    assert set(names()) == tested
 
 
 def test_the_first_model_is_the_reference(run: Run) -> None:
@@ -76,16 +76,16 @@ def test_replacement_draws_all_twins_and_continues(run: Run) -> None:
     ("words", "message"),
     [
         (("kca", *TWINS), "unknown analysis 'kca'; did you mean 'cka'?"),
-        (("cka", *TWINS, "--option", "token=all"), "cka has no option 'token'; did you mean 'tokens'?"),
+        (("cka", *TWINS, "--option", "token=all"), "analysis 'cka' has no setting 'token'; did you mean 'tokens'?"),
         (("cka", *TWINS, "--option", "tokens=clas"), "'clas'"),
         (("cka", "micro/clip"), "cka compares models"),
         (("cka", "micro/clip", "micro/clip"), "different labels"),
-        (("cka", *TWINS, "--data", "shapes,colours"), "one data set"),
+        (("cka", *TWINS, "--data", "shapes,colours"), "unknown dataset 'shapes,colours'"),
         (
             ("replacement", *TWINS, "--option", "ordre=single"),
-            "replacement has no option 'ordre'; did you mean 'order'?",
+            "analysis 'replacement' has no setting 'ordre'; did you mean 'order'?",
         ),
-        (("replacement", "micro/clip"), "twins is empty"),
+        (("replacement", "micro/clip"), "replacement compares models"),
         (("replacement", *TWINS, "--option", "order=backwards"), "unknown order 'backwards'"),
     ],
 )

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from tests.cli.conftest import Run
 
 import radapt
-from radapt.adapt import Adapter, cutoff_from_d0
-from radapt.cli._shared import fraction, split_names, write_file
-from radapt.cli.evaluate import options_of
+from radapt.adapters import Adapter, cutoff_from_d0
+from radapt.cli._shared import split_names
 from radapt.data import load_dataset
 from radapt.errors import SettingsError
-from radapt.evaluate import Candidate, Threat, evaluate
+from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.io import fraction, options_of, write_text
 from radapt.results import Results, Sample
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
-FIGURE = {
+RESULT = {
     "method", "model", "weights", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source",
     "options", "seed",
     "version", "kind", "metric", "main", "percent", "low", "high", "seconds", "forwards", "backwards", "flags",
@@ -34,7 +34,7 @@ TRAINED = {
 }  # fmt: skip
 TRIAL = {"alpha", "cutoff", "clean", "robust", "score"}
 TWIN = {
-    "method", "model", "data", "n", "layers", "eps", "attack_steps", "steps", "batch", "accumulate", "workers",
+    "method", "model", "data", "n", "layers", "eps", "attack_steps", "steps", "batch_size", "accumulate", "workers",
     "optimizer", "lr", "weight_decay", "ema", "precision", "seed", "device", "log", "first_loss", "last_loss",
 }  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
     assert documented("Trials") == TRIAL
     assert Adapter.from_pretrained("a").settings == adapter.settings  # --out: the first is left alone
 
-    words = ("--data", "shapes,colours", "--attack", "pgd", "--option", "steps=2", "--n", 4, "--slots", 4, "-q")
+    words = ("--data", "shapes,colours", "--attack", "pgd", "--option", "steps=2", "--n", 4, "--batch-size", 4, "-q")
     result = run("evaluate", f"CLIP={model}", f"R-Adapt={model}+best", *words, "--json", "rows.json")
     assert result.exit_code == 0, result.output
     assert "results in results.sqlite" in result.output
@@ -85,14 +85,14 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
         for method in ("CLIP", "R-Adapt")
         for source in ("", "undefended", "self")
     ]
-    assert all(row.keys() == FIGURE for row in rows)
-    assert documented("Figures") == FIGURE
+    assert all(row.keys() == RESULT for row in rows)
+    assert documented("Results") == RESULT
     assert {r["adapter"] for r in rows if r["method"] == "R-Adapt"} == {Adapter.from_pretrained("best").fingerprint}
 
     result = run("report", "results.sqlite", "--out", "report", "--json", "again.json")
     assert result.exit_code == 0, result.output
     assert read("again.json") == rows
-    assert {"report.html", "table.md", "figures.json"} <= {path.name for path in Path("report").iterdir()}
+    assert {"report.html", "table.md", "results.json"} <= {path.name for path in Path("report").iterdir()}
     assert "wrote report/report.html" in result.output
 
 
@@ -105,7 +105,7 @@ def test_the_command_gives_the_figures_of_the_library(run: Run, model: str) -> N
     with Results("direct.sqlite") as results:
         figures = evaluate(
             [Candidate(method=model, model=radapt.load(model))],
-            datasets=[load_dataset("colours", n=6)],
+            data=[load_dataset("colours", n=6)],
             threats=threats,
             results=results,
             seed=2,
@@ -114,7 +114,7 @@ def test_the_command_gives_the_figures_of_the_library(run: Run, model: str) -> N
         )
         expected = [(figure.setting, results.samples(figure.setting)) for figure in figures]
     with Results("results.sqlite", read_only=True) as results:
-        assert [(f.setting, results.samples(f.setting)) for f in results.figures()] == expected
+        assert [(f.setting, results.samples(f.setting)) for f in results.all()] == expected
     assert [row["eps"] for row in read("rows.json")] == [0, 1 / 255, 1 / 255, 2 / 255, 2 / 255]
 
 
@@ -150,7 +150,7 @@ def test_an_interrupt_is_one_line_and_the_same_command_continues(
     assert result.stderr == "interrupted; what was computed is kept, run the same command to continue\n"
     assert not Path("rows.json").exists()
     with Results("results.sqlite", read_only=True) as results:
-        assert [(f.setting.attack, f.n) for f in results.figures()] == [("none", 4)]
+        assert [(f.setting.attack, f.n) for f in results.all()] == [("none", 4)]
     assert run(*words).exit_code == 0
     assert [row["n"] for row in read("rows.json")] == [4, 4, 4]
 
@@ -170,7 +170,7 @@ def test_a_data_driven_adapter_is_trained_and_says_how(run: Run, model: str) -> 
 
 
 def test_a_twin_is_fine_tuned_and_guides_an_adapter(run: Run, model: str) -> None:
-    words = ("--model", model, "--n", 8, "--steps", 2, "--batch", 4, "--attack-steps", 1, "--lr", "1e-3", "-q")
+    words = ("--model", model, "--n", 8, "--steps", 2, "--batch-size", 4, "--attack-steps", 1, "--lr", "1e-3", "-q")
     result = run("finetune", "fare", *words, "--out", "twin", "--json", "twin.json")
     assert result.exit_code == 0, result.output
     assert read("twin.json").keys() == TWIN == documented("Twins")
@@ -206,13 +206,12 @@ def test_options_are_read_by_their_looks() -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "new" / "rows.json"
-    write_file(target, "old")
+    write_text(target, "old")
 
-    def full(self: Path, content: str, **options: object) -> int:
+    def full(self: Path, content: bytes) -> int:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
-        write_file(target, "new")
+        write_text(target, "new")
     assert target.read_text() == "old"
-    write_file(None, "nothing")

@@ -27,7 +27,7 @@ def refused(result: Result, code: int, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--data", "shaps"], ["unknown data set 'shaps'", "did you mean 'shapes'"]),
+        (["--data", "shaps"], ["unknown dataset 'shaps'", "did you mean 'shapes'"]),
         (["--data", ""], ["nothing to evaluate"]),
         (["--data", "shapeworld-captions", "--target", " "], ["target is empty"]),
         (["--split", "tset"], ["did you mean 'test'"]),
@@ -49,7 +49,7 @@ def refused(result: Result, code: int, *parts: str) -> None:
         (["--source", ""], ["--eps and --source"]),
         (["--source", "slef"], ["unknown source 'slef'", "did you mean 'self'"]),
         (["--undefended", "nonsense"], ["unknown model 'nonsense'"]),
-        (["--slots", "0"], ["slots"]),
+        (["--batch-size", "0"], ["batch_size"]),
     ],
     ids=" ".join,
 )
@@ -107,8 +107,11 @@ def test_a_results_file_that_cannot_be_used(run: Run, model: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [
-        (["training-fre"], 2, ["unknown method 'training-fre'", "did you mean 'training-free'"]),
-        (["model-guided"], 2, ["--guide"]),
+        (["training-fre"], 2, ["unknown adapter method 'training-fre'", "did you mean 'training-free'"]),
+        (["model-guided"], 2, ["model-guided needs a guide"]),
+        (["training-free", "--guide", "micro/fare"], 2, ["training-free takes no guide"]),
+        (["training-free", "--steps", "4"], 2, ["training-free: unknown setting 'steps'"]),
+        (["data-driven", "--block", "1"], 2, ["data-driven: unknown setting 'block'"]),
         (["model-guided", "--guide", "nonsense"], 2, ["unknown model 'nonsense'"]),
         (["training-free", "--mix", "ad"], 2, ["unknown mix 'ad'", "did you mean 'add'"]),
         (["training-free", "--image", "wite"], 2, ["did you mean 'white'"]),
@@ -118,8 +121,8 @@ def test_a_results_file_that_cannot_be_used(run: Run, model: str, tmp_path: Path
         (["data-driven", "--n", "4", "--loss", "txt"], 2, ["unknown loss 'txt'", "did you mean 'text'"]),
         (["data-driven", "--n", "4", "--adversary", "statik"], 2, ["did you mean 'static'"]),
         (["data-driven", "--n", "4", "--data", "objcts"], 2, ["did you mean 'objects'"]),
-        (["data-driven", "--n", "4", "--data", "shapes,colours"], 2, ["unknown data set 'shapes,colours'"]),
-        (["data-driven", "--n", "4", "--data", ""], 2, ["unknown data set ''"]),
+        (["data-driven", "--n", "4", "--data", "shapes,colours"], 2, ["unknown dataset 'shapes,colours'"]),
+        (["data-driven", "--n", "4", "--data", ""], 2, ["unknown dataset ''"]),
         (["data-driven", "--n", "4", "--eps", "abc"], 2, ["'abc'"]),
         (["data-driven", "--n", "4", "--steps", "0"], 2, ["steps"]),
     ],
@@ -151,7 +154,7 @@ def test_a_wrong_option_of_finetune(run: Run, model: str) -> None:
     refused(run("finetune", "tecao", "--model", model, "--n", 4), 2, "'tecao'", "did you mean 'tecoa'")
     refused(run("finetune", "fare", "--model", "nonsense", "--n", 4), 2, "unknown model 'nonsense'")
     refused(run("finetune", "fare", "--model", model, "--n", 4, "--eps", "abc"), 2, "'abc'")
-    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digits"), 2, "unknown data set")
+    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digits"), 2, "unknown dataset")
 
 
 def test_a_report_under_a_file(run: Run, model: str) -> None:

@@ -8,14 +8,14 @@ import torch
 from tests.cli.conftest import Run
 
 import radapt
-from radapt import _workers, finetune
-from radapt._workers import Workers
+from radapt import finetuning
 from radapt.models import parts
+from radapt.training.distributed import Workers
 
-SHORT = ("--n", 8, "--steps", 2, "--batch", 4, "--attack-steps", 1, "--lr", "1e-4", "-q")
+SHORT = ("--n", 8, "--steps", 2, "--batch-size", 4, "--attack-steps", 1, "--lr", "1e-4", "-q")
 
 
-@pytest.mark.parametrize("method", finetune.names())
+@pytest.mark.parametrize("method", finetuning.names())
 def test_options_reach_the_training_and_its_recipe(run: Run, model: str, method: str) -> None:
     words = ("--layers", "head+lora:r2@0", "--accumulate", 2, "--optimizer", "sgd", "--ema", 0.5, "--log", "log")
     result = run("finetune", method, "--model", model, *SHORT, *words, "--precision", "bfloat16", "--out", "twin")
@@ -35,7 +35,7 @@ def test_options_reach_the_training_and_its_recipe(run: Run, model: str, method:
 
 def test_every_method_is_named_in_the_help(run: Run) -> None:
     output = run("finetune", "--help").output
-    assert all(name in output for name in finetune.names())
+    assert all(name in output for name in finetuning.names())
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,12 @@ def test_wrong_options_are_refused(run: Run, model: str, words: tuple[object, ..
 def test_of_several_processes_one_writes_and_each_has_its_device(
     run: Run, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_workers, "workers", lambda: Workers(2, 1, torch.device("cpu")))
+    for place in ("radapt.training", "radapt.finetuning._method"):
+        monkeypatch.setattr(f"{place}.workers", lambda: Workers(2, 1, torch.device("cpu")))
     words = ("finetune", "fare", "--model", model, *SHORT, "--out", "twin")
     result = run(*words)
     assert (result.exit_code, result.output) == (0, "")
     assert not Path("twin").exists()
     result = run(*words, "--device", "cuda:0")
     assert result.exit_code == 2
-    assert "each of the 2 processes has a device of its own; leave --device out" in result.output
+    assert "each of the 2 processes has a device of its own; leave device out" in result.output

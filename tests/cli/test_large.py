@@ -25,7 +25,7 @@ def test_the_memory_of_a_model_is_a_table(run: Run, llava: str) -> None:
         if file.name not in ("config.json", "preprocessor_config.json"):
             file.rename(file.with_name(f"hidden-{file.name}"))  # the weights are not needed
     try:
-        result = run("models", llava, "--dtype", "bfloat16", "--slots", 4, "--checkpointing")
+        result = run("models", llava, "--dtype", "bfloat16", "--batch-size", 4, "--checkpointing")
     finally:
         for file in Path(llava).glob("hidden-*"):
             file.rename(file.with_name(file.name.removeprefix("hidden-")))
@@ -33,23 +33,23 @@ def test_the_memory_of_a_model_is_a_table(run: Run, llava: str) -> None:
     assert result.output.startswith(f"{llava}, bfloat16, 4 images of 48 x 48, checkpointing\n")
     for part in ("vision tower", "projector", "language model", "together", "parameters (M)", "activations (GB)"):
         assert part in result.output
-    whole = estimate(llava, dtype="bfloat16", slots=4, checkpointing=True)
+    whole = estimate(llava, dtype="bfloat16", batch_size=4, checkpointing=True)
     assert f"total {whole.total / 1e9:.2f} GB" in result.output
 
 
 def test_what_has_no_estimate_is_one_line(run: Run, model: str) -> None:
     refused(run("models", "micro/clop"), 2, "unknown model 'micro/clop'", "did you mean 'micro/clip'")
     refused(run("models", model, "--dtype", "bf16"), 2, "unknown dtype 'bf16'", "did you mean 'bfloat16'")
-    refused(run("models", model, "--slots", 0), 2, "slots must be at least 1")
+    refused(run("models", model, "--batch-size", 0), 2, "batch_size must be at least 1")
     refused(run("models", model, "--checkpointing"), 1, "does not generate text")
     refused(run("models", model, "--image-size", 4), 2, "multiples of 8 pixels")
 
 
 def test_evaluate_tells_the_memory_and_loads_as_it_is_told(run: Run, model: str) -> None:
-    words = ("--attack", "none", "--n", 2, "-q", "--slots", 2)
+    words = ("--attack", "none", "--n", 2, "-q", "--batch-size", 2)
     result = run("evaluate", f"half={model}", *words, "--dtype", "bfloat16")
     assert result.exit_code == 0, result.output
-    line = estimate(model, dtype="bfloat16", slots=2).line()
+    line = estimate(model, dtype="bfloat16", batch_size=2).line()
     assert "bfloat16, 2 images of 48 x 48: about" in line
     assert result.output.count(line) == 1
     assert "images of" not in run("evaluate", "micro/clip", *words).output
@@ -63,8 +63,8 @@ def test_candidates_of_one_model_load_it_once(run: Run, model: str, monkeypatch:
         names.append(name)
         return load(name, **options)
 
-    monkeypatch.setattr("radapt.models.load", counted)
-    words = ("--attack", "pgd", "--option", "steps=2", "--n", 4, "-q", "--slots", 4, "--json", "rows.json")
+    monkeypatch.setattr("radapt.evaluation._candidates.load", counted)
+    words = ("--attack", "pgd", "--option", "steps=2", "--n", 4, "-q", "--batch-size", 4, "--json", "rows.json")
     result = run("evaluate", f"bare={model}", f"R-Adapt={model}+a", *words)
     assert result.exit_code == 0, result.output
     assert names == [model]
@@ -88,11 +88,11 @@ def test_a_wrong_way_to_load_is_one_line(run: Run, model: str, command: tuple[st
 
 
 def test_checkpointing_is_for_generative_models(run: Run, model: str, llava: str) -> None:
-    words = ("--data", "shapeworld-vqa", "--attack", "none", "--n", 2, "-q", "--slots", 2, "--checkpointing")
+    words = ("--data", "shapeworld-vqa", "--attack", "none", "--n", 2, "-q", "--batch-size", 2, "--checkpointing")
     refused(run("evaluate", model, *words), 1, "checkpointing is for a LLaVA or Qwen-VL")
     result = run("evaluate", f"l={llava}", *words)
     assert result.exit_code == 0, result.output
-    assert estimate(llava, slots=2, checkpointing=True).line() in result.output
+    assert estimate(llava, batch_size=2, checkpointing=True).line() in result.output
 
 
 def test_an_adapter_is_made_in_half_precision(run: Run, llava: str) -> None:

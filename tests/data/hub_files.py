@@ -1,4 +1,4 @@
-"""Small data sets in the formats of the hub, for tests."""
+"""Small datasets in the formats of the hub, for tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 
 from radapt.data import Dataset
 
-__all__ = ["archives", "own", "parquet", "picture", "which"]
+__all__ = ["archives", "own", "parquet", "photo", "which"]
 
 _FACTS = {"name": "own", "title": "Own", "task": "zero-shot", "source": "hub", "licence": "MIT", "citation": "None."}
-_FACTS |= {"metric": "top-1", "description": "Pictures.", "tests": "Colour."}
+_FACTS |= {"metric": "top-1", "description": "Images.", "tests": "Colour."}
 
 
-def picture(at: int) -> Image.Image:
-    """Of one grey level, which says which picture it is."""
+def photo(at: int) -> Image.Image:
+    """Of one grey level, which says which image it is."""
     return Image.new("RGB", (20, 16), (at, at, at))
 
 
@@ -36,7 +36,7 @@ def archives(folder: Path, labels: list[int], *, split: str = "test", kind: str 
         with tarfile.open(folder / split / f"{number}.tar", "w") as tar:
             for at in range(start, min(start + shard, len(labels))):
                 buffer = io.BytesIO()
-                picture(at).save(buffer, kind, **({"lossless": True} if kind == "webp" else {}))
+                photo(at).save(buffer, kind, **({"lossless": True} if kind == "webp" else {}))
                 for ending, content in (("cls", str(labels[at]).encode()), (kind, buffer.getvalue())):
                     entry = tarfile.TarInfo(f"s{at:07d}.{ending}")
                     entry.size = len(content)
@@ -50,7 +50,7 @@ def archives(folder: Path, labels: list[int], *, split: str = "test", kind: str 
 def parquet(folder: Path, columns: dict[str, list[Any]], split: str = "test", **features: Any) -> Path:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     count = len(next(iter(columns.values())))
-    rows = datasets.Dataset.from_dict({"image": [picture(at) for at in range(count)], **columns})
+    rows = datasets.Dataset.from_dict({"image": [photo(at) for at in range(count)], **columns})
     for column, feature in {"image": datasets.Image(), **features}.items():
         rows = rows.cast_column(column, feature)
     rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))

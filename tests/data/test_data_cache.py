@@ -1,4 +1,4 @@
-"""The cache of rendered pictures: it may be damaged, shared, or missing, and the pictures are right all the same."""
+"""The cache of rendered images: it may be damaged, shared, or missing, and the images are right all the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def renders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of pictures rendered, one entry per call."""
+    """Numbers of images rendered, one entry per call."""
     calls: list[int] = []
     original = _readers.render
 
@@ -36,7 +36,7 @@ def renders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_pictures_are_rendered_once(folder: Path, renders: list[int]) -> None:
+def test_images_are_rendered_once(folder: Path, renders: list[int]) -> None:
     first = load_dataset("shapes", n=20)
     second = load_dataset("shapes", n=100)
     assert renders == [100]
@@ -82,8 +82,8 @@ def test_a_damaged_file_is_rendered_again_with_a_warning(
 
 
 def test_no_flipped_byte_goes_unnoticed(folder: Path) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    _cache.cached("key", pictures.shape, lambda: pictures)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    _cache.cached("key", images.shape, lambda: images)
     (file,) = folder.iterdir()
     good = file.read_bytes()
     noticed = 0
@@ -91,7 +91,7 @@ def test_no_flipped_byte_goes_unnoticed(folder: Path) -> None:
         file.write_bytes(good[:position] + bytes([good[position] ^ 0b100101]) + good[position + 1 :])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            np.testing.assert_array_equal(_cache.cached("key", pictures.shape, lambda: pictures), pictures)
+            np.testing.assert_array_equal(_cache.cached("key", images.shape, lambda: images), images)
         assert all("cannot be used" in str(warning.message) for warning in caught)
         noticed += len(caught)
     assert noticed > len(good) / 2  # the others carry dates and the like
@@ -126,7 +126,7 @@ def test_without_a_folder_to_write_it_works_and_warns_once(tmp_path: Path, monke
         images = load_dataset("shapes", n=210).images
         load_dataset("outlines", n=10)
     np.testing.assert_array_equal(images, expected)
-    assert [str(w.message).startswith("rendered pictures cannot be kept") for w in caught] == [True]
+    assert [str(w.message).startswith("rendered images cannot be kept") for w in caught] == [True]
 
 
 def test_a_full_disk_leaves_no_partial_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_no_partial_file(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_readers_never_see_half_a_file(folder: Path) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (100, 48, 48, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (100, 48, 48, 3), dtype=np.uint8)
     failures: list[BaseException] = []
 
     def work(number: int) -> None:
@@ -148,12 +148,12 @@ def test_readers_never_see_half_a_file(folder: Path) -> None:
             for round_ in range(15):
                 if number == 0:  # one worker keeps removing the file, the others write and read it
                     next(folder.glob("*.npz"), folder / "none").unlink(missing_ok=True)
-                got = _cache.cached({"same": "key"}, pictures.shape, lambda: pictures)
-                np.testing.assert_array_equal(got, pictures, err_msg=f"round {round_}")
+                got = _cache.cached({"same": "key"}, images.shape, lambda: images)
+                np.testing.assert_array_equal(got, images, err_msg=f"round {round_}")
         except BaseException as error:
             failures.append(error)
 
-    _cache.cached({"same": "key"}, pictures.shape, lambda: pictures)
+    _cache.cached({"same": "key"}, images.shape, lambda: images)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()

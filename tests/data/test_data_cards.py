@@ -20,7 +20,7 @@ GOOD: dict[str, Any] = {
     "metric": "top-1",
     "licence": "CC0-1.0",
     "citation": "None.",
-    "description": "Pictures.",
+    "description": "Images.",
     "tests": "Nothing.",
     "templates": ["a photo of {a c}"],
     "options": {"label": "shape"},
@@ -35,7 +35,7 @@ def write(folder: Path, content: object, name: str = "birds.yaml") -> str:
     return str(path)
 
 
-def test_every_file_of_the_folder_is_a_data_set() -> None:
+def test_every_file_of_the_folder_is_a_dataset() -> None:
     files = sorted((Path(radapt.data.__file__).parent / "cards").iterdir())
     assert [file.stem for file in files] == datasets()
     assert {"shapes", "colours", "textures", "compositions", "digits", "shapeworld-retrieval"} <= set(datasets())
@@ -46,7 +46,7 @@ def test_names_are_read_as_written_on_a_command_line() -> None:
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(SettingsError, match=r"unknown data set 'shape'; did you mean 'shapes'\?"):
+    with pytest.raises(SettingsError, match=r"unknown dataset 'shape'; did you mean 'shapes'\?"):
         card("shape")
 
 
@@ -70,14 +70,14 @@ def test_class_names_of_the_card_replace_those_of_the_source(tmp_path: Path) -> 
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(SettingsError, match=f"missing {key}"):
-        Card.of({k: v for k, v in GOOD.items() if k != key})
+        Card.from_dict({k: v for k, v in GOOD.items() if k != key})
 
 
 @pytest.mark.parametrize("key", REQUIRED)
 @pytest.mark.parametrize("value", [None, 3, "", "  ", "two\nlines", ["a"]])
 def test_a_text_must_be_one_line(key: str, value: object) -> None:
     with pytest.raises(SettingsError, match=key):
-        Card.of({**GOOD, key: value})
+        Card.from_dict({**GOOD, key: value})
 
 
 @pytest.mark.parametrize(
@@ -87,22 +87,25 @@ def test_a_text_must_be_one_line(key: str, value: object) -> None:
         ({"task": "zeroshot"}, "did you mean 'zero-shot'"),
         ({"metric": "top1"}, "did you mean 'top-1'"),
         ({"metric": "CIDEr"}, "Allowed: mean-per-class, top-1"),
-        ({"name": "Birds!"}, "small letters"),
+        ({"name": "Birds!"}, "lower case letters"),
         ({"n": 0}, "n must be 1 or more"),
-        ({"n": True}, "n must be a whole number, got True"),
-        ({"n": "all"}, "n must be a whole number, got 'all'"),
-        ({"options": ["label"]}, "options must be a mapping"),
+        ({"n": True}, r"card: n: input should be a valid integer, got True"),
+        ({"n": "all"}, r"card: n: input should be a valid integer, got 'all'"),
+        ({"options": ["label"]}, r"card: options: input should be an object, got \['label'\]"),
         ({"templates": []}, "needs templates"),
-        ({"templates": "a photo of {c}"}, "must be a list"),
+        ({"templates": "a photo of {c}"}, "card: templates: input should be a valid array, got 'a photo of {c}'"),
         ({"templates": ["a photo"]}, "no place for the class name"),
         ({"templates": ["{c}", "{c}"]}, "must be different"),
-        ({"classes": [True, False]}, "quote yes, no"),
+        ({"classes": [True, False]}, "card: classes: 0: input should be a valid string, got True"),
         ({"task": "vqa", "metric": "accuracy"}, "belong to zero-shot sets"),
+        ({"prompt": "what is it?"}, "a prompt belongs to captioning and vqa, not to zero-shot"),
+        ({"task": "vqa", "metric": "F1", "templates": [], "prompt": "look"}, "no place for the question"),
+        ({"task": "captioning", "metric": "CIDEr", "templates": [], "prompt": " "}, "prompt must not be empty"),
     ],
 )
 def test_a_wrong_value_is_explained(change: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        Card.of({**GOOD, **change})
+        Card.from_dict({**GOOD, **change})
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,11 @@ def test_a_file_that_is_no_card_is_refused(tmp_path: Path) -> None:
         card(str(tmp_path / "absent.yaml"))
     with pytest.raises(SettingsError, match="not valid YAML"):
         card(write(tmp_path, "name: [birds"))
-    with pytest.raises(SettingsError, match="must be a mapping"):
+    with pytest.raises(SettingsError, match=r"birds\.yaml: input should be an object, got \['birds'\]"):
         card(write(tmp_path, "- birds"))
+    with pytest.raises(SettingsError, match=r"birds\.yaml: unknown key 'license'; did you mean 'licence'"):
+        card(write(tmp_path, {**GOOD, "license": "MIT"}))
+    with pytest.raises(SettingsError, match=r"birds\.yaml: missing title, metric$"):
+        card(write(tmp_path, {key: value for key, value in GOOD.items() if key not in ("title", "metric")}))
     with pytest.raises(SettingsError, match=r"call the file birds\.yaml"):
         card(write(tmp_path, GOOD, "fish.yaml"))

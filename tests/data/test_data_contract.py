@@ -1,4 +1,4 @@
-"""What every data set must hold, whatever its card says."""
+"""What every dataset must hold, whatever its card says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from radapt.micro.clip import build_tokenizer
 NAMES = [name for name in datasets() if card(name).source != "hub"]  # those that need no network
 HUB = [name for name in datasets() if card(name).source == "hub"]
 SPLITS = ("train", "validation", "test")
-ROUNDING = 0.5 / 255 + 1e-6  # of the 8-bit pictures
+ROUNDING = 0.5 / 255 + 1e-6  # of the 8-bit images
 TASK_FIELDS = {"zero-shot": "labels", "retrieval": "captions", "captioning": "captions", "vqa": "questions"}
 
 
@@ -34,7 +34,7 @@ def load(name: str, split: str = "test", n: int = 60) -> Dataset:
 
 
 def extremes(name: str) -> tuple[float, float]:
-    """Darkest and brightest value of a set: pictures of the world fill its contrast, those of others 0 to 1."""
+    """Darkest and brightest value of a set: images of the world fill its contrast, those of others 0 to 1."""
     details = card(name)
     options = dict(details.options.get("world", {}))  # type: ignore[call-overload]
     contrast = options.get("contrast", 0.5) if details.source == "shapeworld" else 1
@@ -74,7 +74,7 @@ def test_card_of_the_hub_is_whole_and_understood(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures_are_floats_from_0_to_1(name: str) -> None:
+def test_images_are_floats_from_0_to_1(name: str) -> None:
     data = load(name)
     pixels = data.pixels(range(len(data)))
     assert (pixels.dtype, pixels.shape) == (torch.float32, (60, 3, 48, 48))
@@ -106,7 +106,7 @@ def test_labels_are_balanced(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_splits_share_no_picture(name: str) -> None:
+def test_splits_share_no_image(name: str) -> None:
     seen = [digest for split in SPLITS for digest in digests(load(name, split, 150))]
     assert len(seen) == len(set(seen)) == 450
 

@@ -46,7 +46,7 @@ def test_prompts_are_grouped_by_class() -> None:
     assert make().prompts == expected
 
 
-def test_pictures_come_in_the_order_asked_for() -> None:
+def test_images_come_in_the_order_asked_for() -> None:
     data = make()
     pixels = data.pixels([2, 0, 2])
     assert pixels.shape == (3, 3, 2, 2)
@@ -61,7 +61,7 @@ def test_white_is_exactly_one() -> None:
     assert make(images=np.full((4, 2, 2, 3), 255, np.uint8)).pixels([0]).unique().tolist() == [1.0]
 
 
-def test_changed_pixels_leave_the_data_set_alone() -> None:
+def test_changed_pixels_leave_the_dataset_alone() -> None:
     data = make()
     data.pixels([0]).fill_(0.5)
     assert data.pixels([0])[0, 0, 0, 0].item() == 0
@@ -76,8 +76,8 @@ def test_a_position_outside_is_refused(position: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": torch.tensor([0, 1, 2, 0])}, "labels must be 0 to 1, found 0 to 2"),
-        ({"labels": torch.tensor([0, -1, 1, 0])}, "found -1 to 1"),
+        ({"labels": torch.tensor([0, 1, 2, 0])}, "labels must be 0 to 1, got 0 to 2"),
+        ({"labels": torch.tensor([0, -1, 1, 0])}, "got -1 to 1"),
         ({"labels": torch.tensor([0, 1])}, "4 images needs 4 labels, got 2"),
         ({"labels": torch.tensor([0, 1, 1, 0], dtype=torch.int32)}, "labels must be int64"),
         ({"captions": (("a",),) * 4}, "needs 0 captions, got 4"),
@@ -89,3 +89,9 @@ def test_a_position_outside_is_refused(position: int) -> None:
 def test_data_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(**changes)
+
+
+def test_a_dataset_says_what_it_is() -> None:
+    assert repr(make()) == "Dataset('shapes', test, n=4, 2 x 2 px, zero-shot, 2 classes)"
+    questions = make(card("shapeworld-vqa"), labels=torch.empty(0, dtype=torch.int64), classes=(), questions=((),) * 4)
+    assert repr(questions) == "Dataset('shapeworld-vqa', test, n=4, 2 x 2 px, vqa)"

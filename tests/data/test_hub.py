@@ -25,7 +25,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def picture(at: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+def photo(at: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     """Of one colour, wider than high."""
     return Image.new("RGB", size, COLOURS[at % len(COLOURS)])
 
@@ -41,7 +41,7 @@ def card_for(folder: Path, task: str, repository: Path, **changes: Any) -> str:
     import yaml
 
     facts = {"name": "own", "title": "Own", "task": task, "source": "hub", "licence": "MIT", "citation": "None."}
-    facts |= {"description": "Pictures.", "tests": "Colour."}
+    facts |= {"description": "Images.", "tests": "Colour."}
     facts["metric"] = {"captioning": "CIDEr", "retrieval": "recall@1", "vqa": "accuracy", "zero-shot": "top-1"}[task]
     content: dict[str, Any] = {**facts, "options": {"repository": str(repository), "size": 16}, **changes}
     if "options" in changes:
@@ -57,7 +57,7 @@ def colours(data: Dataset) -> list[tuple[int, ...]]:
 
 def test_captions_come_from_parquet_in_order_and_cut_to_size(tmp_path: Path) -> None:
     given = [["a red one", "red"], ["a green one"], ["blue "], ["yellow"]]
-    folder = parquet(tmp_path / "data", {"image": [picture(i) for i in range(4)], "text": given})
+    folder = parquet(tmp_path / "data", {"image": [photo(i) for i in range(4)], "text": given})
     name = card_for(tmp_path, "captioning", folder, options={"columns": {"captions": "text"}})
     data = load_dataset(name, n=3)
     assert data.images.shape == (3, 16, 16, 3)
@@ -67,7 +67,7 @@ def test_captions_come_from_parquet_in_order_and_cut_to_size(tmp_path: Path) -> 
     assert len(load_dataset(name)) == 4
 
 
-def test_the_middle_of_a_picture_is_kept(tmp_path: Path) -> None:
+def test_the_middle_of_an_image_is_kept(tmp_path: Path) -> None:
     wide = np.zeros((20, 60, 3), dtype=np.uint8)
     wide[:, 20:40] = 200
     folder = parquet(tmp_path / "data", {"image": [Image.fromarray(wide)], "captions": [["x"]]})
@@ -81,7 +81,7 @@ def test_captions_come_from_webdataset(tmp_path: Path) -> None:
     with tarfile.open(folder / "test-0.tar", "w") as tar:
         for at in range(2):
             buffer = io.BytesIO()
-            picture(at).save(buffer, "PNG")
+            photo(at).save(buffer, "PNG")
             for ending, content in (("png", buffer.getvalue()), ("txt", b"one\ntwo\n")):
                 entry = tarfile.TarInfo(f"s{at:07d}.{ending}")
                 entry.size = len(content)
@@ -94,14 +94,14 @@ def test_captions_come_from_webdataset(tmp_path: Path) -> None:
 
 def test_questions_keep_all_answers(tmp_path: Path) -> None:
     answers = [[{"answer": "red"}, {"answer": "crimson"}], [{"answer": "green"}]]
-    columns = {"image": [picture(0), picture(1)], "question": ["what? ", "which?"], "answers": answers}
+    columns = {"image": [photo(0), photo(1)], "question": ["what? ", "which?"], "answers": answers}
     data = load_dataset(card_for(tmp_path, "vqa", parquet(tmp_path / "data", columns)))
     assert data.questions == ((("what?", "red", "crimson"),), (("which?", "green"),))
     assert data.prompt("what?").startswith("what? Answer")
 
 
 def test_labels_need_the_names_of_the_classes(tmp_path: Path) -> None:
-    folder = parquet(tmp_path / "data", {"image": [picture(0), picture(1)], "label": [1, 0]})
+    folder = parquet(tmp_path / "data", {"image": [photo(0), photo(1)], "label": [1, 0]})
     settings: dict[str, Any] = {"templates": ["a {c}."]}
     data = load_dataset(card_for(tmp_path, "zero-shot", folder, classes=["green", "red"], **settings))
     assert data.labels.tolist() == [1, 0]
@@ -110,7 +110,7 @@ def test_labels_need_the_names_of_the_classes(tmp_path: Path) -> None:
 
 
 def test_splits_may_share_a_file_and_no_row(tmp_path: Path) -> None:
-    columns = {"image": [picture(i) for i in range(5)], "captions": [[str(i)] for i in range(5)]}
+    columns = {"image": [photo(i) for i in range(5)], "captions": [[str(i)] for i in range(5)]}
     splits = {"test": "validation", "train": "validation[3:]"}
     folder = parquet(tmp_path / "data", columns, split="validation")
     name = card_for(tmp_path, "captioning", folder, options={"splits": splits})
@@ -121,7 +121,7 @@ def test_splits_may_share_a_file_and_no_row(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
-    folder = parquet(tmp_path / "data", {"image": [picture(0)], "caption": [["x"]]})
+    folder = parquet(tmp_path / "data", {"image": [photo(0)], "caption": [["x"]]})
     with pytest.raises(SettingsError, match=r"no column 'captions' for captions.*caption.*write it under columns"):
         load_dataset(card_for(tmp_path, "captioning", folder))
     with pytest.raises(SettingsError, match=r"cannot read .*split 'nowhere'"):
@@ -134,10 +134,10 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         load_dataset(card_for(tmp_path, "captioning", folder, options={"repo": "x"}))
     with pytest.raises(SettingsError, match="HF_TOKEN"):
         load_dataset(card_for(tmp_path, "captioning", tmp_path / "missing"))
-    empty = parquet(tmp_path / "empty", {"image": [picture(0)], "captions": [[" "]]})
+    empty = parquet(tmp_path / "empty", {"image": [photo(0)], "captions": [[" "]]})
     with pytest.raises(InputError, match="no captions or answers"):
         load_dataset(card_for(tmp_path, "captioning", empty))
-    long = parquet(tmp_path / "long", {"image": [picture(0, (900, 2))], "captions": [["x"]]})
+    long = parquet(tmp_path / "long", {"image": [photo(0, (900, 2))], "captions": [["x"]]})
     with pytest.raises(InputError, match="sample 0"):
         load_dataset(card_for(tmp_path, "captioning", long))
 

@@ -48,7 +48,7 @@ def test_a_caption_names_what_it_mentions_and_nothing_else() -> None:
         assert parse(caption(scene, mention)) == {name: truth(scene)[name] for name in mention}
 
 
-def test_references_are_true_of_their_picture() -> None:
+def test_references_are_true_of_their_image() -> None:
     data = load_dataset("shapeworld-captions", n=100)
     for references, scene in zip(data.captions, draw(World(), "test", range(100)), strict=True):
         assert len(references) == len(set(references)) == 5
@@ -59,7 +59,7 @@ def test_references_are_true_of_their_picture() -> None:
             assert named.items() <= truth(scene).items()
 
 
-def test_a_caption_of_the_retrieval_set_is_true_of_one_picture_only() -> None:
+def test_a_caption_of_the_retrieval_set_is_true_of_one_image_only() -> None:
     data = load_dataset("shapeworld-retrieval", n=400)
     first: dict[str, int] = {}
     for index, scene in enumerate(draw(World(), "test", range(500))):

@@ -69,7 +69,7 @@ def test_the_shuffled_order_is_the_same_for_every_n(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [{}, {"shuffle": 0}])
-def test_splits_cut_from_one_share_no_picture_whatever_n(tmp_path: Path, order: dict[str, int]) -> None:
+def test_splits_cut_from_one_share_no_image_whatever_n(tmp_path: Path, order: dict[str, int]) -> None:
     folder = archives(tmp_path / "data", [0] * 10 + [1] * 10)
     splits = {"test": "test[:9]", "validation": "test[9:14]", "train": "test[14:]"}
     name = own(tmp_path, folder, {**ARCHIVES, **order, "splits": splits})

@@ -127,13 +127,13 @@ def test_batches_pass_every_scene_once_an_epoch(loss: Any) -> None:
 
 
 def test_a_pool_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="at least the batch of 12 pictures, got 11"):
-        micro.train_clip(tmp_path / "clip", batch=12, pool=11)
+    with pytest.raises(SettingsError, match="at least the batch of 12 images, got 11"):
+        micro.train_clip(tmp_path / "clip", batch_size=12, pool=11)
 
 
 def test_training_saves_a_folder_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "clip"
-    model = micro.train_clip(out, steps=2, batch=12, pool=24, quiet=True)
+    model = micro.train_clip(out, steps=2, batch_size=12, pool=24, quiet=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]  # no checkpoint is left
     again = radapt.load(out)
     pixels = load_dataset("shapes", n=3).pixels(range(3))

@@ -14,13 +14,13 @@ from radapt.attacks import make
 from radapt.data import PROMPTS, load_dataset
 from radapt.data.shapeworld import World, caption, draw, generator, questions
 from radapt.errors import CheckError
-from radapt.evaluate.captioning import Captioning
-from radapt.evaluate.vqa import VQA
+from radapt.evaluation.captioning import Captioning
+from radapt.evaluation.vqa import VQA
 from radapt.micro import _dialogue, llava, qwen_vl
 from radapt.models import VLM
 
 MAKERS: dict[str, Any] = {"llava": llava.train_llava, "qwen-vl": qwen_vl.train_qwen_vl}
-SETTINGS: dict[str, Any] = {"words": 2, "batch": 4, "pool": 12, "quiet": True}
+SETTINGS: dict[str, Any] = {"words": 2, "batch_size": 4, "pool": 12, "quiet": True}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -51,19 +51,19 @@ def test_a_killed_training_continues_to_the_same_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = MAKERS[name](tmp_path / "whole", steps=4, **SETTINGS)
-    read, calls = type(whole).read, [0]
+    answer_scores, calls = type(whole).answer_scores, [0]
 
     def failing(self: Any, pixels: Tensor, tokens: Any) -> Any:
         calls[0] += 1
-        loss, said = read(self, pixels, tokens)
+        loss, said = answer_scores(self, pixels, tokens)
         return (loss * float("nan") if calls[0] == 3 else loss), said
 
-    monkeypatch.setattr(type(whole), "read", failing)
+    monkeypatch.setattr(type(whole), "answer_scores", failing)
     monkeypatch.setattr(_dialogue, "_EVERY", 1)
     with pytest.raises(CheckError, match="at step 2"):
         MAKERS[name](tmp_path / "part", steps=4, **SETTINGS)
-    assert (tmp_path / "part.pictures.checkpoint.safetensors").exists()
-    monkeypatch.setattr(type(whole), "read", read)
+    assert (tmp_path / "part.images.checkpoint.safetensors").exists()
+    monkeypatch.setattr(type(whole), "answer_scores", answer_scores)
     again = MAKERS[name](tmp_path / "part", steps=4, **SETTINGS)
     assert not list(tmp_path.glob("*.checkpoint.safetensors"))
     for key, value in weights(whole).items():
@@ -145,6 +145,6 @@ def test_it_falls_under_attack(shipped: VLM, dataset: str) -> None:
     bound = task.bind(shipped)
     attack = make("apgd", eps=8 / 255, steps=12)
     clean = sum(answer.score for answer in bound.answers(data.pixels(rows), rows, 8))
-    outcome = bound.attack(attack, data.pixels(rows), rows, keys=data.keys, seed=0, slots=8, stop=True)
+    outcome = bound.attack(attack, data.pixels(rows), rows, keys=data.keys, seed=0, batch_size=8, stop=True)
     robust = sum(answer.score for answer in bound.answers(outcome.pixels, rows, 8))
     assert robust < 0.5 * clean

@@ -1,15 +1,24 @@
-"""A CLIP with open_clip's own modules, names and order of operations, written from the architecture: the reference."""
+"""A CLIP with open_clip's own modules, names and order of operations, written from the architecture: the reference.
+
+And open_clip itself, which the reference is compared with.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 from collections import OrderedDict
+from types import ModuleType
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.utils import is_torchvision_available
 
-__all__ = ["CLIP", "MODEL_CFG"]
+__all__ = ["CLIP", "MODEL_CFG", "open_clip"]
 
 MODEL_CFG = {
     "embed_dim": 24,
@@ -17,6 +26,33 @@ MODEL_CFG = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 128, "patch_size": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 80, "width": 64, "heads": 4, "layers": 3},
 }
+
+# What open_clip takes out of torchvision when it is imported. Models and tokenizers use none of it.
+_TAKEN = {
+    "torchvision.transforms": "CenterCrop ColorJitter Compose Grayscale InterpolationMode Normalize RandomResizedCrop "
+    "Resize ToTensor",
+    "torchvision.transforms.functional": "",
+    "torchvision.ops.misc": "FrozenBatchNorm2d",
+}
+
+
+def open_clip() -> Any:
+    """The package open_clip; without torchvision, whose builds rarely fit torch, stand-ins take its place meanwhile."""
+    if "open_clip" not in sys.modules and importlib.util.find_spec("open_clip") is None:
+        pytest.skip("open_clip is not installed; `make .venv/.ready` does it")
+    if "open_clip" in sys.modules or is_torchvision_available():  # and transformers remembers that there is none
+        return importlib.import_module("open_clip")
+    stubs = {name: ModuleType(name) for name in ("torchvision", "torchvision.ops", *_TAKEN)}
+    for name, stub in stubs.items():
+        for member in _TAKEN.get(name, "").split():
+            setattr(stub, member, type(member, (), {"BICUBIC": 3, "BILINEAR": 2, "NEAREST": 0}))
+        parent, _, last = name.rpartition(".")
+        if parent:
+            setattr(stubs[parent], last, stub)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stub in stubs.items():
+            patch.setitem(sys.modules, name, stub)
+        return importlib.import_module("open_clip")
 
 
 class QuickGELU(nn.Module):

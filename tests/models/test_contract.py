@@ -18,10 +18,9 @@ from typer.testing import CliRunner
 
 import radapt
 from radapt.cli.main import app
-from radapt.evaluate import Candidate, Threat, evaluate
+from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.micro.clip import build_tokenizer
-from radapt.models import VLM, families
-from radapt.models._generative import Generative
+from radapt.models import VLM, Contrastive, Generative, families
 from radapt.models.siglip import siglip
 from radapt.results import Results
 
@@ -71,7 +70,7 @@ SAVED: dict[str, Callable[[Path], Path]] = {
     "qwen-vl": BUILDERS["qwen3_vl"],
 }
 TASKS = {"llava": ("shapeworld-captions", "shapeworld-vqa"), "qwen-vl": ("shapeworld-vqa", "shapeworld-captions")}
-"""The data sets on which a family is evaluated: shapes and retrieval, unless it generates text."""
+"""The datasets on which a family is evaluated: shapes and retrieval, unless it generates text."""
 
 
 @pytest.fixture(params=SAVED)
@@ -81,7 +80,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sets(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Names of the data sets of the family."""
+    """Names of the datasets of the family."""
     return TASKS.get(request.node.callspec.params["folder"], ("shapes", "shapeworld-retrieval"))
 
 
@@ -124,10 +123,10 @@ def test_it_is_evaluated_clean_by_transfer_and_white_box(folder: Path, sets: tup
     with Results(tmp_path / "r.sqlite") as results:
         figures = evaluate(
             [Candidate(method="R-Adapt", model=model, adapter=adapter)],
-            datasets=data,
+            data=data,
             threats=threats,
             results=results,
-            slots=3,
+            batch_size=3,
             quiet=True,
         )
     assert [figure.kind for figure in figures if figure.main] == ["clean", "transfer", "white-box"] * 2
@@ -156,6 +155,9 @@ def test_it_comes_back_from_its_own_folder(folder: Path, tmp_path: Path) -> None
         assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
         texts = ["a red circle", "a large blue star"]
         if isinstance(model, Generative):
+            assert isinstance(again, Generative)
             assert again.generate(pixels, texts) == model.generate(pixels, texts)
         else:
+            assert isinstance(model, Contrastive)
+            assert isinstance(again, Contrastive)
             assert torch.allclose(again.encode_text(texts), model.encode_text(texts), atol=1e-5)

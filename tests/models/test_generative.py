@@ -14,7 +14,7 @@ from torch import Tensor
 
 import radapt
 from radapt.errors import InputError, ModelError
-from radapt.models import VLM
+from radapt.models import VLM, contrastive, generative, zero_shot
 
 PROMPTS = ["what shape is it?", "Provide a short caption for this image."]
 ANSWERS = ["star", "a large red circle on a navy background"]
@@ -38,8 +38,8 @@ def plainly(vlm: Any, pixels: Tensor, prompt: str) -> dict[str, Any]:
     kind = config.model_type
     seen: dict[str, Any]
     if kind.startswith("qwen"):
-        picture = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
-        batch = vlm.processor(picture, return_tensors="pt")
+        photo = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+        batch = vlm.processor(photo, return_tensors="pt")
         seen = {"pixel_values": batch["pixel_values"], "image_grid_thw": batch["image_grid_thw"]}
         count = int(batch["image_grid_thw"].prod()) // 4
     elif kind == "llava_next":
@@ -71,7 +71,7 @@ def eight_bits(pixels: Tensor) -> Tensor:
 
 def test_it_reads_as_transformers_does(vlm: Any) -> None:
     pixels = eight_bits(images(vlm))
-    loss, said = vlm.read(pixels, vlm.tokenize(PROMPTS, ANSWERS))
+    loss, right = vlm.answer_scores(pixels, vlm.tokenize(PROMPTS, ANSWERS))
     for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         inputs = plainly(vlm, pixels[row], prompt)
         added = vlm.tokenizer(answer, add_special_tokens=False)["input_ids"] + [vlm.tokenizer.eos_token_id]
@@ -81,7 +81,7 @@ def test_it_reads_as_transformers_does(vlm: Any) -> None:
         logits = vlm.model(**{**inputs, "input_ids": whole}).logits[0, -len(added) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(added))
         assert loss[row] == pytest.approx(expected.item(), abs=2e-4)
-        assert bool(said[row]) == bool((logits.argmax(1) == torch.tensor(added)).all())
+        assert bool(right[row]) == bool((logits.argmax(1) == torch.tensor(added)).all())
 
 
 def test_it_says_what_transformers_says_and_knows_that_it_would(vlm: Any) -> None:
@@ -104,32 +104,32 @@ def test_what_it_would_say_is_what_it_says(vlm: Any) -> None:
     tokens.ids[:, -2:] = greedy
     for row in (1, 2):
         tokens.ids[row, -row] = 50 if greedy[-row] != 50 else 51
-    _, said = vlm.read(pixels.expand(3, -1, -1, -1), tokens)
-    assert said.tolist() == [True, False, False]
+    _, right = vlm.answer_scores(pixels.expand(3, -1, -1, -1), tokens)
+    assert right.tolist() == [True, False, False]
 
 
 def test_gradients_reach_the_pixels_and_agree_with_differences(vlm: Any) -> None:
     vlm.model.double()
     pixels = images(vlm).double().requires_grad_(True)
     tokens = vlm.tokenize(PROMPTS, ANSWERS)
-    loss, _ = vlm.read(pixels, tokens)
+    loss, _ = vlm.answer_scores(pixels, tokens)
     (gradient,) = torch.autograd.grad(loss.sum(), pixels)
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
     direction = torch.randn_like(pixels).sign()
     step = 1e-4
     with torch.no_grad():
-        up, down = (vlm.read(pixels + sign * step * direction, tokens)[0].sum() for sign in (1, -1))
+        up, down = (vlm.answer_scores(pixels + sign * step * direction, tokens)[0].sum() for sign in (1, -1))
     slope = (gradient * direction).sum().item()
     assert (up - down).item() / (2 * step) == pytest.approx(slope, rel=2e-2, abs=2e-3)
 
 
 def test_padding_and_neighbours_do_not_matter(vlm: Any) -> None:
     pixels = images(vlm)
-    together = vlm.read(pixels, vlm.tokenize(PROMPTS, ANSWERS))[0]
-    alone = torch.cat([vlm.read(pixels[[i]], vlm.tokenize([PROMPTS[i]], [ANSWERS[i]]))[0] for i in range(2)])
+    together = vlm.answer_scores(pixels, vlm.tokenize(PROMPTS, ANSWERS))[0]
+    alone = torch.cat([vlm.answer_scores(pixels[[i]], vlm.tokenize([PROMPTS[i]], [ANSWERS[i]]))[0] for i in range(2)])
     assert torch.allclose(together, alone, atol=2e-5)
     tokens = vlm.tokenize(PROMPTS, ANSWERS)
-    turned = vlm.read(pixels.flip(0), tokens[torch.tensor([1, 0])])[0]
+    turned = vlm.answer_scores(pixels.flip(0), tokens[torch.tensor([1, 0])])[0]
     assert torch.equal(turned.flip(0), together)
 
 
@@ -144,7 +144,7 @@ def test_checkpointing_changes_nothing_but_what_is_kept(vlm: Any) -> None:
             return value
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            loss, _ = vlm.read(pixels, tokens)
+            loss, _ = vlm.answer_scores(pixels, tokens)
         return loss, torch.autograd.grad(loss.sum(), pixels)[0], sum(kept.values())
 
     loss, gradient, plenty = run()
@@ -156,9 +156,9 @@ def test_checkpointing_changes_nothing_but_what_is_kept(vlm: Any) -> None:
     assert not any(module.training for module in vlm.model.modules())
 
 
-def test_pictures_come_in_the_size_that_it_takes(vlm: Any) -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
-    pixels = vlm.preprocess(picture)
+def test_images_come_in_the_size_that_it_takes(vlm: Any) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    pixels = vlm.preprocess(photo)
     assert pixels.dtype == torch.float32
     assert 0 <= pixels.min() <= pixels.max() <= 1
     assert len(vlm.generate(pixels[None], [PROMPTS[0]], longest=2)) == 1
@@ -174,17 +174,23 @@ def test_wrong_input_is_explained(vlm: Any) -> None:
         vlm.generate(pixels[:1], PROMPTS)
     with pytest.raises(InputError, match="room for"):
         vlm.tokenize(["star " * 300])
-    with pytest.raises(InputError, match="no answers to read"):
-        vlm.read(pixels, vlm.tokenize(PROMPTS))
+    with pytest.raises(InputError, match="no answers to score"):
+        vlm.answer_scores(pixels, vlm.tokenize(PROMPTS))
     place = vlm.tokenizer.convert_ids_to_tokens(vlm.model.config.image_token_id)
     with pytest.raises(InputError, match="one place for the image"):
         vlm.tokenize([place])
     with pytest.raises(InputError, match="no place for an image"):
         vlm.tokenize(["what shape is it?"], [f"a {place}"])
-    with pytest.raises(ModelError, match="no text encoder"):
-        vlm.encode_text(["a star"])
-    with pytest.raises(ModelError, match="language model"):
-        radapt.load("micro/clip").generate(pixels, PROMPTS)
+
+
+def test_what_a_model_lacks_is_named(vlm: VLM, tiny_vlm: VLM) -> None:
+    assert generative(vlm) is vlm
+    assert contrastive(tiny_vlm) is zero_shot(tiny_vlm) is tiny_vlm
+    for narrow in (contrastive, zero_shot):
+        with pytest.raises(ModelError, match=r"has no text encoder; this needs a CLIP or SigLIP"):
+            narrow(vlm)
+    with pytest.raises(ModelError, match=r"tiny/clip has no language model; this needs a LLaVA or Qwen-VL"):
+        generative(tiny_vlm)
 
 
 def test_an_adapter_of_its_tower_changes_what_it_reads(vlm: Any, tmp_path: Path) -> None:
@@ -192,8 +198,8 @@ def test_an_adapter_of_its_tower_changes_what_it_reads(vlm: Any, tmp_path: Path)
     adapter.save_pretrained(tmp_path / "adapter")
     pixels, tokens = images(vlm), vlm.tokenize(PROMPTS, ANSWERS)
     with torch.no_grad():
-        bare = vlm.read(pixels, tokens)[0]
+        bare = vlm.answer_scores(pixels, tokens)[0]
         with radapt.Adapter.from_pretrained(tmp_path / "adapter").attach(vlm):
-            defended = vlm.read(pixels, tokens)[0]
+            defended = vlm.answer_scores(pixels, tokens)[0]
         assert (defended - bare).abs().max() > 1e-4
-        assert torch.equal(vlm.read(pixels, tokens)[0], bare)
+        assert torch.equal(vlm.answer_scores(pixels, tokens)[0], bare)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ def folder(tiny_vlm: Any, tmp_path: Path) -> Path:
     return tmp_path / "clip"
 
 
-def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values).convert(mode)
 
@@ -47,7 +48,7 @@ def test_a_saved_folder_comes_back(tiny_vlm: Any, folder: Path) -> None:
     assert torch.equal(model.encode_text(texts), tiny_vlm.encode_text(texts))
     assert model.logit_scale == tiny_vlm.logit_scale
     assert (tuple(model.tower.mean), tuple(model.tower.std)) == ((0.5,) * 3, (0.25,) * 3)
-    image = picture(50, 40)
+    image = photo(50, 40)
     assert torch.equal(model.preprocess(image), tiny_vlm.preprocess(image))
 
 
@@ -109,7 +110,7 @@ def test_wrong_pixels_are_refused(tiny_vlm: Any, pixels: torch.Tensor) -> None:
     ("width", "height", "mode"), [(80, 64, "RGB"), (33, 70, "L"), (20, 25, "RGB"), (40, 40, "RGBA")]
 )
 def test_preprocessing_resizes_and_crops_as_pil_does(tiny_vlm: Any, width: int, height: int, mode: str) -> None:
-    image = picture(width, height, mode)
+    image = photo(width, height, mode)
     pixels = tiny_vlm.preprocess(image)
     scale = 32 / min(width, height)
     size = (32, int(height * scale)) if width <= height else (int(width * scale), 32)
@@ -150,15 +151,74 @@ def test_long_texts_are_cut_and_empty_ones_refused(tiny_vlm: Any) -> None:
 
 
 def test_a_model_object_is_wrapped_not_copied(tiny_vlm: Any, tiny_clip: Any) -> None:
-    model = radapt.load(tiny_clip)
+    model: Any = radapt.load(tiny_clip, processor=tiny_vlm.processor)
     assert model.model is tiny_clip
     assert model.name == "CLIPModel"
     assert model.encode_image(torch.rand(1, 3, 32, 32)).shape == (1, 16)
     with pytest.raises(ModelError, match=r"came without a tokenizer; pass one"):
         model.encode_text(["a circle"])
-    with_text = radapt.load(tiny_clip, tokenizer=tiny_vlm.tokenizer)
+    with_text: Any = radapt.load(tiny_clip, tokenizer=tiny_vlm.tokenizer, processor=tiny_vlm.processor)
     assert torch.equal(with_text.encode_text(["a circle"]), tiny_vlm.encode_text(["a circle"]))
     assert radapt.load(tiny_vlm) is tiny_vlm
+    with pytest.raises(ModelError, match=r"tiny/clip is loaded already, with its tokenizer and processor"):
+        radapt.load(tiny_vlm, processor=tiny_vlm.processor)
+
+
+def test_a_model_object_is_normalised_by_the_processor_that_is_given(tiny_vlm: Any, tiny_clip: Any) -> None:
+    pixels, image = torch.rand(2, 3, 32, 32), photo(50, 40)
+    both = SimpleNamespace(image_processor=tiny_vlm.processor)  # as a CLIPProcessor holds it
+    for processor in (tiny_vlm.processor, both):
+        model = radapt.load(tiny_clip, processor=processor)
+        assert (tuple(model.tower.mean), tuple(model.tower.std)) == ((0.5,) * 3, (0.25,) * 3)
+        assert torch.equal(model.encode_image(pixels), tiny_vlm.encode_image(pixels))
+        assert torch.equal(model.preprocess(image), tiny_vlm.preprocess(image))
+    with pytest.raises(ModelError, match=r"must have an image_mean and an image_std, got SimpleNamespace"):
+        radapt.load(tiny_clip, processor=SimpleNamespace())
+
+
+def test_a_model_object_finds_the_processor_beside_its_weights(tiny_vlm: Any, folder: Path) -> None:
+    from transformers import CLIPModel
+
+    pixels = torch.rand(2, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = radapt.load(CLIPModel.from_pretrained(folder))
+    assert model.name == str(folder)
+    assert torch.equal(model.encode_image(pixels), tiny_vlm.encode_image(pixels))
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match=r"came without an image processor"):
+        radapt.load(CLIPModel.from_pretrained(folder))
+
+
+@pytest.mark.parametrize("kind", ["tiny_clip", "tiny_llava", "tiny_qwen"])
+def test_a_normalisation_that_is_a_guess_is_warned_about(kind: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(kind)
+    with pytest.warns(UserWarning, match=r"mean 0\.\d+, .* trained with others, .*load\(model, processor=") as caught:
+        radapt.load(model, name="mine")
+    (warning,) = caught
+    assert str(warning.message).startswith("mine came without an image processor: ")
+
+
+def test_a_processor_replaces_the_one_beside_the_weights(tiny_vlm: Any, folder: Path) -> None:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(**{**tiny_vlm.processor.to_dict(), "image_std": [0.5] * 3})
+    model = radapt.load(folder, processor=processor)
+    assert tuple(model.tower.std) == (0.5,) * 3
+
+
+def test_reports_call_a_model_as_the_user_does(tiny_vlm: Any, tiny_clip: Any, folder: Path) -> None:
+    assert radapt.load(folder, name="mine").name == "mine"
+    assert radapt.load(tiny_clip, name="mine", processor=tiny_vlm.processor).name == "mine"
+    assert radapt.load(tiny_vlm, name="mine").name == "mine"
+
+
+def test_a_model_says_what_it_is(tiny_vlm: Any) -> None:
+    millions = sum(parameter.numel() for parameter in tiny_vlm.model.parameters()) / 1e6
+    short = f"DualEncoder('tiny/clip', 32 x 32 px, {millions:.3g} M parameters"
+    assert repr(tiny_vlm) == f"{short})"
+    tiny_vlm.input_transform = torch.round
+    assert repr(tiny_vlm) == f"{short}, defended)"
 
 
 def test_a_vision_tower_alone_is_not_a_vlm(tiny_clip: Any, folder: Path) -> None:

@@ -62,15 +62,15 @@ def storages(model: torch.nn.Module) -> set[int]:
 
 
 def a_pass(
-    vlm: Any, slots: int, size: tuple[int, int]
+    vlm: Any, batch_size: int, size: tuple[int, int]
 ) -> tuple[Callable[[], torch.Tensor], torch.Tensor, dict[str, int]]:
     """One forward pass on random images, these images, and the lengths of its texts."""
-    pixels = torch.rand(slots, 3, *size, requires_grad=True)
+    pixels = torch.rand(batch_size, 3, *size, requires_grad=True)
     if not hasattr(vlm, "checkpointing"):
         return lambda: vlm.encode_image(pixels).sum(), pixels, {}
-    tokens = vlm.tokenize(PROMPTS[:slots], ANSWERS[:slots])
+    tokens = vlm.tokenize(PROMPTS[:batch_size], ANSWERS[:batch_size])
     lengths = {"prompt": tokens.ids.shape[1] - tokens.answer - 1, "answer": tokens.answer}
-    return lambda: vlm.read(pixels, tokens)[0].sum(), pixels, lengths
+    return lambda: vlm.answer_scores(pixels, tokens)[0].sum(), pixels, lengths
 
 
 def saved_bytes(vlm: VLM, forward: Forward) -> int:
@@ -97,9 +97,9 @@ def peak_bytes(vlm: VLM, forward: Forward, pixels: torch.Tensor) -> int:
     return watch.peak
 
 
-def compare(vlm: Any, folder: Path | str, slots: int, size: tuple[int, int], dtype: torch.dtype) -> None:
-    forward, pixels, lengths = a_pass(vlm, slots, size)
-    options: dict[str, Any] = {"dtype": dtype, "slots": slots, "image_size": size, **lengths}
+def compare(vlm: Any, folder: Path | str, batch_size: int, size: tuple[int, int], dtype: torch.dtype) -> None:
+    forward, pixels, lengths = a_pass(vlm, batch_size, size)
+    options: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "image_size": size, **lengths}
     plain = estimate(folder, **options)
     assert plain.parameters == sum(p.numel() for p in vlm.model.parameters())
     assert plain.weights_bytes == plain.parameters * dtype.itemsize
@@ -122,13 +122,13 @@ def compare(vlm: Any, folder: Path | str, slots: int, size: tuple[int, int], dty
         assert again.weights_bytes == plain.weights_bytes
 
 
-@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("kind", SAVED)
-def test_the_estimate_is_what_a_tiny_model_takes(kind: str, slots: int, tmp_path: Path) -> None:
+def test_the_estimate_is_what_a_tiny_model_takes(kind: str, batch_size: int, tmp_path: Path) -> None:
     folder = SAVED[kind](tmp_path / "model")
     vlm = radapt.load(folder)
     assert estimate(folder).image_size == vlm.image_size
-    compare(vlm, folder, slots, vlm.image_size, torch.float32)
+    compare(vlm, folder, batch_size, vlm.image_size, torch.float32)
 
 
 @pytest.mark.parametrize("kind", MICRO)
@@ -158,15 +158,15 @@ def a_configuration(folder: Path, **changes: Any) -> Path:
 
 
 def test_a_large_model_needs_its_configuration_alone(tmp_path: Path) -> None:
-    memory = estimate(a_configuration(tmp_path), dtype="bfloat16", slots=4, checkpointing=True)
+    memory = estimate(a_configuration(tmp_path), dtype="bfloat16", batch_size=4, checkpointing=True)
     assert [part.parameters for part in memory.parts] == [303_507_456, 20_979_712, 6_738_939_904, 0]
     assert memory.parameters == 7_063_427_072  # as published
     assert memory.weights_bytes == 2 * memory.parameters
     assert memory.total == memory.weights_bytes + memory.activation_bytes
     assert memory.image_size == (336, 336)
-    plain = estimate(tmp_path, dtype="bfloat16", slots=4)
+    plain = estimate(tmp_path, dtype="bfloat16", batch_size=4)
     assert plain.activation_bytes > 5 * memory.activation_bytes
-    assert estimate(tmp_path, dtype="bfloat16", slots=8).activation_bytes == pytest.approx(
+    assert estimate(tmp_path, dtype="bfloat16", batch_size=8).activation_bytes == pytest.approx(
         2 * plain.activation_bytes, rel=0.01
     )
     lines = str(memory).splitlines()
@@ -203,8 +203,8 @@ def test_what_ships_with_the_package_is_estimated_by_name() -> None:
 def test_what_cannot_be_estimated_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="did you mean 'micro/clip'"):
         estimate("micro/clop")
-    with pytest.raises(SettingsError, match="slots must be at least 1, got 0"):
-        estimate("micro/clip", slots=0)
+    with pytest.raises(SettingsError, match="batch_size must be at least 1, got 0"):
+        estimate("micro/clip", batch_size=0)
     with pytest.raises(SettingsError, match="unknown dtype 'bf16'; did you mean 'bfloat16'"):
         estimate("micro/clip", dtype="bf16")
     with pytest.raises(ModelError, match="does not generate text; checkpointing is for"):

@@ -1,15 +1,17 @@
-"""open_clip's checkpoints, beside the reference and, where it is installed, open_clip itself."""
+"""open_clip's checkpoints and live objects, beside the reference and open_clip itself."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.openclip import CLIP, MODEL_CFG
+from tests.models.openclip import CLIP, MODEL_CFG, open_clip
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -44,6 +46,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     ends = [("<start>", 78), ("<end>", 79)]
     inner.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<end>")
+
+
+def encoded(texts: list[str]) -> Tensor:
+    """Texts as open_clip's tokenizers return them."""
+    ids: Tensor = tokenizer()(texts, padding="max_length", max_length=12, return_tensors="pt")["input_ids"]
+    return ids
 
 
 def tokens() -> Tensor:
@@ -179,14 +187,60 @@ def test_an_adapter_and_an_attack_work_through_it(reference: CLIP, tmp_path: Pat
     assert outcome.loss_rose.all()
 
 
-def test_open_clip_itself_agrees(tmp_path: Path) -> None:
-    try:
-        import open_clip
-    except (ImportError, RuntimeError):
-        pytest.skip("open_clip is not installed")
-    theirs = open_clip.CLIP(**MODEL_CFG).eval()
-    model = radapt.load(folder(theirs, tmp_path / "m"))
-    assert_equal(model, theirs)
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_open_clip_itself_agrees(tmp_path: Path, quick: bool, custom_text: bool) -> None:
+    package, cfg = open_clip(), {**MODEL_CFG, "quick_gelu": quick}
+    reference = CLIP(cfg)
+    # It reads the folder that these tests write, as the model that they compare with.
+    theirs = package.create_model(
+        f"local-dir:{folder(reference, tmp_path / 'm', cfg=cfg)}", force_custom_text=custom_text
+    )
+    assert type(theirs).__name__ == ("CustomTextCLIP" if custom_text else "CLIP")
+    theirs.eval()
+    pixels = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        assert (theirs.encode_image(pixels) - reference.encode_image(pixels)).abs().max() < 1e-5
+        assert (theirs.encode_text(tokens()) - reference.encode_text(tokens())).abs().max() < 1e-5
+    # And what it writes is read here, as is the object itself.
+    hub = importlib.import_module("open_clip.push_to_hf_hub")
+    hub.save_for_hf(theirs, tokenizer(), cfg, tmp_path / "theirs", safe_serialization=True)
+    converted, live = radapt.load(tmp_path / "theirs"), radapt.load(theirs, tokenizer=encoded)
+    assert_equal(converted, theirs)
+    texts = ["a red circle", "blue star", "star"]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        images, words = theirs.encode_image((pixels - mean) / std), theirs.encode_text(encoded(texts))
+        for model in (converted, live):
+            assert (model.encode_image(pixels) - images).abs().max() < 1e-5
+            assert (model.encode_text(texts) - words).abs().max() < 1e-5
+            assert model.logit_scale == pytest.approx(20)
+
+
+def test_an_adapter_does_the_same_to_open_clip_s_object_and_to_its_checkpoint(tmp_path: Path) -> None:
+    path = folder(CLIP(), tmp_path / "m")
+    theirs = open_clip().create_model(f"local-dir:{path}").eval()
+    pixels, adapted, gradients = torch.rand(3, 3, 32, 32), [], []
+    for model in (radapt.load(theirs), radapt.load(path)):
+        x = pixels.clone().requires_grad_()
+        with radapt.training_free(model, alpha=0.4, mix="interpolate").attach(model):
+            features = model.encode_image(x)
+        assert (features - model.encode_image(pixels)).abs().max() > 1e-2
+        features.square().sum().backward()
+        adapted.append(features.detach())
+        gradients.append(x.grad)
+    assert (adapted[0] - adapted[1]).abs().max() < 1e-4
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
+
+
+def test_a_live_object_is_normalised_by_what_is_given() -> None:
+    steps = SimpleNamespace(transforms=[SimpleNamespace(size=32), SimpleNamespace(mean=MEAN, std=STD)])
+    images = SimpleNamespace(image_mean=MEAN, image_std=STD)
+    for processor in (steps, images, SimpleNamespace(image_processor=images)):  # open_clip's transform, and others
+        tower = radapt.load(CLIP(), processor=processor).tower
+        assert (tower.mean, tower.std) == (MEAN, STD)
+    with pytest.warns(UserWarning, match=r"CLIP came without an image processor: .* mean 0.4815, 0.4578, 0.4082 and"):
+        radapt.load(CLIP())
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -194,11 +248,6 @@ def test_a_live_object_behaves_as_its_checkpoint(tmp_path: Path, batch_first: bo
     live = CLIP(batch_first=batch_first)
     live.visual.image_mean, live.visual.image_std = MEAN, STD
     converted = radapt.load(folder(live, tmp_path / "m"))
-
-    def encoded(texts: list[str]) -> Tensor:
-        ids: Tensor = tokenizer()(texts, padding="max_length", max_length=12, return_tensors="pt")["input_ids"]
-        return ids
-
     model = radapt.load(live, tokenizer=encoded)
     pixels, texts = torch.rand(3, 3, 32, 32), ["a red circle", "blue star"]
     adapters = [radapt.training_free(each, alpha=0.4, mix="interpolate") for each in (model, converted)]

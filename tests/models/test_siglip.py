@@ -51,7 +51,7 @@ def test_a_saved_folder_gives_the_model_s_own_logits(model: Any, folder: Path) -
     assert loaded.image_size == (32, 32)
 
 
-def test_pictures_are_resized_as_by_its_processor(folder: Path) -> None:
+def test_images_are_resized_as_by_its_processor(folder: Path) -> None:
     image = Image.effect_noise((50, 40), 60).convert("RGB")
     processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     expected = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"][0]) * 0.5 + 0.5

@@ -17,7 +17,7 @@ from transformers import Siglip2Config, Siglip2Model, Siglip2Processor, Siglip2T
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 import radapt
-from radapt.adapt.gaussian import gaussian_filter
+from radapt.adapters._gaussian import gaussian_filter
 from radapt.errors import InputError, ModelError
 from radapt.models import Layout, place_tokens, tower_of
 from radapt.models.siglip2 import patchify, siglip2, unpatchify
@@ -74,15 +74,15 @@ def folder(model: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     sizes = [(50, 40), (90, 30), (30, 90), (7, 200)]
     return [Image.merge("RGB", [Image.effect_noise(size, 60) for _ in range(3)]) for size in sizes]
 
 
-def reference(model: Any, pictures: list[Image.Image], texts: list[str]) -> Any:
+def reference(model: Any, images: list[Image.Image], texts: list[str]) -> Any:
     whole = Siglip2Processor(processor(16), tokenizer())
     sizes = {"patch_size": 8, "max_num_patches": 16}
-    inputs = whole(images=pictures, text=texts, images_kwargs=sizes, return_tensors="pt")
+    inputs = whole(images=images, text=texts, images_kwargs=sizes, return_tensors="pt")
     assert set(inputs) == {"pixel_values", "pixel_attention_mask", "spatial_shapes", "input_ids"}
     assert inputs["input_ids"].shape == (len(texts), 64)
     with torch.no_grad():
@@ -91,25 +91,25 @@ def reference(model: Any, pictures: list[Image.Image], texts: list[str]) -> Any:
 
 def test_patches_are_those_of_the_processor() -> None:
     for height, width in [(32, 32), (16, 40), (8, 128)]:
-        picture = Image.merge("RGB", [Image.effect_noise((width, height), 60) for _ in range(3)])
+        image = Image.merge("RGB", [Image.effect_noise((width, height), 60) for _ in range(3)])
         own = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=(height // 8) * (width // 8), do_resize=False)
-        expected = own(picture, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"].float()
-        colours = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, height, width, 3)
+        expected = own(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"].float()
+        colours = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, height, width, 3)
         images = colours.permute(0, 3, 1, 2).float()
         assert torch.equal(patchify(images, 8), expected)
         assert torch.equal(unpatchify(expected, (height // 8, width // 8), 8), images)
 
 
 def test_a_saved_folder_gives_the_embeddings_and_logits_of_the_reference(
-    model: Any, folder: Path, pictures: list[Image.Image]
+    model: Any, folder: Path, images: list[Image.Image]
 ) -> None:
     loaded = radapt.load(folder)
-    expected = reference(model, pictures, TEXTS)
+    expected = reference(model, images, TEXTS)
     with torch.no_grad():
-        unit = [F.normalize(loaded.encode_image(loaded.preprocess(each)[None]), dim=-1) for each in pictures]
+        unit = [F.normalize(loaded.encode_image(loaded.preprocess(each)[None]), dim=-1) for each in images]
         texts = F.normalize(loaded.encode_text(TEXTS), dim=-1)
         classifier = loaded.classifier([[text] for text in TEXTS])
-        logits = torch.cat([loaded.logits(loaded.preprocess(each)[None], classifier) for each in pictures])
+        logits = torch.cat([loaded.logits(loaded.preprocess(each)[None], classifier) for each in images])
     assert (torch.cat(unit) - expected.image_embeds).abs().max() < 1e-5
     assert (texts - expected.text_embeds).abs().max() < 1e-5
     assert (logits - (expected.logits_per_image - model.logit_bias)).abs().max() < 1e-5
@@ -117,12 +117,12 @@ def test_a_saved_folder_gives_the_embeddings_and_logits_of_the_reference(
     assert torch.pdist(expected.text_embeds).min() > 1e-2
 
 
-def test_pictures_keep_their_shape_under_the_limit_of_patches(folder: Path, pictures: list[Image.Image]) -> None:
+def test_images_keep_their_shape_under_the_limit_of_patches(folder: Path, images: list[Image.Image]) -> None:
     loaded = radapt.load(folder)
     assert loaded.image_size == (32, 32)
-    expected = processor(16)(pictures, return_tensors="pt")
-    for picture, patches, grid in zip(pictures, expected["pixel_values"], expected["spatial_shapes"], strict=True):
-        pixels = loaded.preprocess(picture)
+    expected = processor(16)(images, return_tensors="pt")
+    for image, patches, grid in zip(images, expected["pixel_values"], expected["spatial_shapes"], strict=True):
+        pixels = loaded.preprocess(image)
         rows, columns = pixels.shape[-2] // 8, pixels.shape[-1] // 8
         assert [rows, columns] == grid.tolist()
         assert (patchify(loaded.normalize(pixels[None]), 8)[0] - patches[: rows * columns]).abs().max() < 1e-5
@@ -184,10 +184,10 @@ def test_the_anchor_is_placed_on_the_grid_of_the_image(folder: Path, size: tuple
 
 @pytest.mark.parametrize("vision_only", [False, True])
 def test_a_padded_batch_of_several_shapes_is_mapped_image_by_image(
-    model: Any, pictures: list[Image.Image], vision_only: bool
+    model: Any, images: list[Image.Image], vision_only: bool
 ) -> None:
     tower = model.vision_model if vision_only else model
-    batch = processor(32)(pictures, return_tensors="pt")
+    batch = processor(32)(images, return_tensors="pt")
     lengths = batch["spatial_shapes"].prod(1).tolist()
     assert len(set(lengths)) > 1
     assert max(lengths) < 32
@@ -211,8 +211,8 @@ def test_a_padded_batch_of_several_shapes_is_mapped_image_by_image(
     assert (together - run(**batch)).abs().max() > 1e-2 * together.abs().max()
 
 
-def test_padding_stays_as_it_is(model: Any, pictures: list[Image.Image]) -> None:
-    batch = processor(32)(pictures[:2], return_tensors="pt")
+def test_padding_stays_as_it_is(model: Any, images: list[Image.Image]) -> None:
+    batch = processor(32)(images[:2], return_tensors="pt")
     padding = ~batch["pixel_attention_mask"].bool()
     assert padding.any(1).all()
     batch["pixel_values"][padding] = 7.0
@@ -235,8 +235,8 @@ def test_padding_stays_as_it_is(model: Any, pictures: list[Image.Image]) -> None
     assert torch.equal(later[0][~padding], anchors)
 
 
-def test_gradients_flow_through_the_adapter_of_a_padded_batch(model: Any, pictures: list[Image.Image]) -> None:
-    batch = processor(32)(pictures, return_tensors="pt")
+def test_gradients_flow_through_the_adapter_of_a_padded_batch(model: Any, images: list[Image.Image]) -> None:
+    batch = processor(32)(images, return_tensors="pt")
     batch["pixel_values"].requires_grad_()
     with radapt.training_free(model, alpha=0.4).attach(model):
         model.get_image_features(**batch).pooler_output.square().sum().backward()
@@ -259,12 +259,13 @@ def test_texts_are_read_in_lower_case(folder: Path) -> None:
     assert not torch.allclose(loaded.encode_text(["a red star"]), loaded.encode_text(["a red circle"]), atol=1e-3)
 
 
-def test_a_model_object_is_wrapped(model: Any, folder: Path, pictures: list[Image.Image]) -> None:
-    wrapped, loaded = radapt.load(model, tokenizer=tokenizer()), radapt.load(folder)
+def test_a_model_object_is_wrapped(model: Any, folder: Path, images: list[Image.Image]) -> None:
+    own = processor(model.config.vision_config.num_patches)
+    wrapped, loaded = radapt.load(model, tokenizer=tokenizer(), processor=own), radapt.load(folder)
     assert wrapped.model is model
-    for picture in pictures:
-        pixels = wrapped.preprocess(picture)
-        assert torch.equal(pixels, loaded.preprocess(picture))
+    for image in images:
+        pixels = wrapped.preprocess(image)
+        assert torch.equal(pixels, loaded.preprocess(image))
         assert torch.equal(wrapped.encode_image(pixels[None]), loaded.encode_image(pixels[None]))
 
 

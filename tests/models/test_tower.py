@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from radapt.adapt import training_free
+from radapt.adapters import training_free
 from radapt.errors import ModelError
 from radapt.models import Layout, place_tokens, tower_of
 from radapt.models.qwen_vl import patchify

@@ -6,23 +6,24 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from radapt.attacks._active_set import ActiveSet, Progress
-from radapt.attacks._ball import Ball
-from radapt.attacks._objective import Objective, Subset
-from radapt.attacks._outcome import Outcome, chain
-from radapt.attacks._probe import Probe
-from radapt.attacks._search import Search
-from radapt.attacks._settings import number, whole
-from radapt.attacks._wrap import round_8bit
 from radapt.errors import CheckError, InputError, SettingsError
-from radapt.find import nearest
-from radapt.types import Index, PerSample, Pixels
+from radapt.registry import nearest
+from radapt.types import Index, Norm, PerSample, Pixels
+
+from ._active_set import ActiveSet, Progress
+from ._ball import Ball
+from ._evaluator import Evaluator
+from ._objective import Objective, Subset, checked
+from ._outcome import Outcome, chain
+from ._search import Search
+from ._settings import whole
+from ._transforms import round_8bit
 
 __all__ = ["Attack", "SearchAttack"]
 
@@ -43,7 +44,7 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
-    norm: str = "linf"
+    norm: Norm = "linf"
     eps: float
     steps: int
 
@@ -51,7 +52,7 @@ class Attack(ABC):
         _ = self.ball
         whole("steps", self.steps)
 
-    @property
+    @cached_property
     def ball(self) -> Ball:
         """The ball that the attack searches."""
         return Ball(self.norm, self.eps)
@@ -64,7 +65,7 @@ class Attack(ABC):
         *,
         keys: Sequence[str] | None = None,
         seed: int = 0,
-        slots: int = 64,
+        batch_size: int = 64,
         start: Tensor | None = None,
         precision: torch.dtype | None = None,
         seconds: float | None = None,
@@ -72,24 +73,24 @@ class Attack(ABC):
     ) -> Outcome:
         """Attack every image.
 
-        A sample's random numbers hang on (``seed``, attack, its key, restart) only; at a fixed number of slots its
+        A sample's random numbers depend on (``seed``, attack, its key, restart) only; at a fixed batch size its
         outcome is the same bit for bit whatever its neighbours, and at another it differs by rounding only.
 
         Args:
             objective: what is maximised; its sample ``i`` is ``pixels[i]``.
             pixels: clean images in [0, 1], before normalisation, batch x 3 x height x width.
-            keys: one name per sample that does not depend on how a data set is split; its position by default.
+            keys: one name per sample that does not depend on how a dataset is split; its position by default.
             seed: seed of all random numbers.
-            slots: images per pass of the model; short batches are padded to it.
+            batch_size: images per pass of the model; short batches are padded to it.
             start: first points of the first restart (a warm start), projected onto the ball; random by default.
             precision: ``torch.bfloat16`` or ``torch.float16``: gradients are computed under autocast first, successes
                 verified in the model's own precision, and the survivors attacked again in that.
-            seconds: time budget; what is found by then is kept, the rest marked as unfinished. None: no limit.
+            seconds: time limit; what is found by then is kept, the rest marked as unfinished. None: no limit.
             progress: called with the number of samples done, and of those fooled, as samples finish.
 
         Raises:
             InputError: images, keys or starting points are wrong, or the objective fails on some samples.
-            SettingsError: the objective does not have this loss, or ``slots`` is not positive.
+            SettingsError: the objective does not have this loss, or ``batch_size`` is not positive.
             CheckError: an adversarial image is not finite, or outside the ball or [0, 1].
         """
 
@@ -113,8 +114,6 @@ class SearchAttack(Attack, Search, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("restarts", self.restarts)
-        if self.growth is not None:
-            number("growth", self.growth, 0, above=True)
 
     def __call__(
         self,
@@ -123,14 +122,15 @@ class SearchAttack(Attack, Search, ABC):
         *,
         keys: Sequence[str] | None = None,
         seed: int = 0,
-        slots: int = 64,
+        batch_size: int = 64,
         start: Tensor | None = None,
         precision: torch.dtype | None = None,
         seconds: float | None = None,
         progress: Progress | None = None,
     ) -> Outcome:
         """Attack every image; see :class:`Attack`."""
-        whole("slots", slots)
+        whole("batch_size", batch_size)
+        objective = checked(objective)
         if self.loss and self.loss not in objective.losses:
             raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")
         with torch.inference_mode(False), torch.no_grad():
@@ -148,10 +148,14 @@ class SearchAttack(Attack, Search, ABC):
             deadline = None if seconds is None else time.monotonic() + seconds
 
             def run(rows: Index, precision: torch.dtype | None) -> Outcome:
-                probe = Probe(self, Subset(objective, rows), [keys[row] for row in rows.tolist()], precision)
-                first = None if start is None else start[rows]
                 active = ActiveSet(
-                    probe, clean[rows], seed=seed, slots=slots, start=first, deadline=deadline, progress=progress
+                    Evaluator(self, Subset(objective, rows), [keys[row] for row in rows.tolist()], precision),
+                    clean[rows],
+                    seed=seed,
+                    batch_size=batch_size,
+                    start=None if start is None else start[rows],
+                    deadline=deadline,
+                    progress=progress,
                 )
                 active.run()
                 return self._verify(active)
@@ -160,20 +164,20 @@ class SearchAttack(Attack, Search, ABC):
             return chain([partial(run, precision=each) for each in passes], len(clean))
 
     def _verify(self, active: ActiveSet) -> Outcome:
-        """Check the images, and judge them afresh in float32."""
-        found, pixels, clean = active.found, active.found.best, active.clean
+        """Check the images, and judge them again in float32."""
+        restarts, pixels, clean = active.restarts, active.restarts.best, active.clean
         with torch.autocast(pixels.device.type, enabled=False):
             loss, fooled, _ = active.judge(pixels)
             _, fooled_8bit, _ = active.judge(round_8bit(pixels))
-        if found.failed.all():
+        if restarts.failed.all():
             raise InputError(
                 "the objective's loss or gradient is not a finite number for any of the samples; "
                 "look for an overflow in the model"
             )
         distance = torch.zeros_like(loss)
-        for first in range(0, len(pixels), active.slots):
-            rows = slice(first, first + active.slots)
-            distance[rows] = self._distance(pixels[rows], clean[rows], active.slots)
+        for first in range(0, len(pixels), active.batch_size):
+            rows = slice(first, first + active.batch_size)
+            distance[rows] = self._distance(pixels[rows], clean[rows], active.batch_size)
         slack = _TOLERANCE * max(1, self.eps)
         rules = {
             "are not finite": ~pixels.isfinite().flatten(1).all(1),
@@ -184,29 +188,29 @@ class SearchAttack(Attack, Search, ABC):
             if broken.any():
                 names = ", ".join(repr(active.keys[sample]) for sample in broken.nonzero().flatten().tolist()[:8])
                 raise CheckError(f"images made by {self.name} {what} (samples {names}); this is a bug of the attack")
-        there = {
-            name: getattr(found, name).to(pixels.device)
+        counts = {
+            name: getattr(restarts, name).to(pixels.device)
             for name in ("failed", "unfinished", "audited", "misjudged", "iterations", "forwards", "backwards")
         }
         return Outcome(
-            **there,
+            **counts,
             pixels=pixels,
             fooled=fooled,
-            stage=torch.zeros_like(there["iterations"]),
-            unconfirmed=found.fooled.to(pixels.device) & ~fooled,
-            given_up=found.given_up.to(pixels.device) & ~fooled,
+            stage=torch.zeros_like(counts["iterations"]),
+            unconfirmed=restarts.fooled.to(pixels.device) & ~fooled,
+            given_up=restarts.given_up.to(pixels.device) & ~fooled,
             blind=torch.full_like(fooled, not self.needs_gradient),
             fooled_8bit=fooled_8bit,
             loss=loss,
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,
             distance=distance,
-            zero_gradient=(found.vanished / found.backwards.clamp(min=1)).to(pixels.device),
+            zero_gradient=(restarts.vanished / restarts.backwards.clamp(min=1)).to(pixels.device),
         )
 
-    def _distance(self, points: Pixels, clean: Pixels, slots: int) -> PerSample:
-        """Distances by batches of ``slots``, as a reduction may round differently at another batch size."""
-        rows = [*range(len(points)), *[0] * (slots - len(points))]
+    def _distance(self, points: Pixels, clean: Pixels, batch_size: int) -> PerSample:
+        """Distances by batches of ``batch_size``, as a reduction may round differently at another batch size."""
+        rows = [*range(len(points)), *[0] * (batch_size - len(points))]
         return self.ball.distance(points[rows], clean[rows])[: len(points)]
 
 

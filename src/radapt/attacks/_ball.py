@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import final, get_args
 
 import torch
 from torch import Tensor
 
 from radapt.errors import SettingsError
-from radapt.find import nearest
-from radapt.types import PerSample, Pixels
+from radapt.registry import nearest
+from radapt.types import Norm, PerSample, Pixels
 
 __all__ = ["NORMS", "Ball", "unit"]
 
-NORMS = ("linf", "l2")
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 @final
@@ -32,7 +32,7 @@ class Ball:
         SettingsError: unknown norm, or a radius out of range.
     """
 
-    norm: str
+    norm: Norm
     eps: float
 
     def __post_init__(self) -> None:

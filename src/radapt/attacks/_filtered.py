@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._search import Evaluation, State
-from radapt.attacks.apgd import APGD
 from radapt.types import Index, Pixels
+
+from ._attack import SearchAttack
+from ._search import Evaluation, State
+from .apgd import APGD
 
 __all__ = ["FilteredAPGD"]
 
@@ -33,34 +35,38 @@ class FilteredAPGD(SearchAttack, ABC):
     steps: int = 100
 
     @abstractmethod
-    def _room(self, size: Sequence[int]) -> float:
+    def _widening(self, size: Sequence[int]) -> float:
         """Radius of the coefficients' ball over eps, for images of (height, width)."""
 
     @abstractmethod
     def _filter(self, images: Pixels) -> Pixels:
         """The filter; symmetric, so that it is its own gradient."""
 
-    def _apgd(self, shape: Sequence[int]) -> APGD:
-        radius = self._room(shape[-2:]) * self.eps
-        return APGD(norm=self.norm, eps=min(radius, 1.0) if self.norm == "linf" else radius, steps=self.steps)
-
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """A direction for the coefficients."""
-        return self._apgd(shape).draw(shape, generator)
+        return _coefficients(self, *shape[-2:]).draw(shape, generator)
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
-        """Coefficients on the boundary of their ball, filtered; kept as the image that they would be unfiltered."""
-        unfiltered, state = self._apgd(clean.shape).start(clean, drawn)
+        """Coefficients on the boundary of their ball, filtered; the state has the unfiltered image."""
+        unfiltered, state = _coefficients(self, *clean.shape[-2:]).start(clean, drawn)
         return self._placed(clean, unfiltered, state)
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """APGD's step on the coefficients, whose gradient is the filtered one, as the filter is symmetric."""
         # A point from elsewhere, a warm start, has no coefficients: its own change stands in for them.
-        foreign = (at.points != state["points"]).flatten(1).any(1)[:, None, None, None]
-        unfiltered = torch.where(foreign, at.points, state["unfiltered"])
-        inner = at._replace(points=unfiltered, gradient=self._filter(at.gradient))
-        return self._placed(clean, *self._apgd(clean.shape).step(clean, inner, state, iteration))
+        foreign = (current.points != state["points"]).flatten(1).any(1)[:, None, None, None]
+        unfiltered = torch.where(foreign, current.points, state["unfiltered"])
+        inner = current._replace(points=unfiltered, gradient=self._filter(current.gradient))
+        apgd = _coefficients(self, *clean.shape[-2:])
+        return self._placed(clean, *apgd.step(clean, inner, state, iteration))
 
     def _placed(self, clean: Pixels, unfiltered: Pixels, state: State) -> tuple[Pixels, State]:
         points = self.ball.project(clean + self._filter(unfiltered - clean), clean)
         return points, {**state, "unfiltered": unfiltered, "points": points}
+
+
+@lru_cache(maxsize=64)
+def _coefficients(attack: FilteredAPGD, height: int, width: int) -> APGD:
+    """The search of an attack for the coefficients, for images of a size; made once."""
+    radius = attack._widening((height, width)) * attack.eps
+    return APGD(norm=attack.norm, eps=min(radius, 1.0) if attack.norm == "linf" else radius, steps=attack.steps)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 
 from radapt.errors import InputError, SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 from radapt.types import Embeddings, Flags, Index, Labels, Logits, PerSample, Pixels
 
-__all__ = ["AnswerObjective", "ClassificationObjective", "EmbeddingObjective", "Objective", "Score", "Subset"]
+from ._losses import LOSSES, best_wrong, of_class
 
-_LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "ce-targeted": 2, "margin-targeted": 2, "dlr-targeted": 4}
-_TINY = 1e-12
+__all__ = [
+    "AnswerObjective",
+    "ClassificationObjective",
+    "EmbeddingObjective",
+    "Objective",
+    "Score",
+    "Subset",
+    "checked",
+]
 
 
 class Score(NamedTuple):
@@ -32,20 +38,51 @@ class Score(NamedTuple):
 class Objective(Protocol):
     """Maps pixels of chosen samples to per-sample loss and verdict, in one forward pass.
 
-    ``index`` says which samples the pixels belong to (positions in ``0 .. size - 1``), so that an attack may
-    stream samples in any order and any grouping. ``loss`` names one of ``losses``; the first is the default. A loss
-    whose name ends in ``-targeted`` is called with one more keyword, ``target``: the class to go
-    for, one per row.
+    Derive from this class to write an objective: ``stop`` and ``classes`` then have defaults. ``index`` says which
+    samples the pixels belong to (positions in ``0 .. size - 1``), so that an attack may stream samples in any order and
+    any grouping. ``loss`` names one of ``losses``; empty is the first. The losses ``ce-targeted``, ``margin-targeted``
+    and ``dlr-targeted`` are called with one more keyword, ``target``: the class to go for, one per row.
+
+    Attributes:
+        size: number of samples.
+        losses: names of the losses; the first is the default.
+        stop: whether it only matters which samples are fooled. Where it does not, as in adversarial training, whole
+            searches are wanted, and none is given up early. A sample that a score calls fooled is done in any case.
+        classes: number of classes, that is of logits in a score; None where scores have no logits.
     """
 
     size: int
     losses: tuple[str, ...]
+    stop: bool = False
+    classes: int | None = None
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "") -> Score: ...
 
 
+def checked(objective: Any) -> Objective:
+    """An objective that has what attacks ask of one.
+
+    Raises:
+        InputError: it lacks an attribute.
+    """
+    lacking = [name for name in ("size", "losses", "stop", "classes") if not hasattr(objective, name)]
+    if lacking:
+        raise InputError(
+            f"the objective {type(objective).__name__} lacks {', '.join(lacking)}; derive it from "
+            "radapt.attacks.Objective, which has defaults for stop and classes"
+        )
+    return objective  # type: ignore[no-any-return]
+
+
+def _known(loss: str, losses: tuple[str, ...]) -> str:
+    """The name of a loss, the first one for an empty name."""
+    if loss and loss not in losses:
+        raise SettingsError(f"unknown loss {loss!r}{nearest(loss, losses)}")
+    return loss or losses[0]
+
+
 class ClassificationObjective:
-    """Untargeted objective of a classifier: fooled when the largest logit is not the label's.
+    """Objective of a classifier: fooled when the largest logit is not the label's.
 
     With ``z`` the logits, ``y`` the label, ``t`` a target and ``s`` the logits from the largest down, the losses are
 
@@ -60,8 +97,8 @@ class ClassificationObjective:
         logits: maps pixels in [0, 1] to logits, differentiably.
         labels: true classes of all samples.
         classes: number of classes.
-        stop: whether a misclassified sample counts as fooled; without, an attack spends its whole budget on every
-            sample, as adversarial training wants it.
+        stop: whether a misclassified sample counts as fooled and is done; without, an attack takes all its steps on
+            every sample, as adversarial training needs it.
 
     Raises:
         InputError: a label is out of range, or there are fewer than two classes.
@@ -73,41 +110,24 @@ class ClassificationObjective:
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
             raise InputError(f"labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}")
         self._logits, self.labels, self.size, self.stop = logits, labels, len(labels), stop
-        self.classes = classes
-        self.losses = tuple(name for name, least in _LEAST_CLASSES.items() if classes >= least)
+        self.classes: int | None = classes
+        self.losses = tuple(name for name, loss in LOSSES.items() if classes >= loss.least_classes)
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", target: Index | None = None) -> Score:
         logits = self._logits(pixels).float()
         labels = self.labels.to(index.device)[index].to(logits.device)
-        kind = loss or self.losses[0]
-        if kind not in self.losses:
-            raise SettingsError(f"unknown loss {loss!r}{nearest(loss, self.losses)}")
-        if target is None and kind.endswith("-targeted"):
-            raise SettingsError(f"the loss {kind!r} needs a target class per sample")
-        wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-        right = _at(logits, labels)
-        goal = wrong if target is None else _at(logits, target.to(logits.device))
-        if kind == "ce":
-            value = F.cross_entropy(logits, labels, reduction="none")
-        elif kind == "ce-targeted":
-            value = goal - logits.logsumexp(1)
-        elif kind.startswith("margin"):
-            value = goal - right
-        else:
-            first, _, third, *fourth = logits.topk(3 if kind == "dlr" else 4, 1).values.unbind(1)
-            lower = (third + fourth[0]) / 2 if fourth else third
-            value = (goal - right) / (first - lower + _TINY)
-        return Score(value, (wrong >= right).detach() & self.stop, logits)
-
-
-def _at(logits: Logits, labels: Labels) -> PerSample:
-    return logits.gather(1, labels[:, None]).squeeze(1)
+        name = _known(loss, self.losses)
+        if target is None and LOSSES[name].targeted:
+            raise SettingsError(f"the loss {name!r} needs a target class per sample")
+        value = LOSSES[name].value(logits, labels, None if target is None else target.to(logits.device))
+        fooled = best_wrong(logits, labels) >= of_class(logits, labels)
+        return Score(value, fooled.detach() & self.stop, logits)
 
 
 class EmbeddingObjective:
     """Label-free objective: squared L2 distance of the embedding from a reference (FARE, Schlarmann 2024, eq. 3).
 
-    No sample is ever fooled, so an attack spends its whole budget.
+    No sample is ever fooled, so an attack takes all its steps.
 
     Args:
         encode: maps pixels in [0, 1] to embeddings, differentiably.
@@ -115,13 +135,14 @@ class EmbeddingObjective:
     """
 
     losses: tuple[str, ...] = ("l2",)
+    stop: bool = False
+    classes: int | None = None
 
     def __init__(self, encode: Callable[[Pixels], Embeddings], reference: Embeddings) -> None:
         self._encode, self.reference, self.size = encode, reference, len(reference)
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "") -> Score:
-        if loss not in ("", *self.losses):
-            raise SettingsError(f"unknown loss {loss!r}{nearest(loss, self.losses)}")
+        _known(loss, self.losses)
         embedding = self._encode(pixels).float()
         distance = (embedding - self.reference[index].to(embedding)).square().sum(1)
         return Score(distance, torch.zeros(len(distance), dtype=torch.bool, device=distance.device))
@@ -137,11 +158,12 @@ class AnswerObjective:
         read: maps pixels and the numbers of their samples to the negative log-likelihood of the answers, and to whether
             greedy decoding gives them.
         size: number of samples.
-        targeted: whether the answers are to be said, rather than not to be said.
-        stop: samples that are done once that is reached; None: attacks spend their whole budget on all.
+        targeted: whether the model is to give the answers, rather than not to give them.
+        stop: samples that are done once that is reached; None: attacks take all their steps on all.
     """
 
     losses: tuple[str, ...] = ("nll",)
+    classes: int | None = None
 
     def __init__(
         self,
@@ -151,15 +173,18 @@ class AnswerObjective:
         targeted: bool = False,
         stop: Flags | None = None,
     ) -> None:
-        self._read, self.size, self._targeted, self._stop = read, size, targeted, stop
+        self._read, self.size, self._targeted, self._decisive = read, size, targeted, stop
+        self.stop = stop is not None
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "") -> Score:
-        if loss not in ("", *self.losses):
-            raise SettingsError(f"unknown loss {loss!r}{nearest(loss, self.losses)}")
-        value, said = self._read(pixels, index)
-        reached = said if self._targeted else ~said
-        stop = torch.zeros_like(said) if self._stop is None else self._stop.to(index.device)[index].to(said.device)
-        return Score(-value if self._targeted else value, reached & stop)
+        _known(loss, self.losses)
+        value, given = self._read(pixels, index)
+        reached = given if self._targeted else ~given
+        if self._decisive is None:
+            decisive = torch.zeros_like(given)
+        else:
+            decisive = self._decisive.to(index.device)[index].to(given.device)
+        return Score(-value if self._targeted else value, reached & decisive)
 
 
 class Subset:
@@ -171,11 +196,9 @@ class Subset:
     """
 
     def __init__(self, objective: Objective, rows: Index) -> None:
-        self._objective, self._rows = objective, rows
+        self._objective, self._rows = checked(objective), rows
         self.size, self.losses = len(rows), objective.losses
-        self.stop = getattr(objective, "stop", False)
-        if hasattr(objective, "classes"):
-            self.classes = objective.classes
+        self.stop, self.classes = objective.stop, objective.classes
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
         return self._objective(pixels, self._rows.to(index.device)[index], loss=loss, **towards)

@@ -22,7 +22,7 @@ class Outcome:
     Args:
         pixels: adversarial images, float32, in [0, 1] and in the ball; the clean image where it was fooled already
             or where no point with a larger loss was found.
-        fooled: whether the image fools, judged by a fresh forward pass.
+        fooled: whether the image fools, judged by a forward pass of its own.
         stage: which stage of an ensemble made the image, from 0 on.
         unconfirmed: the attack saw the image fool, but the fresh pass did not (random or half-precision models);
             such a sample counts as not fooled.
@@ -62,6 +62,22 @@ class Outcome:
     forwards: Labels
     backwards: Labels
     zero_gradient: PerSample
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the samples that are not fooled, from 0 to 1."""
+        return float((~self.fooled).double().mean())
+
+    @property
+    def adversarial(self) -> Pixels:
+        """The adversarial images: another name of ``pixels``."""
+        return self.pixels
+
+    def __repr__(self) -> str:
+        """The outcome in one line."""
+        passes = int(self.forwards.sum() + self.backwards.sum())
+        counts = f"n={len(self.fooled)}, fooled={int(self.fooled.sum())}"
+        return f"Outcome({counts}, robust_accuracy={self.robust_accuracy:.4f}, attack_passes={passes})"
 
 
 Stage = Callable[[Index], Outcome]

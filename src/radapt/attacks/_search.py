@@ -1,4 +1,4 @@
-"""What an attack supplies: where a search starts, and how it goes from point to point."""
+"""The contract of an attack that is one search: where it starts, and how it goes from point to point."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from torch import Tensor
 
 from radapt.types import Flags, Index, PerSample, Pixels
 
-__all__ = ["Evaluation", "Search", "State"]
+from ._losses import is_targeted
+
+__all__ = ["Evaluation", "Search", "State", "Stoppable"]
 
 State = dict[str, Tensor]
-"""Whatever a search remembers, one row per slot."""
+"""What a search draws or remembers, one row per sample."""
 
 
 class Evaluation(NamedTuple):
-    """Points and what the objective says about them.
+    """Points, and what the objective gives for them.
 
-    ``gradient`` is of the loss, slots x 3 x height x width; of every logit, slots x classes x 3 x height x width, in a
-    search that needs the Jacobian; and empty in a search without gradients. ``logits`` are there if the objective
-    gives them.
+    ``gradient`` is that of the loss, batch x 3 x height x width; of every logit, batch x classes x 3 x height x width,
+    in a search that needs the Jacobian; and empty in a search without gradients. ``logits`` are those of a classifier.
     """
 
     points: Pixels
@@ -33,62 +34,108 @@ class Evaluation(NamedTuple):
 
 
 class Search(ABC):
-    """What an attack supplies to the active set; every method is vectorised over slots, one row per slot.
+    """What the writer of an attack implements: a ``name`` and three methods, :meth:`draw`, :meth:`start`, :meth:`step`.
 
-    A row of a result may depend on the same row of the arguments only.
+    Each works on a batch of samples, one per row, and a row of a result may depend on the same row of the arguments
+    only: samples come and go between any two steps, and a sample's result does not depend on its neighbours. The
+    library does the rest: it runs the model, keeps every sample's best point, and counts restarts and passes.
 
-    A search whose ``loss`` ends in ``-targeted`` goes in its restarts for one wrong class after the other, from the
-    most likely one on the clean image down; ``drawn`` then has ``label`` and ``target``, one class number per row.
+    Further members may be overridden. Those with a leading underscore are between an attack and the library, and no
+    business of its users:
 
-    A search with a ``growth`` is given up where it would not succeed although its progress went on growing like
-    ``iteration ** growth``. How large it must be hangs on how even the progress is: that of a random search leaps.
+    - ``needs_gradient``: False for a search by forward passes alone;
+    - ``_needs_jacobian``: the gradient of every logit rather than of the loss;
+    - ``_stops_when_fooled``: whether the first success ends the search;
+    - ``_view``: what the model sees instead of the points themselves;
+    - ``_succeeded``: which points count as a success;
+    - ``_value``: which of two points is the better one.
+
+    A search whose loss is targeted goes in its restarts for one wrong class after the other, from the most likely one
+    on the clean image down; ``drawn`` then has ``label`` and ``target``, one class per row. One that may be given up
+    early is :class:`Stoppable`, too.
     """
 
     name: ClassVar[str]
     needs_gradient: ClassVar[bool] = True
-    needs_jacobian: ClassVar[bool] = False
-    stops_when_fooled: ClassVar[bool] = True
     steps: int
     restarts: int
     loss: str
-    growth: float | None = None
+
+    @abstractmethod
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
+        """All random numbers of one sample and one restart, on the CPU.
+
+        Args:
+            shape: that of the image, 3 x height x width.
+            generator: the one source of random numbers; its seed depends on the sample and the restart alone.
+        """
+
+    @abstractmethod
+    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
+        """First points, and what the search remembers of each.
+
+        Args:
+            clean: clean images.
+            drawn: what :meth:`draw` gave for each of them, stacked. A row that does not start now is zero, and what is
+                returned for it is discarded.
+        """
+
+    @abstractmethod
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """Next points, and what the search remembers then.
+
+        Args:
+            clean: clean images.
+            current: the points reached, their loss, verdict and gradient.
+            state: what the search remembers.
+            iteration: number of steps that led there, from 0 to ``steps``; rows differ.
+        """
 
     @property
     def targeted(self) -> bool:
         """Whether each restart goes for a class of its own."""
-        return self.loss.endswith("-targeted")
+        return is_targeted(self.loss)
 
-    @abstractmethod
-    def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
-        """All random numbers of one sample (of shape 3 x height x width) and one restart, on the CPU."""
+    @property
+    def _needs_jacobian(self) -> bool:
+        """Whether a step needs the gradient of every logit."""
+        return False
 
-    @abstractmethod
-    def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
-        """First points and first state; rows that are not starting have ``drawn`` zero and are discarded."""
+    @property
+    def _stops_when_fooled(self) -> bool:
+        """Whether the first success ends the search of a sample."""
+        return True
 
-    @abstractmethod
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
-        """Next points and next state, given the points reached after ``iteration`` (at most ``steps``) steps."""
+    def _view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
+        """What the model sees of the points in a pass with gradients, which flow back through it.
 
-    def view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
-        """What the objective sees of the points in a pass with gradients, which flow back through it.
-
-        What such a pass says of a view is no verdict on the point: a search that transforms its points keeps and
-        returns only what a plain pass has judged, the last point of each restart.
+        Such a pass is no verdict on the points: a search with a view of its own takes all its steps, and the last
+        point of each restart is what it returns.
         """
         return points
 
-    def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
-        """Which points count as a success; a search that leaves the ball on its way must look at the distance too."""
-        return at.fooled
+    def _succeeded(self, clean: Pixels, current: Evaluation) -> Flags:
+        """Which points count as a success; a search that leaves the ball on its way must check the distance, too."""
+        return current.fooled
 
-    def value(self, clean: Pixels, at: Evaluation) -> PerSample:
-        """What the best point is the largest of, among equally fooled ones."""
-        return at.loss
+    def _value(self, clean: Pixels, current: Evaluation) -> PerSample:
+        """What the best point is the largest of, among points that all fool or all do not."""
+        return current.loss
 
-    def reach(self, clean: Pixels, at: Evaluation, margin: PerSample, clean_margin: PerSample) -> PerSample:
+
+class Stoppable(Search):
+    """A search that is given up where it has no prospect of success.
+
+    That is where it would not succeed although its progress went on growing like ``iteration ** growth``. How large
+    ``growth`` must be depends on how steady the progress is: that of a random search comes in leaps.
+    """
+
+    growth: float | None
+    """None: every search goes on to its end."""
+
+    def _reach(self, clean: Pixels, current: Evaluation, margin: PerSample, clean_margin: PerSample) -> PerSample:
         """How far points have come on the way to a success: 0 at the clean image, 1 or more at a success.
 
-        By default the share of the clean image's margin (to the class gone for, or the best wrong one) that is gone.
+        By default the share of the clean image's margin (to the target, or the best wrong class) that is gone.
         """
         return 1 - margin / clean_margin

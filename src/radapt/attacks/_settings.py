@@ -6,7 +6,7 @@ import math
 
 from radapt.errors import SettingsError
 
-__all__ = ["number", "whole"]
+__all__ = ["check_growth", "number", "whole"]
 
 
 def whole(name: str, value: object) -> None:
@@ -30,3 +30,13 @@ def number(name: str, value: object, low: float, high: float = math.inf, *, abov
         bounds = f"above {low:g}" if above else f"of at least {low:g}"
         most = f", {high:g} at most" if high < math.inf else ""
         raise SettingsError(f"{name} must be a number {bounds}{most}, got {value!r}")
+
+
+def check_growth(value: object) -> None:
+    """Refuse a growth that is neither None nor a number above 0.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if value is not None:
+        number("growth", value, 0, above=True)

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient descent with momentum that chooses its step size by itself."""
+"""Auto-PGD: projected gradient descent with momentum that adapts its step size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._search import Evaluation, State
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
+
+from ._attack import SearchAttack
+from ._search import Evaluation, State, Stoppable
+from ._settings import check_growth
 
 __all__ = ["APGD", "ATTACK", "checkpoints"]
 
@@ -23,7 +25,7 @@ _MOMENTUM = 0.75
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class APGD(SearchAttack):
+class APGD(SearchAttack, Stoppable):
     """Auto-PGD (Croce & Hein 2020, arXiv:2003.01690, algorithm 1).
 
     ``z[k+1] = P(x[k] + eta d(grad L(x[k])))`` and ``x[k+1] = P(x[k] + a (z[k+1] - x[k]) + (1 - a) (x[k] - x[k-1]))``
@@ -57,6 +59,7 @@ class APGD(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_growth(self.growth)
         if not 0 < self.rho < 1:
             raise SettingsError(f"rho must lie between 0 and 1, got {self.rho}")
 
@@ -81,23 +84,23 @@ class APGD(SearchAttack):
         }
         return self.ball.project(clean + self.eps * direction, clean), state
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """Remember the point, halve the step size where it is due, and take a step with momentum."""
         first = iteration == 0
-        better = at.loss > state["best_loss"]
-        best = torch.where(_wide(better), at.points, state["best"])
-        best_gradient = torch.where(_wide(better), at.gradient, state["best_gradient"])
-        best_loss = torch.where(better, at.loss, state["best_loss"])
-        rises = state["rises"] + (~first & (at.loss > state["loss"]))
-        mark = torch.where(first, at.loss, state["mark"])
+        better = current.loss > state["best_loss"]
+        best = torch.where(_wide(better), current.points, state["best"])
+        best_gradient = torch.where(_wide(better), current.gradient, state["best_gradient"])
+        best_loss = torch.where(better, current.loss, state["best_loss"])
+        rises = state["rises"] + (~first & (current.loss > state["loss"]))
+        mark = torch.where(first, current.loss, state["mark"])
 
         span = _spans(self.steps, clean.device)[iteration]
         due = span > 0
         stuck = (rises < self.rho * span) | (~state["halved"] & (best_loss == mark))
         halve = due & stuck
         step_size = torch.where(halve, state["step_size"] / 2, state["step_size"])
-        points = torch.where(_wide(halve), best, at.points)
-        gradient = torch.where(_wide(halve), best_gradient, at.gradient)
+        points = torch.where(_wide(halve), best, current.points)
+        gradient = torch.where(_wide(halve), best_gradient, current.gradient)
 
         previous = torch.where(_wide(first), points, state["previous"])
         share = _wide(torch.where(first, 1.0, _MOMENTUM))
@@ -109,7 +112,7 @@ class APGD(SearchAttack):
             "best": best,
             "best_gradient": best_gradient,
             "best_loss": best_loss,
-            "loss": torch.where(halve, best_loss, at.loss),
+            "loss": torch.where(halve, best_loss, current.loss),
             "rises": torch.where(due, 0.0, rises),
             "halved": torch.where(due, halve, state["halved"]),
             "mark": torch.where(due, best_loss, mark),
@@ -133,9 +136,8 @@ def checkpoints(steps: int) -> list[int]:
 def _spans(steps: int, device: torch.device) -> Tensor:
     """For every iteration the distance to the checkpoint before, 0 where there is no checkpoint."""
     spans = torch.zeros(steps + 1)
-    marks = checkpoints(steps)
-    for before, now in pairwise(marks):
-        spans[now] = now - before
+    for previous, checkpoint in pairwise(checkpoints(steps)):
+        spans[checkpoint] = checkpoint - previous
     return spans.to(device)
 
 

@@ -12,18 +12,19 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from radapt.attacks._active_set import Progress
-from radapt.attacks._attack import Attack, SearchAttack
-from radapt.attacks._objective import Objective, Subset
-from radapt.attacks._outcome import Outcome, chain, merged
-from radapt.attacks._settings import number, whole
-from radapt.attacks._wrap import EOT
-from radapt.attacks.apgd import APGD
-from radapt.attacks.fab import FAB
-from radapt.attacks.square import SAFE_GROWTH, Square
 from radapt.errors import InputError, SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 from radapt.types import Index
+
+from ._active_set import Progress
+from ._attack import Attack, SearchAttack
+from ._objective import Objective, Subset, checked
+from ._outcome import Outcome, chain, merged
+from ._settings import check_growth, whole
+from ._transforms import EOT
+from .apgd import APGD
+from .fab import FAB
+from .square import SAFE_GROWTH, Square
 
 __all__ = ["ATTACK", "AutoAttack"]
 
@@ -38,15 +39,15 @@ _VERSIONS = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Attack):
-    """AutoAttack (Croce & Hein 2020, arXiv:2003.01690): each attack goes on with the samples that those before left.
+    """AutoAttack (Croce & Hein 2020, arXiv:2003.01690): each attack takes the samples that no earlier one fooled.
 
     - ``standard``: APGD-CE, APGD-T (targeted DLR, nine targets), FAB-T (nine targets), Square with 5,000 queries.
     - ``plus``: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T, FAB-T.
     - ``rand``: APGD-CE and APGD-DLR on the mean of 20 passes, for models that are random.
     - ``robustvlm``: APGD-CE and APGD-T, as Schlarmann et al. 2024 (arXiv:2402.12336) evaluate vision-language models.
 
-    With ``K`` classes there are at most ``K - 1`` targets. Losses that need more classes than there are give way, with
-    a warning: targeted DLR (four) to targeted cross-entropy, and DLR (three) to the margin.
+    With ``K`` classes there are at most ``K - 1`` targets. Losses that need more classes than there are are replaced,
+    with a warning: targeted DLR (four) by targeted cross-entropy, and DLR (three) by the margin.
 
     Args:
         norm: ``linf`` or ``l2``.
@@ -79,8 +80,7 @@ class AutoAttack(Attack):
             raise SettingsError(f"unknown version {self.version!r}{nearest(self.version, _VERSIONS)}")
         for name in ("targets", "queries", "samples"):
             whole(name, getattr(self, name))
-        if self.growth is not None:
-            number("growth", self.growth, 0, above=True)
+        check_growth(self.growth)
 
     def stages(self, objective: Objective) -> dict[str, SearchAttack]:
         """The attacks by name, in order, with losses that the objective has.
@@ -88,14 +88,15 @@ class AutoAttack(Attack):
         Raises:
             InputError: the objective is not a classifier's.
         """
-        classes = getattr(objective, "classes", None)
+        classes = checked(objective).classes
         if classes is None:
-            raise InputError("autoattack is for classifiers; take apgd for an objective without classes")
+            raise InputError("autoattack is for classifiers; use apgd for an objective without classes")
         targets, restarts = min(self.targets, classes - 1), 5 if self.version == "plus" else 1
-        dlr, dlr_targeted = _loss(objective, "dlr", "margin"), _loss(objective, "dlr-targeted", "ce-targeted")
+        dlr = "dlr" if "dlr" in objective.losses else "margin"
+        dlr_targeted = "dlr-targeted" if "dlr-targeted" in objective.losses else "ce-targeted"
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "growth": self.growth}
         apgd, fab = partial(APGD, **ball, steps=self.steps), partial(FAB, **ball, steps=self.steps)
-        known: dict[str, Callable[[], SearchAttack]] = {
+        builders: dict[str, Callable[[], SearchAttack]] = {
             "apgd-ce": partial(apgd, loss="ce", restarts=restarts),
             "apgd-dlr": partial(apgd, loss=dlr, restarts=restarts),
             "apgd-t": partial(apgd, loss=dlr_targeted, restarts=targets),
@@ -105,12 +106,12 @@ class AutoAttack(Attack):
         }
         replaced = {"apgd-dlr": ("dlr", dlr), "apgd-t": ("dlr-targeted", dlr_targeted)}
         for name in _VERSIONS[self.version]:
-            wanted, got = replaced.get(name, ("", ""))
-            if wanted != got:
+            wanted, used = replaced.get(name, ("", ""))
+            if wanted != used:
                 warnings.warn(
-                    f"{name} of autoattack: {wanted} needs more than {classes} classes, so it uses {got}", stacklevel=3
+                    f"{name} of autoattack: {wanted} needs more than {classes} classes, so it uses {used}", stacklevel=3
                 )
-        return {name: known[name]() for name in _VERSIONS[self.version]}
+        return {name: builders[name]() for name in _VERSIONS[self.version]}
 
     def __call__(
         self,
@@ -119,7 +120,7 @@ class AutoAttack(Attack):
         *,
         keys: Sequence[str] | None = None,
         seed: int = 0,
-        slots: int = 64,
+        batch_size: int = 64,
         start: Tensor | None = None,
         precision: torch.dtype | None = None,
         seconds: float | None = None,
@@ -135,52 +136,49 @@ class AutoAttack(Attack):
         attacks = list(self.stages(objective).values())
         keys = [str(position) for position in range(len(pixels))] if keys is None else list(keys)
         deadline = None if seconds is None else time.monotonic() + seconds
-        whole: Objective = EOT(objective, self.samples) if self.version == "rand" else objective
+        attacked: Objective = EOT(objective, self.samples) if self.version == "rand" else objective
 
-        # The best wrong class's lead on the images of the attacks with gradients that say it.
+        # The largest margin that attacks with gradients reached, where their loss is the margin.
         lead = torch.full((len(pixels),), -torch.inf, device=pixels.device)
-        told = 0
+        reported = 0
 
-        def run(rows: Index, number: int) -> Outcome:
+        def run_stage(rows: Index, number: int) -> Outcome:
             attack = attacks[number]
-            outcome = once(attack, rows, number, len(pixels) - len(rows))
+            outcome = run_attack(attack, rows, number, len(pixels) - len(rows))
             if attack.targeted or (attack.needs_gradient and attack.loss == "margin"):
                 lead[rows] = torch.fmax(lead[rows], outcome.loss)
             if isinstance(attack, Square) and attack.growth is not None and attack.growth < SAFE_GROWTH:
                 ahead = (outcome.given_up & (outcome.loss >= lead[rows])).nonzero().flatten()
                 if len(ahead):
-                    gone = len(pixels) - len(rows) + int(outcome.fooled.sum())
-                    again = once(replace(attack, growth=SAFE_GROWTH), rows[ahead.cpu()], number, gone)
+                    fooled_before = len(pixels) - len(rows) + int(outcome.fooled.sum())
+                    longer = replace(attack, growth=SAFE_GROWTH)
+                    again = run_attack(longer, rows[ahead.cpu()], number, fooled_before)
                     given_up = outcome.given_up.index_fill(0, ahead, False)
                     outcome = merged(replace(outcome, given_up=given_up), again, ahead, number, again.fooled)
             return outcome
 
-        def once(attack: SearchAttack, rows: Index, number: int, gone: int) -> Outcome:
-            def tell(done: int, fooled: int) -> None:
-                nonlocal told
-                told = max(told, gone + (done if number + 1 == len(attacks) else fooled))
+        def run_attack(attack: SearchAttack, rows: Index, number: int, fooled_before: int) -> Outcome:
+            def report(done: int, fooled: int) -> None:
+                nonlocal reported
+                reported = max(reported, fooled_before + (done if number + 1 == len(attacks) else fooled))
                 if progress is not None:
-                    progress(told, gone + fooled)
+                    progress(reported, fooled_before + fooled)
 
             # The first stage gets everything as it came, so that its checks see it.
             first = number == 0
             return attack(
-                whole if first else Subset(whole, rows),
+                attacked if first else Subset(attacked, rows),
                 pixels if first else pixels[rows],
                 keys=keys if first else [keys[row] for row in rows.tolist()],
                 seed=seed,
-                slots=slots,
+                batch_size=batch_size,
                 start=start if first else None,
                 precision=precision,
                 seconds=None if deadline is None else deadline - time.monotonic(),
-                progress=tell,
+                progress=report,
             )
 
-        return chain([partial(run, number=number) for number in range(len(attacks))], len(pixels))
-
-
-def _loss(objective: Objective, wanted: str, instead: str) -> str:
-    return wanted if wanted in objective.losses else instead
+        return chain([partial(run_stage, number=number) for number in range(len(attacks))], len(pixels))
 
 
 ATTACK = AutoAttack

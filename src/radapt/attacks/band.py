@@ -1,4 +1,4 @@
-"""An attack in a ring of frequencies: it tells in which of them a model can be fooled."""
+"""An attack in a ring of frequencies: it shows in which of them a model can be fooled."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from functools import lru_cache
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from radapt.attacks._filtered import FilteredAPGD
-from radapt.attacks._search import State
-from radapt.attacks._settings import number
 from radapt.errors import SettingsError
+from radapt.spectral import HIGHEST, ring
 from radapt.types import Pixels
 
-__all__ = ["ATTACK", "Band"]
+from ._filtered import FilteredAPGD
+from ._search import State
+from ._settings import number
 
-_HIGHEST = math.sqrt(0.5)
-"""Radial frequency of a chessboard, in cycles per pixel: there is none above it."""
+__all__ = ["ATTACK", "Band"]
 
 
 @final
@@ -35,8 +34,8 @@ class Band(FilteredAPGD):
     frequencies: what random coefficients lose to the filter. The source perturbs images with one frequency at a time;
     here the attack chooses among those of the ring.
 
-    What ``P`` cuts off has frequencies outside of the ring. So it is filtered out, and cut a second time: that leaves
-    little. With the whole range, ``M`` changes nothing, and this is APGD.
+    What ``P`` cuts off has frequencies outside of the ring. So the image is filtered and cut a second time, which
+    leaves little of them. With the whole range, ``M`` changes nothing, and this is APGD.
 
     Args:
         norm: ``linf`` or ``l2``.
@@ -56,14 +55,14 @@ class Band(FilteredAPGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("low", self.low, 0, _HIGHEST)
+        number("low", self.low, 0, HIGHEST)
         number("high", self.high, 0, above=True)
         if self.low >= self.high:
             raise SettingsError(f"high must be above low, got {self.low} and {self.high}")
 
-    def _room(self, size: Sequence[int]) -> float:
+    def _widening(self, size: Sequence[int]) -> float:
         height, width = size
-        share = float(_ring(height, width, self.low, self.high).double().mean())
+        share = float(ring(height, width, self.low, self.high).double().mean())
         if not share:
             raise SettingsError(
                 f"images of {height} x {width} pixels have no frequency from {self.low} to {self.high} cycles per "
@@ -78,8 +77,7 @@ class Band(FilteredAPGD):
 
     def _filter(self, images: Pixels) -> Pixels:
         height, width = images.shape[2:]
-        ring = _ring(height, width, self.low, self.high)
-        if ring.all():
+        if ring(height, width, self.low, self.high).all():
             return images
         mask = _half_plane(height, width, self.low, self.high, images.device, images.dtype)
         with torch.autocast(images.device.type, enabled=False):
@@ -88,19 +86,11 @@ class Band(FilteredAPGD):
 
 
 @lru_cache(maxsize=32)
-def _ring(height: int, width: int, low: float, high: float) -> Bool[Tensor, "height width"]:
-    """Which entries of a discrete Fourier transform lie in the ring."""
-    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
-    distance = torch.hypot(rows[:, None], columns)
-    return (distance >= low) & (distance < high)
-
-
-@lru_cache(maxsize=32)
 def _half_plane(
     height: int, width: int, low: float, high: float, device: torch.device, kind: torch.dtype
 ) -> Float[Tensor, "height half"]:
     """The ring as the transform of real numbers needs it."""
-    return _ring(height, width, low, high)[:, : width // 2 + 1].to(device, kind)
+    return ring(height, width, low, high)[:, : width // 2 + 1].to(device, kind)
 
 
 ATTACK = Band

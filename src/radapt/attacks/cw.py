@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._search import Evaluation, State
-from radapt.attacks._settings import number, whole
-from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 from radapt.types import Flags, Index, PerSample, Pixels
+
+from ._attack import SearchAttack
+from ._search import Evaluation, State
+from ._settings import number, whole
+from .pgd import PGD
 
 __all__ = ["ATTACK", "CW"]
 
@@ -40,7 +42,7 @@ class CW(SearchAttack):
     - ``linf``: PGD that minimises f in the ball, from a random point, in steps of 2.5 eps / steps. This is what
       benchmarks call C&W: the paper's own ``linf`` attack (section VI-C) is seldom run.
     - ``l2``: section VI-A. ``x = (tanh w + 1) / 2`` is in [0, 1] for any ``w``; Adam minimises
-      ``|x - x0|^2 + c f(x)`` over ``w``, from the clean image, anew for every c. Where no adversarial example was
+      ``|x - x0|^2 + c f(x)`` over ``w``, from the clean image, again for every c. Where no adversarial example was
       found, c becomes ten times as large, or the middle between it and the least c with which one was; else, the
       middle between it and the largest c with which none was. The result is the nearest adversarial example at a
       distance of at most eps. The last point judged is the nearest one at any distance (or the last point, if there is
@@ -56,7 +58,7 @@ class CW(SearchAttack):
         steps: steps per restart; for ``l2`` shared out equally among the values of c.
         restarts: how often a sample that is not fooled starts again; for ``l2``, where nothing is random, 1.
         loss: ``margin``.
-        kappa: margin to reach, in logits, at least 0; more than 0 for images that carry over to other models.
+        kappa: margin to reach, in logits, at least 0; more than 0 for images that transfer to other models.
         search_steps: values of c (``l2``); the authors' code takes nine, with thousands of steps each.
         initial_c: the first of them (``l2``); the authors' 0.001 leaves more values to go.
         lr: Adam's step size, in units of w (``l2``).
@@ -87,19 +89,19 @@ class CW(SearchAttack):
                 f"give at least {self.search_steps} steps, better a hundred times as many"
             )
         if self.norm == "l2" and self.restarts > 1:
-            raise SettingsError("restarts of the l2 search all do the same; give it more search_steps or steps")
+            raise SettingsError("restarts of the l2 search are all the same; give it more search_steps or steps")
 
     @property
-    def stops_when_fooled(self) -> bool:  # type: ignore[override]
+    def _stops_when_fooled(self) -> bool:
         """Whether the first success ends the search: not where the nearest one is wanted."""
         return self.norm == "linf"
 
-    @property
+    @cached_property
     def _pgd(self) -> PGD:
         return PGD(norm=self.norm, eps=self.eps, steps=self.steps)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
-        """Numbers for one point of the ball; nothing for ``l2``."""
+        """Random numbers for one point of the ball; nothing for ``l2``."""
         return self._pgd.draw(shape, generator) if self.norm == "linf" else {}
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
@@ -116,15 +118,15 @@ class CW(SearchAttack):
             "least": torch.inf * ones,
         }
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """PGD's step; for ``l2`` Adam's, with the next value of c where it is due."""
-        descends = at.loss < self.kappa
-        gradient = torch.where(_wide(descends), at.gradient, 0.0)
+        descends = current.loss < self.kappa
+        gradient = torch.where(_wide(descends), current.gradient, 0.0)
         if self.norm == "linf":
-            return self._pgd.step(clean, at._replace(gradient=gradient), state, iteration)
-        state = self._noted(clean, at, state, ~descends)
+            return self._pgd.step(clean, current._replace(gradient=gradient), state, iteration)
+        state = self._remember(clean, current, state, ~descends)
         first, turn = iteration == 0, iteration * self.search_steps // self.steps
-        origin = torch.where(_wide(first), _inverse(at.points), state["origin"])
+        origin = torch.where(_wide(first), _inverse(current.points), state["origin"])
         origin_gradient = torch.where(_wide(first), gradient, state["origin_gradient"])
         done = iteration - -(-turn * self.steps // self.search_steps)
         begins = _wide(done == 0)
@@ -139,18 +141,18 @@ class CW(SearchAttack):
         }
         state = self._adam(clean, torch.where(begins, origin_gradient, gradient), state, done + 1)
         points = (_tanh(state["w"]) + 1) / 2
-        found = torch.where(_wide(state["least"].isfinite()), state["nearest"], points)
+        nearest = torch.where(_wide(state["least"].isfinite()), state["nearest"], points)
         last = iteration == self.steps - 1
-        return torch.where(_wide(last), self.ball.project(found, clean), points), state
+        return torch.where(_wide(last), self.ball.project(nearest, clean), points), state
 
-    def _noted(self, clean: Pixels, at: Evaluation, state: State, adversarial: Flags) -> State:
+    def _remember(self, clean: Pixels, current: Evaluation, state: State, adversarial: Flags) -> State:
         """Remember the nearest adversarial point, and that there was one at this value of c."""
-        distance = self.ball.distance(at.points, clean)
+        distance = self.ball.distance(current.points, clean)
         nearer = adversarial & (distance < state["least"])
         return {
             **state,
             "hit": state["hit"] | adversarial,
-            "nearest": torch.where(_wide(nearer), at.points, state["nearest"]),
+            "nearest": torch.where(_wide(nearer), current.points, state["nearest"]),
             "least": torch.where(nearer, distance, state["least"]),
         }
 
@@ -175,24 +177,24 @@ class CW(SearchAttack):
         step = self.lr * (first / unbiased[0]) / ((second / unbiased[1]).sqrt() + _TINY)
         return {**state, "w": state["w"] - step, "first": first, "second": second}
 
-    def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
+    def _succeeded(self, clean: Pixels, current: Evaluation) -> Flags:
         """What fools with the margin asked for, in the ball."""
-        fooled = at.fooled & (at.loss >= self.kappa)
-        return fooled if self.norm == "linf" else fooled & self._inside(clean, at)
+        fooled = current.fooled & (current.loss >= self.kappa)
+        return fooled if self.norm == "linf" else fooled & self._inside(clean, current)
 
-    def value(self, clean: Pixels, at: Evaluation) -> PerSample:
+    def _value(self, clean: Pixels, current: Evaluation) -> PerSample:
         """The margin; for ``l2`` nothing outside the ball, and the nearest among the successes."""
         if self.norm == "linf":
-            return at.loss
-        worth = at.loss.where(self._inside(clean, at), -torch.inf)
-        return torch.where(self.succeeded(clean, at), -self.ball.distance(at.points, clean), worth)
+            return current.loss
+        value = current.loss.where(self._inside(clean, current), -torch.inf)
+        return torch.where(self._succeeded(clean, current), -self.ball.distance(current.points, clean), value)
 
-    def _inside(self, clean: Pixels, at: Evaluation) -> Flags:
-        return self.ball.distance(at.points, clean) <= self.eps * _SLACK
+    def _inside(self, clean: Pixels, current: Evaluation) -> Flags:
+        return self.ball.distance(current.points, clean) <= self.eps * _SLACK
 
 
 # Vector instructions and what is left over at the end of a tensor differ in the last bit of such functions. In double
-# precision that bit is rounded away: a sample's result does not hang on its place in the batch.
+# precision that bit is rounded away: a sample's result does not depend on its place in the batch.
 def _tanh(w: Tensor) -> Tensor:
     return w.double().tanh().to(w)
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._objective import Objective
-from radapt.attacks._outcome import Outcome
-from radapt.attacks._search import Evaluation, State
-from radapt.attacks._settings import number
 from radapt.errors import InputError, SettingsError
-from radapt.types import Flags, Index, PerSample, Pixels
+from radapt.types import Flags, Index, Norm, PerSample, Pixels
+
+from ._attack import SearchAttack
+from ._objective import Objective
+from ._outcome import Outcome
+from ._search import Evaluation, State, Stoppable
+from ._settings import check_growth, number
 
 __all__ = ["ATTACK", "FAB", "shortest"]
 
@@ -28,7 +29,7 @@ _SLACK = 5e-7
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FAB(SearchAttack):
+class FAB(SearchAttack, Stoppable):
     """Fast adaptive boundary attack (Croce & Hein 2020, arXiv:1907.02044, algorithm 1).
 
     With ``z`` the logits, ``y`` the label and ``x0`` the clean image, a step from ``x``
@@ -76,6 +77,7 @@ class FAB(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_growth(self.growth)
         if self.targeted and self.loss != "margin-targeted":
             raise SettingsError(f"fab goes for a class by the loss 'margin-targeted' only, got {self.loss!r}")
         number("alpha_max", self.alpha_max, 0, 1, above=True)
@@ -83,12 +85,12 @@ class FAB(SearchAttack):
         number("beta", self.beta, 0, 1, above=True)
 
     @property
-    def needs_jacobian(self) -> bool:  # type: ignore[override]
+    def _needs_jacobian(self) -> bool:
         """Whether a step needs the gradient of every logit: it does unless the class to go for is given."""
         return not self.targeted
 
     @property
-    def stops_when_fooled(self) -> bool:  # type: ignore[override]
+    def _stops_when_fooled(self) -> bool:
         """Whether the first success ends the search: not where the nearest one is wanted."""
         return not self.nearest
 
@@ -111,53 +113,53 @@ class FAB(SearchAttack):
             return clean, state
         return (clean + self.eps / 2 * self.ball.unit(drawn["direction"])).clamp(0, 1), state
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """Onto the boundary and a bit beyond, or towards the clean image where a new point fools."""
-        gap, normal = (at.loss, at.gradient) if self.targeted else self._nearest(at, state["label"])
-        change = shortest(self.norm, at.points, gap, normal)
-        gap = gap + (normal * (clean - at.points)).flatten(1).sum(1)
+        gap, normal = (current.loss, current.gradient) if self.targeted else self._nearest(current, state["label"])
+        change = shortest(self.norm, current.points, gap, normal)
+        gap = gap + (normal * (clean - current.points)).flatten(1).sum(1)
         clean_change = shortest(self.norm, clean, gap, normal)
         here, there = (self.ball.distance(each, torch.zeros_like(clean)) for each in (change, clean_change))
         pull = (here / (here + there).clamp(min=_TINY)).clamp(max=self.alpha_max)[:, None, None, None]
-        ahead = (1 - pull) * (at.points + self.eta * change) + pull * (clean + self.eta * clean_change)
-        back = at.fooled & ~state["returned"]
-        points = torch.where(back[:, None, None, None], clean + self.beta * (at.points - clean), ahead.clamp(0, 1))
+        ahead = (1 - pull) * (current.points + self.eta * change) + pull * (clean + self.eta * clean_change)
+        back = current.fooled & ~state["returned"]
+        points = torch.where(back[:, None, None, None], clean + self.beta * (current.points - clean), ahead.clamp(0, 1))
         return points, {"label": state["label"], "returned": back}
 
-    def succeeded(self, clean: Pixels, at: Evaluation) -> Flags:
+    def _succeeded(self, clean: Pixels, current: Evaluation) -> Flags:
         """Points that fool within the ball."""
-        return at.fooled & self._inside(self.ball.distance(at.points, clean))
+        return current.fooled & self._inside(self.ball.distance(current.points, clean))
 
-    def value(self, clean: Pixels, at: Evaluation) -> PerSample:
+    def _value(self, clean: Pixels, current: Evaluation) -> PerSample:
         """The loss, or the nearness of a success where that is wanted; a point outside the ball is worth nothing."""
-        distance = self.ball.distance(at.points, clean)
-        worth = torch.where(at.fooled, -distance, at.loss) if self.nearest else at.loss
-        return worth.where(self._inside(distance), -torch.inf)
+        distance = self.ball.distance(current.points, clean)
+        value = torch.where(current.fooled, -distance, current.loss) if self.nearest else current.loss
+        return value.where(self._inside(distance), -torch.inf)
 
-    def reach(self, clean: Pixels, at: Evaluation, margin: PerSample, clean_margin: PerSample) -> PerSample:
+    def _reach(self, clean: Pixels, current: Evaluation, margin: PerSample, clean_margin: PerSample) -> PerSample:
         """The radius over the distance of a point that fools."""
-        return (self.eps / self.ball.distance(at.points, clean)).where(at.fooled, 0.0)
+        return (self.eps / self.ball.distance(current.points, clean)).where(current.fooled, 0.0)
 
     def _inside(self, distance: PerSample) -> Flags:
         return distance <= self.eps + _SLACK * max(1, self.eps)
 
-    def _nearest(self, at: Evaluation, label: Index) -> tuple[PerSample, Pixels]:
+    def _nearest(self, current: Evaluation, label: Index) -> tuple[PerSample, Pixels]:
         """Value and gradient of ``z[s] - z[y]`` for the class ``s`` whose boundary is nearest."""
-        if at.logits is None:
+        if current.logits is None:
             raise InputError(_LOGITS)
-        rows, logits = torch.arange(len(label), device=label.device), at.logits.to(at.points)
+        rows, logits = torch.arange(len(label), device=label.device), current.logits.to(current.points)
         gaps = logits - logits.gather(1, label[:, None])
-        normals = at.gradient - at.gradient[rows, label][:, None]
+        normals = current.gradient - current.gradient[rows, label][:, None]
         slopes = normals.flatten(2).abs().sum(2) if self.norm == "linf" else normals.flatten(2).square().sum(2).sqrt()
         distances = (gaps.abs() / slopes.clamp(min=_TINY)).scatter(1, label[:, None], torch.inf)
         nearest = distances.argmin(1)
         return gaps[rows, nearest], normals[rows, nearest]
 
 
-def shortest(norm: str, points: Pixels, gap: PerSample, normal: Pixels) -> Pixels:
+def shortest(norm: Norm, points: Pixels, gap: PerSample, normal: Pixels) -> Pixels:
     """Shortest change of each point that leads onto a plane and stays in [0, 1] (Croce & Hein 2020, section 2).
 
-    All pixels set out together towards the plane, at one speed (``linf``) or each at a speed in proportion to the
+    All pixels move together towards the plane, at one speed (``linf``) or each at a speed in proportion to the
     plane's slope there (``l2``); a pixel that hits the border of [0, 1] stays there, and all stop on the plane. The
     distance covered is concave and piecewise linear in time, so that Newton's method from time 0 goes from piece to
     piece, never beyond the end, and stops after a few.

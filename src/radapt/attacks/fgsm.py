@@ -8,10 +8,11 @@ from typing import ClassVar, final
 
 import torch
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._search import Evaluation, State
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
+
+from ._attack import SearchAttack
+from ._search import Evaluation, State
 
 __all__ = ["ATTACK", "FGSM"]
 
@@ -43,7 +44,7 @@ class FGSM(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.restarts > 1 and not self.targeted:
-            raise SettingsError("restarts of fgsm all do the same; leave them out, or use pgd, whose starts are random")
+            raise SettingsError("restarts of fgsm are all the same; leave them out, or use pgd with its random starts")
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """Nothing."""
@@ -53,9 +54,10 @@ class FGSM(SearchAttack):
         """The clean image."""
         return clean, {}
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
-        """One step of steepest ascent."""
-        return self.ball.project(at.points + self.eps / self.steps * self.ball.ascent(at.gradient), clean), state
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """``x[t+1] = P(x[t] + eps / steps * d(grad L(x[t])))``."""
+        step = self.eps / self.steps * self.ball.ascent(current.gradient)
+        return self.ball.project(current.points + step, clean), state
 
 
 ATTACK = FGSM

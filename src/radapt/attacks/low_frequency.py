@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from radapt.attacks._filtered import FilteredAPGD
-from radapt.attacks._separable import separable
-from radapt.attacks._settings import number
+from radapt.spectral import gaussian_circulant, separable
 from radapt.types import Pixels
+
+from ._filtered import FilteredAPGD
+from ._settings import number
 
 __all__ = ["ATTACK", "LowFrequency"]
 
-_ROOM = 2.0
+_WIDENING = 2.0
 """Radius of the coefficients' ball over eps: the filter takes away about half of what gradients ask for."""
 
 
@@ -51,21 +47,14 @@ class LowFrequency(FilteredAPGD):
         super().__post_init__()
         number("cutoff", self.cutoff, 0, above=True)
 
-    def _room(self, size: Sequence[int]) -> float:
-        return _ROOM
+    def _widening(self, size: Sequence[int]) -> float:
+        return _WIDENING
 
     def _filter(self, images: Pixels) -> Pixels:
-        vertical, horizontal = (_circulant(size, self.cutoff, images.device, images.dtype) for size in images.shape[2:])
+        vertical, horizontal = (
+            gaussian_circulant(size, self.cutoff, images.device, images.dtype) for size in images.shape[2:]
+        )
         return separable(images, vertical, horizontal)
-
-
-@lru_cache(maxsize=32)
-def _circulant(size: int, cutoff: float, device: torch.device, kind: torch.dtype) -> Float[Tensor, "size size"]:
-    """The filter along one axis, as a matrix: circular convolution with its exact kernel."""
-    response = torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
-    kernel: Tensor = torch.fft.ifft(response).real
-    distance = (torch.arange(size)[:, None] - torch.arange(size)) % size
-    return kernel[distance].to(device, kind)
 
 
 ATTACK = LowFrequency

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._search import Evaluation, State
-from radapt.attacks._separable import separable
-from radapt.attacks._settings import number
-from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
+from radapt.spectral import separable
 from radapt.types import Index, PerSample, Pixels
+
+from ._attack import SearchAttack
+from ._search import Evaluation, State
+from ._settings import number
+from .pgd import PGD
 
 __all__ = ["ATTACK", "MIFGSM"]
 
@@ -25,7 +27,7 @@ __all__ = ["ATTACK", "MIFGSM"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class MIFGSM(SearchAttack):
-    """MI-FGSM (Dong et al. 2018, arXiv:1710.06081, algorithm 1), an attack whose images carry over to other models.
+    """MI-FGSM (Dong et al. 2018, arXiv:1710.06081, algorithm 1), an attack whose images transfer to other models.
 
     ``g[t+1] = mu g[t] + grad L(x[t]) / |grad L(x[t])|_1`` and ``x[t+1] = P(x[t] + eps / steps d(g[t+1]))`` from the
     clean image, with ``P`` and ``d`` as in PGD: PGD with momentum, steps that just reach the boundary, and no random
@@ -34,7 +36,7 @@ class MIFGSM(SearchAttack):
     With ``diversity`` p, the gradient of step t is taken, with probability p, at a view of the point: shrunk to a
     random size and padded with black to its own size at a random place (Xie et al. 2019, arXiv:1803.06978, section
     3.2 and eq. 7; M-DI2-FGSM). A pass on a view says nothing about the point, so such a search takes all its steps,
-    and the last point is what it found.
+    and the last point is what it returns.
 
     Args:
         norm: ``linf`` or ``l2``.
@@ -64,9 +66,9 @@ class MIFGSM(SearchAttack):
         number("diversity", self.diversity, 0, 1)
         number("smallest", self.smallest, 0, 1, above=True)
         if self.restarts > 1 and not (self.diversity or self.targeted):
-            raise SettingsError("restarts of mi-fgsm all do the same; set diversity, or leave them out")
+            raise SettingsError("restarts of mi-fgsm are all the same; set diversity, or leave them out")
 
-    @property
+    @cached_property
     def _pgd(self) -> PGD:
         size = self.eps / self.steps
         return PGD(norm=self.norm, eps=self.eps, step_size=size, random_start=False, momentum=self.momentum)
@@ -80,8 +82,8 @@ class MIFGSM(SearchAttack):
         points, state = self._pgd.start(clean, {})
         return points, {**state, "chance": drawn["chance"]} if self.diversity else state
 
-    def view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
-        """The points, or the shrunk and padded ones."""
+    def _view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
+        """The points, or the shrunk and padded images."""
         if not self.diversity:
             return points
         taken = iteration.clamp(max=self.steps - 1)[:, None, None].expand(-1, 1, 4)
@@ -93,10 +95,10 @@ class MIFGSM(SearchAttack):
         chosen = (whether < self.diversity)[:, None, None, None]
         return torch.where(chosen, separable(points, vertical, horizontal), points)
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """One step along the accumulated gradient."""
-        points, gathered = self._pgd.step(clean, at, state, iteration)
-        return points, {**state, **gathered}
+        points, accumulated = self._pgd.step(clean, current, state, iteration)
+        return points, {**state, **accumulated}
 
 
 def _shrinking(

@@ -8,12 +8,13 @@ from typing import ClassVar, final
 
 import torch
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._ball import unit
-from radapt.attacks._search import Evaluation, State
-from radapt.attacks._settings import number
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
+
+from ._attack import SearchAttack
+from ._ball import unit
+from ._search import Evaluation, State
+from ._settings import number
 
 __all__ = ["ATTACK", "PGD"]
 
@@ -57,10 +58,10 @@ class PGD(SearchAttack):
             raise SettingsError(f"step_size must be above 0, got {self.step_size}; leave it out for 2.5 eps / steps")
         number("momentum", self.momentum, 0)
         if self.restarts > 1 and not (self.random_start or self.targeted):
-            raise SettingsError("restarts without a random start all do the same; set random_start, or one restart")
+            raise SettingsError("restarts without a random start are all the same; set random_start, or one restart")
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
-        """Numbers for one point of the ball."""
+        """Random numbers for one point of the ball."""
         if not self.random_start:
             return {"radius": torch.zeros(())}
         if self.norm == "linf":
@@ -70,8 +71,8 @@ class PGD(SearchAttack):
         return {"normal": normal, "radius": torch.rand((), generator=generator) ** (1 / normal.numel())}
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
-        """A point of the ball, drawn uniformly, or the clean image; and no gradient yet."""
-        state = {"gathered": torch.zeros_like(clean)} if self.momentum else {}
+        """A point of the ball, drawn uniformly, or the clean image; and no accumulated gradient yet."""
+        state = {"accumulated": torch.zeros_like(clean)} if self.momentum else {}
         if not self.random_start:
             return clean, state
         if self.norm == "linf":
@@ -80,18 +81,18 @@ class PGD(SearchAttack):
             change = unit(drawn["normal"]) * drawn["radius"][:, None, None, None]
         return self.ball.project(clean + self.eps * change, clean), state
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
-        """One step of steepest ascent, or along the accumulated gradient."""
-        gradient = at.gradient
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+        """``x[t+1] = P(x[t] + step_size * d(gradient))``, the gradient being the accumulated one with momentum."""
+        gradient = current.gradient
         if self.momentum:
-            gradient = self.momentum * state["gathered"] + _normalised(gradient)
-            state = {"gathered": gradient}
-        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        return self.ball.project(at.points + size * self.ball.ascent(gradient), clean), state
+            gradient = self.momentum * state["accumulated"] + _normalised(gradient)
+            state = {"accumulated": gradient}
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        return self.ball.project(current.points + step_size * self.ball.ascent(gradient), clean), state
 
 
 def _normalised(gradient: Pixels) -> Pixels:
-    """Every sample over its L1 norm, by way of its largest entry as in ``unit``; zero stays zero."""
+    """Every sample over its L1 norm, divided by its largest entry first, as in ``unit``; zero stays zero."""
     scale = gradient.abs().amax((1, 2, 3), keepdim=True)
     scaled = gradient / scale.where(scale > 0, 1.0)
     return scaled / scaled.abs().flatten(1).sum(1).clamp(min=1)[:, None, None, None]

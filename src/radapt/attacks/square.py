@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radapt.attacks._attack import SearchAttack
-from radapt.attacks._ball import unit
-from radapt.attacks._search import Evaluation, State
-from radapt.attacks._settings import number
 from radapt.types import Index, Pixels
+
+from ._attack import SearchAttack
+from ._ball import unit
+from ._search import Evaluation, State, Stoppable
+from ._settings import check_growth, number
 
 __all__ = ["ATTACK", "SAFE_GROWTH", "Square", "bump", "share", "words"]
 
 SAFE_GROWTH = 1.0
-"""A random search leaps: given up at a smaller growth, searches are lost that would have succeeded."""
+"""A random search progresses in leaps: given up at a smaller growth, searches are lost that would have succeeded."""
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps out of 10,000 after which the windows shrink."""
@@ -31,7 +32,7 @@ _TINY = 1e-12
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Square(SearchAttack):
+class Square(SearchAttack, Stoppable):
     """Square attack (Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3).
 
     A step changes the best image so far in a square window at a random place, and keeps the change if the loss rises.
@@ -68,6 +69,7 @@ class Square(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_growth(self.growth)
         number("p_init", self.p_init, 0, 1, above=True)
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
@@ -87,11 +89,11 @@ class Square(SearchAttack):
         state = {"seed": drawn["seed"], "best": clean, "loss": clean.new_full((len(clean),), -torch.inf)}
         return self.ball.project(clean + self.eps * change, clean), state
 
-    def step(self, clean: Pixels, at: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
+    def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:
         """Keep the point if it is better than the best one, and change that in a window."""
-        better = at.loss > state["loss"]
-        best = torch.where(better[:, None, None, None], at.points, state["best"])
-        state = {"seed": state["seed"], "best": best, "loss": torch.where(better, at.loss, state["loss"])}
+        better = current.loss > state["loss"]
+        best = torch.where(better[:, None, None, None], current.points, state["best"])
+        state = {"seed": state["seed"], "best": best, "loss": torch.where(better, current.loss, state["loss"])}
         numbers = words(state["seed"], iteration)
         signs = (2 * (numbers[:, 4:7, None, None] & 1) - 1).to(clean)
         height, width = clean.shape[2:]
@@ -109,14 +111,14 @@ class Square(SearchAttack):
         change = best - clean
         energy = change.square()
         unused = (self.eps**2 - energy.flatten(1).sum(1)).clamp(min=0) / 3
-        budget = (energy * cleared).flatten(2).sum(2) + unused[:, None]
-        held = (energy * window).flatten(2).sum(2).sqrt().clamp(min=_TINY)
-        mixed = fresh + change * (window / held[:, :, None, None])
+        new_energy = (energy * cleared).flatten(2).sum(2) + unused[:, None]
+        old_length = (energy * window).flatten(2).sum(2).sqrt().clamp(min=_TINY)
+        mixed = fresh + change * (window / old_length[:, :, None, None])
         length = mixed.square().flatten(2).sum(2).sqrt()
-        # Where the old change is the new one turned round, nothing is left of their sum but rounding errors.
+        # Where the old change is the new one negated, nothing is left of their sum but rounding errors.
         cancelled = length < _CANCELLED
         mixed = torch.where(cancelled[:, :, None, None], fresh, mixed)
-        size = budget.sqrt() / length.where(~cancelled, 1)
+        size = new_energy.sqrt() / length.where(~cancelled, 1)
         return self.ball.project(clean + change * ~cleared + mixed * size[:, :, None, None], clean), state
 
 
@@ -149,7 +151,7 @@ def words(seed: Tensor, iteration: Index, count: int = 8) -> Tensor:
     """Random numbers of a step, batch x count, whole numbers from 0 up to 2^32 - 1.
 
     The upper halves of the outputs ``count * iteration + 1 ...`` of SplitMix64 (Steele, Lea & Flood 2014), so that
-    the numbers of a step hang on the sample's own seed and nothing has to be stored.
+    the numbers of a step depend on the sample's own seed and nothing has to be stored.
 
     Args:
         seed: one per sample, 64-bit whole numbers.

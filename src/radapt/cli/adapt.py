@@ -4,53 +4,45 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from radapt.errors import SettingsError
-from radapt.find import nearest
+from radapt.io import fraction, options_of, write_json
 
-from ._shared import (
-    Device,
-    DeviceMap,
-    Dtype,
-    Json,
-    Quiet,
-    checkpoint_of,
-    console,
-    cutoff_of,
-    fraction,
-    guard,
-    load_sets,
-    split_names,
-    write_json,
-)
+from ._shared import Device, DeviceMap, Dtype, Json, Quiet, console, guard, split_names
 
-__all__ = ["METHODS", "adapt", "tune"]
-
-METHODS = ("training-free", "model-guided", "data-driven")
+__all__ = ["adapt", "tune"]
 
 
 @guard
 def adapt(
-    method: Annotated[str, typer.Argument(help="training-free, model-guided or data-driven.")],
+    method: Annotated[str, typer.Argument(help="training-free, model-guided, data-driven, or one that was added.")],
     model: Annotated[str, typer.Option(help="The model to adapt.")] = "micro/clip",
     out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path("adapter"),
     guide: Annotated[str | None, typer.Option(help="model-guided: the robust twin.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the anchor; default 1 (data-driven 0.8).")] = None,
-    d0: Annotated[float, typer.Option(help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter.")] = 40.0,
-    mix: Annotated[str, typer.Option(help="interpolate or add.")] = "interpolate",
-    image: Annotated[str, typer.Option(help="Image of the anchor: white, grey, black, noise or mean.")] = "white",
-    block: Annotated[int, typer.Option(help="Block of the anchor; the paper's is the first, 0.")] = 0,
-    data: Annotated[str, typer.Option(help="data-driven, mean: the data set whose train split is used.")] = "objects",
+    d0: Annotated[
+        float | None, typer.Option(help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter; default 40.")
+    ] = None,
+    mix: Annotated[str | None, typer.Option(help="interpolate or add; default interpolate.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Image of the anchor: white (default), grey, black, noise or mean.")
+    ] = None,
+    block: Annotated[int | None, typer.Option(help="Block of the anchor; the paper's is the first, 0.")] = None,
+    data: Annotated[str, typer.Option(help="data-driven, mean: the dataset whose train split is used.")] = "objects",
     n: Annotated[int, typer.Option(help="data-driven, mean: number of images.")] = 2000,
-    loss: Annotated[str, typer.Option(help="data-driven: embedding or text.")] = "embedding",
-    adversary: Annotated[str, typer.Option(help="data-driven: static or adaptive.")] = "static",
-    eps: Annotated[str, typer.Option(help="data-driven: l-inf radius of the training attack.")] = "4/255",
-    steps: Annotated[int, typer.Option(help="data-driven: optimiser steps.")] = 120,
-    seed: Annotated[int, typer.Option(help="data-driven: seed.")] = 0,
+    loss: Annotated[str | None, typer.Option(help="data-driven: embedding (default) or text.")] = None,
+    adversary: Annotated[str | None, typer.Option(help="data-driven: static (default) or adaptive.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="data-driven: l-inf radius of the training attack; default 4/255.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="data-driven: optimiser steps; default 120.")] = None,
+    seed: Annotated[int | None, typer.Option(help="data-driven: seed.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="What else the method takes: NAME=VALUE, repeatable.")
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     device_map: DeviceMap = None,
@@ -65,51 +57,37 @@ def adapt(
       radapt adapt model-guided --model micro/clip --guide micro/fare --out guided
       radapt adapt data-driven --model micro/clip --adversary adaptive --n 2000 --out plus
     """
-    from radapt.adapt import data_driven, model_guided, training_free
-    from radapt.data import Dataset, load_dataset
-    from radapt.models import load
+    from radapt.adapters import adapt as run
 
-    if method not in METHODS:
-        raise SettingsError(f"unknown method {method!r}{nearest(method, METHODS)}")
-    vlm = load(model, dtype=dtype, device=device, device_map=device_map)
-    cutoff = cutoff_of(d0)
-    weight = alpha if alpha is not None else (0.8 if method == "data-driven" else 1.0)
-
-    def images() -> Dataset:
-        return load_dataset(data, split="train", n=n, size=vlm.image_size[0])
-
-    if method == "data-driven" and (block or image != "white"):
-        raise SettingsError("--block and --image are for anchors of a forward pass, not for data-driven")
-    shown = images().pixels(range(n)) if image == "mean" else None
-    if method == "training-free":
-        adapter = training_free(vlm, cutoff=cutoff, alpha=weight, mix=mix, image=image, pixels=shown, block=block)
-    elif method == "model-guided":
-        if guide is None:
-            raise SettingsError("model-guided needs --guide, the robust twin, e.g. --guide micro/fare")
-        twin = load(guide, dtype=dtype, device=device)
-        adapter = model_guided(vlm, twin, cutoff=cutoff, alpha=weight, mix=mix, image=image, pixels=shown, block=block)
-    else:
-        train, text = images(), loss == "text"
-        adapter = data_driven(
-            vlm,
-            train.pixels(range(len(train))),
-            train.labels if text else None,
-            classifier=vlm.classifier(train.prompts) if text else None,
-            loss=loss,
-            adversary=adversary,
-            eps=fraction(eps),
-            steps=steps,
-            cutoff=cutoff,
-            alpha=weight,
-            mix=mix,
-            seed=seed,
-            checkpoint=checkpoint_of(out),
-            quiet=quiet,
-        )
-    adapter.save_pretrained(out)
-    facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
-    facts.pop("origin")
-    write_json(json, facts)
+    given: dict[str, Any] = {
+        "alpha": alpha,
+        "d0": d0,
+        "mix": mix,
+        "image": image,
+        "block": block,
+        "loss": loss,
+        "adversary": adversary,
+        "eps": None if eps is None else fraction(eps),
+        "steps": steps,
+        "seed": seed,
+    }
+    adapter = run(
+        method,
+        model,
+        guide=guide,
+        data=data,
+        n=n,
+        out=out,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        quiet=quiet,
+        **{name: value for name, value in {**given, **options_of(option or [])}.items() if value is not None},
+    )
+    if json is not None:
+        facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
+        facts.pop("origin")
+        write_json(json, facts)
     console.print(f"wrote {out}: {adapter}", highlight=False, markup=False)
 
 
@@ -120,7 +98,7 @@ def tune(
     data: Annotated[
         str, typer.Option(help="Zero-shot sets, separated by commas; their validation split is used.")
     ] = "shapes,colours",
-    n: Annotated[int, typer.Option(help="Images per data set.")] = 100,
+    n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
     alphas: Annotated[str, typer.Option(help="Weights to try, separated by commas.")] = "0.2,0.4,0.6,0.8,1,1.2",
     d0s: Annotated[str | None, typer.Option(help="Cut-offs to try (D0 at 224 px); default: the adapter's own.")] = None,
     attack: Annotated[str, typer.Option(help="The white-box attack.")] = "pgd",
@@ -136,18 +114,18 @@ def tune(
     [bold]Example:[/]
       radapt tune my-adapter --data shapes,colours --alphas 0.2,0.6,1 --d0s 30,40
     """
-    from radapt.adapt import Adapter, cutoff_from_d0
-    from radapt.adapt import tune as run
-    from radapt.attacks import make
-    from radapt.models import load
+    from radapt.adapters import tune as run
 
     tuned = run(
-        load(model),
-        Adapter.from_pretrained(adapter),
-        datasets=load_sets(data, split="validation", n=n),
-        attack=make(attack, eps=fraction(eps), steps=steps),
+        model,
+        adapter,
+        data=split_names(data),
+        n=n,
+        attack=attack,
+        eps=eps,
+        steps=steps,
         alphas=[fraction(a) for a in split_names(alphas)],
-        cutoffs=[cutoff_from_d0(fraction(d)) for d in split_names(d0s)] if d0s else None,
+        d0s=[fraction(d) for d in split_names(d0s)] if d0s else None,
         weight=weight,
     )
     table = Table("alpha", "D0 at 224 px", "clean %", f"white-box % ({attack}, {eps})", "score")
@@ -155,5 +133,6 @@ def tune(
         d0 = "none" if trial.cutoff is None else f"{trial.cutoff * 224:.0f}"
         table.add_row(f"{trial.alpha:g}", d0, f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.score:.1f}")
     console.print(table)
-    write_json(json, [asdict(trial) for trial in tuned.trials])
+    if json is not None:
+        write_json(json, [asdict(trial) for trial in tuned.trials])
     console.print(f"wrote {tuned.adapter.save_pretrained(out or adapter)}", highlight=False)

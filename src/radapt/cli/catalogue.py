@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ._shared import Checkpointing, Dtype, console, guard
+from ._shared import BatchSize, Checkpointing, Dtype, console, guard
 
 __all__ = ["attacks", "datasets", "models"]
 
@@ -19,7 +19,7 @@ _Name = Annotated[str | None, typer.Argument(help="Show this one in full.")]
 def models(
     name: Annotated[str | None, typer.Argument(help="Show what this one takes: a name or a folder.")] = None,
     dtype: Dtype = "float32",
-    slots: Annotated[int, typer.Option(help="Images per pass.")] = 1,
+    batch_size: BatchSize = 1,
     image_size: Annotated[int | None, typer.Option(help="Height and width of the images; default: its own.")] = None,
     checkpointing: Checkpointing = False,
 ) -> None:
@@ -30,12 +30,12 @@ def models(
     \b
     [bold]Examples:[/]
       radapt models
-      radapt models llava-hf/llava-1.5-7b-hf --dtype bfloat16 --slots 8 --checkpointing
+      radapt models llava-hf/llava-1.5-7b-hf --dtype bfloat16 --batch-size 8 --checkpointing
     """
     from radapt.models import estimate, families, micro_models
 
     if name is not None:
-        memory = estimate(name, dtype=dtype, slots=slots, image_size=image_size, checkpointing=checkpointing)
+        memory = estimate(name, dtype=dtype, batch_size=batch_size, image_size=image_size, checkpointing=checkpointing)
         table = Table("part")
         for heading in ("parameters (M)", "weights (GB)", "activations (GB)"):
             table.add_column(heading, justify="right")
@@ -56,7 +56,7 @@ def models(
 
 @guard
 def datasets(name: _Name = None) -> None:
-    """List the data sets, or show the card of one.
+    """List the datasets, or show the card of one.
 
     \b
     [bold]Examples:[/]
@@ -67,7 +67,7 @@ def datasets(name: _Name = None) -> None:
     from radapt.data import datasets as names
 
     if name is None:
-        table = Table("data set", "task", "what it tests")
+        table = Table("dataset", "task", "what it tests")
         for each in names():
             table.add_row(each, card(each).task, card(each).tests)
         console.print(table)
@@ -88,18 +88,17 @@ def attacks(name: _Name = None) -> None:
       radapt attacks
       radapt attacks apgd
     """
-    from radapt.attacks import names
-    from radapt.find import find
+    from radapt.attacks import REGISTRY
 
     if name is not None:
         import inspect
 
-        kind = find("radapt.attacks", name, "ATTACK")
+        kind = REGISTRY.get(name)
         console.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
         return
     table = Table("attack", "what it is", "settings (--option NAME=VALUE)")
-    for each in names():
-        kind = find("radapt.attacks", each, "ATTACK")
+    for each in REGISTRY.names():
+        kind = REGISTRY.get(each)
         settings = [f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(kind)]
         table.add_row(each, (kind.__doc__ or "").split(".\n")[0].strip(), ", ".join(settings))
     console.print(table)

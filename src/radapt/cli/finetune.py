@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from radapt.errors import SettingsError
+from radapt.io import write_json
 
-from ._shared import Device, Json, Quiet, checkpoint_of, console, fraction, guard, write_json
+from ._shared import Device, Json, Quiet, console, guard
+
+if TYPE_CHECKING:
+    from radapt.types import OptimizerName, Precision
 
 __all__ = ["finetune"]
 
@@ -21,7 +24,7 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Folder of the twin; an interrupted run continues beside it.")] = Path(
         "twin"
     ),
-    data: Annotated[str, typer.Option(help="The data set whose train split is used.")] = "objects",
+    data: Annotated[str, typer.Option(help="The dataset whose train split is used.")] = "objects",
     n: Annotated[int, typer.Option(help="Number of images.")] = 20_000,
     layers: Annotated[
         str, typer.Option(help="What is trained: all, or parts joined by +, such as embedding+block:0 or lora:r8@0-2.")
@@ -29,7 +32,7 @@ def finetune(
     eps: Annotated[str, typer.Option(help="l-inf radius of the training attack.")] = "4/255",
     attack_steps: Annotated[int, typer.Option(help="PGD steps of the training attack.")] = 10,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Images that are attacked together.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Images that are attacked together.")] = 128,
     accumulate: Annotated[int, typer.Option(help="Batches per step and process.")] = 1,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd (with momentum 0.9).")] = "adamw",
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-5,
@@ -54,65 +57,35 @@ def finetune(
 
     On several GPUs: accelerate launch --multi_gpu --num_processes 4 --no_python radapt finetune fare ...
     """
-    import torch
+    from radapt.finetuning import finetune as run
+    from radapt.training import workers
 
-    from radapt._workers import workers
-    from radapt.data import load_dataset
-    from radapt.finetune import finetune as run
-    from radapt.finetune import make
-    from radapt.models import load
-
-    trainer, group = make(method), workers()
-    if group.device is not None and device != "cpu":
-        raise SettingsError(f"each of the {group.count} processes has a device of its own; leave --device out")
-    vlm = load(model, device=device if group.device is None else group.device)
-    twin, history = run(
-        trainer,
-        vlm,
-        load_dataset(data, split="train", n=n, size=vlm.image_size[0]),
-        label=method,
+    tuned = run(
+        method,
+        model,
+        data,
+        n=n,
+        device=device,
         layers=layers,
-        eps=fraction(eps),
+        eps=eps,
         attack_steps=attack_steps,
         steps=steps,
-        batch=batch,
+        batch_size=batch_size,
         accumulate=accumulate,
-        optimizer=optimizer,
+        optimizer=cast("OptimizerName", optimizer),
         lr=lr,
         weight_decay=weight_decay,
         ema=ema,
-        precision=precision,
+        precision=cast("Precision", precision),
         seed=seed,
-        checkpoint=checkpoint_of(out),
+        out=out,
+        half=half,
         log=log,
         quiet=quiet,
     )
-    if not group.main:
+    if not workers().main:
         return
-    twin.save_pretrained(out, dtype=torch.float16 if half else torch.float32)
-    facts = {
-        "method": method,
-        "model": model,
-        "data": data,
-        "n": n,
-        "layers": layers,
-        "eps": fraction(eps),
-        "attack_steps": attack_steps,
-        "steps": steps,
-        "batch": batch,
-        "accumulate": accumulate,
-        "workers": group.count,
-        "optimizer": optimizer,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "ema": ema,
-        "precision": precision,
-        "seed": seed,
-        "device": str(vlm.device),
-        "log": None if log is None else str(log),
-        "first_loss": history[0],
-        "last_loss": sum(history[-20:]) / len(history[-20:]),
-    }
-    for path in (out / "recipe.json", json):
-        write_json(path, facts)
-    console.print(f"wrote {out}; loss {facts['first_loss']:.4g} -> {facts['last_loss']:.4g}", highlight=False)
+    if json is not None:
+        write_json(json, tuned.recipe)
+    losses = f"{tuned.recipe['first_loss']:.4g} -> {tuned.recipe['last_loss']:.4g}"
+    console.print(f"wrote {out}; loss {losses}", highlight=False)

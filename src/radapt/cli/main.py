@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -51,6 +52,15 @@ app.command("datasets")(catalogue.datasets)
 app.command("attacks")(catalogue.attacks)
 
 
+# Options that had other names before; they go on working for one version.
+_RENAMED = {"--slots": "--batch-size", "--batch": "--batch-size"}
+
+
 def main() -> None:
     """Run the command line."""
+    for number, word in enumerate(sys.argv):
+        name, equals, value = word.partition("=")
+        if name in _RENAMED:
+            typer.echo(f"warning: {name} is now {_RENAMED[name]}; the old name will go", err=True)
+            sys.argv[number] = _RENAMED[name] + equals + value
     app()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radapt.errors import SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 
 from ._shared import Quiet, console, guard
 
@@ -35,10 +35,10 @@ def train(
         typer.Option(help="Folder of the model; an interrupted run continues beside it. Default: runs/NAME."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: as the shipped model was made.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures per step; the same default.")] = None,
-    pool: Annotated[int, typer.Option(help="Rendered training pictures.")] = 50_000,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step; the same default.")] = None,
+    pool: Annotated[int, typer.Option(help="Rendered training images.")] = 50_000,
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Seed of weights, pictures and batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, images and batches.")] = 0,
     start: Annotated[
         str | None, typer.Option(help="A LLaVA or Qwen-VL that was trained before, to be trained on.")
     ] = None,
@@ -64,7 +64,7 @@ def train(
         raise SettingsError(f"unknown micro model {name!r}{nearest(name, makers)}")
     if start is not None and name == "clip":
         raise SettingsError("start is for a llava or qwen-vl; a clip begins with random weights")
-    given = (("steps", steps), ("batch", batch), ("start", start))
+    given = (("steps", steps), ("batch_size", batch_size), ("start", start))
     sizes: dict[str, Any] = {key: value for key, value in given if value is not None}
     folder = Path("runs") / name if out is None else out
     makers[name](folder, **sizes, pool=pool, lr=lr, seed=seed, quiet=quiet)

@@ -24,11 +24,11 @@ def report(
     [bold]Example:[/]
       radapt report results.sqlite --out report
     """
-    from radapt.report import print_table, write_report
+    from radapt.reports import print_table, write_report
     from radapt.results import Results
 
     with Results(results, read_only=True) as source:
         print_table(source, console)
-        write_rows(json, source.figures())
+        write_rows(json, source.all())
     for path in write_report(results, out):
         console.print(f"wrote {path}", highlight=False)

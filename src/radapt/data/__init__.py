@@ -1,7 +1,18 @@
-"""Data sets: pictures with labels, captions or questions, each described by one card."""
+"""Datasets: images with labels, captions or questions, each described by one card."""
 
-from ._cards import PROMPTS, Card, card, datasets
+from ._cards import PROMPTS, REGISTRY, Card, TaskName, card, datasets
 from ._dataset import Dataset, fill
-from ._readers import load_dataset
+from ._readers import READERS, load_dataset
 
-__all__ = ["PROMPTS", "Card", "Dataset", "card", "datasets", "fill", "load_dataset"]
+__all__ = [
+    "PROMPTS",
+    "READERS",
+    "REGISTRY",
+    "Card",
+    "Dataset",
+    "TaskName",
+    "card",
+    "datasets",
+    "fill",
+    "load_dataset",
+]

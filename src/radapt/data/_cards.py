@@ -1,31 +1,35 @@
-"""Cards: one YAML file says all there is to know about one data set."""
+"""Cards: one YAML file says all there is to know about one dataset."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal, get_args
 
 import yaml
 
 from radapt.errors import SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
+from radapt.schema import STRICT, parse
 
-from ._plain import plain
+from ._table import Table, key_of
 
-__all__ = ["METRICS", "PROMPTS", "Card", "card", "datasets"]
+__all__ = ["METRICS", "PROMPTS", "REGISTRY", "Card", "TaskName", "card", "datasets"]
 
-METRICS = {
+TaskName = Literal["zero-shot", "retrieval", "captioning", "vqa"]
+"""What the models have to do on a dataset."""
+
+METRICS: dict[TaskName, tuple[str, ...]] = {
     "zero-shot": ("top-1", "mean-per-class"),
     "retrieval": ("recall@1",),
     "captioning": ("CIDEr",),
     "vqa": ("accuracy", "F1"),
 }
-"""The tasks, and the metrics that a data set of each may be scored by."""
+"""The metrics that a dataset of each task may be scored by."""
 
 PROMPTS = {
     "captioning": "Provide a short caption for this image.",
@@ -33,32 +37,41 @@ PROMPTS = {
 }
 """What generative models are asked, unless a card says otherwise: the prompts of LLaVA 1.5 (arXiv:2310.03744)."""
 
+_FOLDER = Path(str(files(__package__))) / "cards"
+REGISTRY = Table("radapt.data", "dataset", members={file.stem: file for file in _FOLDER.glob("*.yaml")})
+"""The cards of this package and of others: each a :class:`Card`, a mapping, or the path of a YAML file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a data set is, where it comes from and how it is scored.
+    """What a dataset is, where it comes from and how it is scored.
 
     Args:
         name: as written on the command line; the name of the card's file.
         title: as written in tables.
         task: ``zero-shot``, ``retrieval``, ``captioning`` or ``vqa``.
-        source: name of the reader that fetches the samples (``shapeworld``, ``digits``).
+        source: name of the reader that fetches the samples (``shapeworld``, ``digits``, ``hub``).
         metric: ``top-1`` or ``mean-per-class`` for zero-shot sets, ``accuracy`` or (questions of yes and no) ``F1`` for
             vqa; one per task otherwise.
-        licence: terms of the pictures and annotations.
+        licence: terms of the images and annotations.
         citation: where they come from.
-        description: what the pictures show.
+        description: what the images show.
         tests: the cue (low or high spatial frequency) or the shift that the set puts to the test, in one line.
         options: settings of the reader.
         classes: class names in label order (empty: the source knows them).
         templates: sentences with ``{c}`` for the class name or ``{a c}`` for the name after "a" or "an".
-        prompt: what a generative model is asked; ``{q}`` stands for the question. Empty: see ``PROMPTS``.
+        prompt: what a generative model is asked; ``{q}`` stands for the question. None: see ``PROMPTS``.
         n: number of samples used unless asked otherwise (None: the whole split).
+
+    Raises:
+        SettingsError: a value is wrong.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     name: str
     title: str
-    task: str
+    task: TaskName
     source: str
     metric: str
     licence: str
@@ -68,19 +81,19 @@ class Card:
     options: Mapping[str, object] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    prompt: str = ""
+    prompt: str | None = None
     n: int | None = None
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if entry.type == "str" and entry.name != "prompt":
+            if entry.type == "str":
                 text = getattr(self, entry.name).strip()
                 if not text or "\n" in text:
                     raise self._error(f"{entry.name} must be one line of text (fold it with '>-'), got {text!r}")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
-            raise self._error(f"name must be small letters, digits and hyphens, got {self.name!r}")
-        if self.task not in METRICS:
-            raise self._error(f"unknown task {self.task!r}{nearest(self.task, METRICS)}")
+            raise self._error(f"name must be lower case letters, digits and hyphens, got {self.name!r}")
+        if self.task not in get_args(TaskName):
+            raise self._error(f"unknown task {self.task!r}{nearest(str(self.task), get_args(TaskName))}")
         metrics = METRICS[self.task]
         if self.metric not in metrics:
             raise self._error(f"unknown metric {self.metric!r} of {self.task}{nearest(self.metric, metrics)}")
@@ -89,10 +102,13 @@ class Card:
         self._check_prompts()
 
     def _check_prompts(self) -> None:
-        if self.prompt and self.task not in PROMPTS:
-            raise self._error(f"a prompt belongs to {' and '.join(PROMPTS)}, not to {self.task}")
-        if self.prompt and self.task == "vqa" and "{q}" not in self.prompt:
-            raise self._error(f"prompt {self.prompt!r} has no place for the question; write {{q}}")
+        if self.prompt is not None:
+            if self.task not in PROMPTS:
+                raise self._error(f"a prompt belongs to {' and '.join(PROMPTS)}, not to {self.task}")
+            if not self.prompt.strip():
+                raise self._error(f"prompt must not be empty, got {self.prompt!r}")
+            if self.task == "vqa" and "{q}" not in self.prompt:
+                raise self._error(f"prompt {self.prompt!r} has no place for the question; write {{q}}")
         for key in ("classes", "templates"):
             texts = getattr(self, key)
             if len(set(texts)) < len(texts) or "" in texts:
@@ -109,7 +125,7 @@ class Card:
         return SettingsError(f"card {self.name!r}: {problem}")
 
     @classmethod
-    def of(cls, content: object, *, where: str = "card") -> Card:
+    def from_dict(cls, content: object, *, where: str = "card") -> Card:
         """Build a card from plain YAML values.
 
         Args:
@@ -117,67 +133,66 @@ class Card:
             where: what to call the card in error messages, usually its file.
 
         Raises:
-            SettingsError: for an unknown or missing key or a wrong value.
+            SettingsError: an unknown or missing key, or a wrong value.
         """
-        if not isinstance(content, Mapping):
-            raise SettingsError(f"{where}: must be a mapping of keys to values, got {type(content).__name__}")
-        hints = {entry.name: str(entry.type) for entry in fields(cls)}
-        for key in content:
-            if key not in hints:
-                raise SettingsError(f"{where}: unknown key {key!r}{nearest(key, hints)}")
-        required = [e.name for e in fields(cls) if e.default is MISSING and e.default_factory is MISSING]
-        missing = [name for name in required if name not in content]
-        if missing:
-            raise SettingsError(f"{where}: missing {', '.join(missing)}")
-        values: dict[str, Any] = {key: plain(f"{where}: {key}", hints[key], value) for key, value in content.items()}
-        return cls(**values)
+        result: Card = parse(cls, content, where=where)
+        return result
 
 
 def datasets() -> list[str]:
-    """Names of the data sets that come with the library, sorted."""
-    return sorted(Path(file.name).stem for file in (files(__package__) / "cards").iterdir() if _is_card(file.name))
+    """Names of the datasets that come with the library or with other packages, sorted."""
+    return REGISTRY.names()
 
 
 def card(name: str) -> Card:
-    """The card of a data set.
+    """The card of a dataset.
 
     Args:
         name: one of :func:`datasets`, or the path of a card of your own (``birds.yaml``).
 
     Raises:
-        SettingsError: when there is no such data set, or when the card is wrong.
+        SettingsError: there is no such dataset, or the card is wrong.
     """
-    if _is_card(name):
+    if name.endswith((".yaml", ".yml")):
         return _read(Path(name))
-    key = name.strip().lower().replace("_", "-")
-    if key not in datasets():
-        raise SettingsError(f"unknown data set {name!r}{nearest(key, datasets())} (or the path of a .yaml card)")
-    return _shipped(key)
+    key = key_of(name)
+    if key in REGISTRY.members:
+        return _shipped(key)
+    added = REGISTRY.added()
+    if key not in added:
+        raise SettingsError(f"unknown dataset {name!r}{nearest(key, datasets())} (or the path of a .yaml card)")
+    return _added(key, REGISTRY.get(key), f"dataset {key!r} of {added[key].value}")
 
 
 @cache
-def _shipped(name: str) -> Card:
-    return _parse((files(__package__) / "cards" / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
+def _shipped(key: str) -> Card:
+    return _read(REGISTRY.get(key))
 
 
-def _is_card(file: str) -> bool:
-    return file.endswith((".yaml", ".yml"))
+def _added(key: str, content: object, where: str) -> Card:
+    """The card of another package, from what its entry point loads."""
+    if isinstance(content, str | Path):
+        result = _read(Path(content))
+    elif isinstance(content, Card):
+        result = content
+    elif isinstance(content, Mapping):
+        result = Card.from_dict(content, where=where)
+    else:
+        kind = type(content).__name__
+        raise SettingsError(f"{where}: must be a Card, a mapping or the path of a YAML file, got {kind}")
+    if result.name != key:
+        raise SettingsError(f"{where}: its name is {result.name!r}; entry point and card must have the same name")
+    return result
 
 
 def _read(path: Path) -> Card:
     try:
-        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read the card {path}: {error}") from error
-    return _parse(text, str(path))
-
-
-def _parse(text: str, file: str) -> Card:
-    try:
-        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{file}: not valid YAML: {error}") from error
-    result = Card.of(content, where=file)
-    if result.name != Path(file).stem:
-        raise SettingsError(f"{file}: its name is {result.name!r}; call the file {result.name}.yaml or change the name")
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    result = Card.from_dict(content, where=str(path))
+    if result.name != path.stem:
+        raise SettingsError(f"{path}: its name is {result.name!r}; call the file {result.name}.yaml or change the name")
     return result

@@ -1,4 +1,4 @@
-"""The Dataset noun: pictures with labels, captions or questions."""
+"""The Dataset noun: images with labels, captions or questions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from radapt.errors import InputError
-from radapt.types import Index, Labels, Pixels
+from radapt.types import Index, Labels, Pixels, Split
 
-from ._cards import PROMPTS, Card
+from ._cards import PROMPTS, Card, TaskName
 from .shapeworld import article
 
 __all__ = ["Dataset", "fill"]
 
-_TRUTH = {"zero-shot": "labels", "retrieval": "captions", "captioning": "captions", "vqa": "questions"}
+_TRUTH: dict[TaskName, str] = {
+    "zero-shot": "labels",
+    "retrieval": "captions",
+    "captioning": "captions",
+    "vqa": "questions",
+}
 
 
 def fill(template: str, name: str) -> str:
@@ -32,21 +37,21 @@ def fill(template: str, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """The first samples of one split of a data set; what its task does not have is empty.
+    """The first samples of one split of a dataset; what its task does not have is empty.
 
     Args:
-        card: what the data set is.
+        card: what the dataset is.
         split: ``train``, ``validation`` or ``test``.
-        images: 8-bit pictures, N x height x width x 3.
+        images: 8-bit images, N x height x width x 3.
         labels: classes of a zero-shot set, int64, N.
         classes: class names of a zero-shot set, in label order.
-        captions: the true captions of each picture.
-        questions: the questions of each picture, each followed by its right answers (those of several people).
-        corpus: captions of the card's own number of pictures, whatever ``n`` is: what CIDEr takes word weights from.
+        captions: the true captions of each image.
+        questions: the questions of each image, each followed by its right answers (those of several people).
+        corpus: captions of the card's own number of images, whatever ``n`` is: what CIDEr takes word weights from.
     """
 
     card: Card
-    split: str
+    split: Split
     images: NDArray[np.uint8]
     labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     classes: tuple[str, ...] = ()
@@ -60,24 +65,25 @@ class Dataset:
             raise InputError(f"images must be uint8, N x height x width x 3, got {got}")
         for name in ("labels", "captions", "questions"):
             expected = len(self) if name == _TRUTH[self.card.task] else 0
-            given = len(getattr(self, name))
-            if given != expected:
+            count = len(getattr(self, name))
+            if count != expected:
                 task = f"{self.card.task} with {len(self)} images"
-                raise InputError(f"{self.name}: {task} needs {expected} {name}, got {given}")
+                raise InputError(f"{self.name}: {task} needs {expected} {name}, got {count}")
         if self.labels.dtype != torch.int64:
             raise InputError(f"{self.name}: labels must be int64, got {self.labels.dtype}")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
-            found = f"{int(self.labels.min())} to {int(self.labels.max())}"
-            raise InputError(f"{self.name}: labels must be 0 to {len(self.classes) - 1}, found {found}")
+            got = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            raise InputError(f"{self.name}: labels must be 0 to {len(self.classes) - 1}, got {got}")
 
     @property
     def name(self) -> str:
-        """Name of the data set."""
+        """Name of the dataset."""
         return self.card.name
 
     def prompt(self, question: str = "") -> str:
         """What a generative model is asked, with the question filled in."""
-        return (self.card.prompt or PROMPTS[self.card.task]).replace("{q}", question)
+        template = PROMPTS[self.card.task] if self.card.prompt is None else self.card.prompt
+        return template.replace("{q}", question)
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -94,11 +100,21 @@ class Dataset:
         """Names of the samples, ``name/split/position``, for random numbers drawn per sample."""
         return tuple(f"{self.name}/{self.split}/{position}" for position in range(len(self)))
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.images.shape[1], self.images.shape[2]
+
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Dataset({self.name!r}, {self.split}, n={len(self)}, {height} x {width} px, {self.card.task}{classes})"
+
     def pixels(self, positions: Sequence[int] | Index) -> Pixels:
-        """Pictures at some positions, float32 in [0, 1], in the order asked for.
+        """Images at some positions, float32 in [0, 1], in the order asked for.
 
         Raises:
             InputError: when a position is outside 0 to N - 1.

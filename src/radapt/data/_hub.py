@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or of a folder in one of its formats (Parquet, webdataset, picture folders)."""
+"""Datasets of the Hugging Face hub, or of a folder in one of its formats (Parquet, webdataset, image folders)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from radapt._picture import open_picture
 from radapt.errors import InputError, SettingsError
+from radapt.images import open_image
+from radapt.types import Split
 
 from ._cards import Card
 from ._dataset import Dataset
@@ -31,17 +32,17 @@ _COLUMNS = {
 }
 OPTIONS = {task: (*_READING, *(NAMING if task == "zero-shot" else ())) for task in _COLUMNS}
 """What a card of each task may say under ``options``."""
-_PICTURES = ("image", "jpg", "jpeg", "png", "webp")
+_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 _PIXELS = 224
 _SLICE = re.compile(r"(.+)\[(\d*):(\d*)\]")
 
 
-def read_hub(details: Card, split: str, n: int | None) -> Dataset:
-    """The first ``n`` rows of a split; pictures are resized (bicubic, shorter side) and cropped in the middle.
+def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
+    """The first ``n`` rows of a split; images are resized (bicubic, shorter side) and cropped in the middle.
 
     Options of the card: ``repository`` (owner/name, or a folder), ``configuration``, ``files`` (those of one split, as
     in ``{split}/*.tar``), ``splits`` (ours to theirs, or to some rows of theirs: ``test[1000:]``, ``test[:1000]``),
-    ``columns`` (``image``, and ``label``, ``captions``, or ``question`` and ``answers``, to theirs; a picture is looked
+    ``columns`` (``image``, and ``label``, ``captions``, or ``question`` and ``answers``, to theirs; an image is looked
     for under the usual names), ``size`` (pixels) and ``shuffle`` (a seed: the rows are taken in the order of a
     permutation of their whole split, which is downloaded for it; ``splits`` count in that order). Zero-shot sets also
     take the options of :func:`radapt.data._naming.class_names`.
@@ -49,9 +50,9 @@ def read_hub(details: Card, split: str, n: int | None) -> Dataset:
     Raises:
         SettingsError: wrong options, no such split, column or file, no class names, too few rows, or the library
             ``datasets`` is missing.
-        InputError: a picture or a label that cannot be read, or a label without a class name.
+        InputError: an image or a label that cannot be read, or a label without a class name.
     """
-    name = f"data set {details.name!r}"
+    name = f"dataset {details.name!r}"
     repository, size = details.options.get("repository"), details.options.get("size", _PIXELS)
     if not isinstance(repository, str) or type(size) is not int or size < 8:
         raise SettingsError(f"{name}: the options need a repository and a size from 8 pixels up")
@@ -100,8 +101,8 @@ def _reading(name: str, repository: str, part: str) -> Iterator[None]:
 
 def _bounds(part: str) -> tuple[str, int, int | None]:
     """A split of theirs, and the first row and the end of the rows that are meant."""
-    found = _SLICE.fullmatch(part)
-    return (found[1], int(found[2] or 0), int(found[3]) if found[3] else None) if found else (part, 0, None)
+    match = _SLICE.fullmatch(part)
+    return (match[1], int(match[2] or 0), int(match[3]) if match[3] else None) if match else (part, 0, None)
 
 
 def _open(details: Card, split: str) -> Any:
@@ -112,10 +113,10 @@ def _open(details: Card, split: str) -> Any:
     repository, files, seed = (details.options.get(key) for key in ("repository", "files", "shuffle"))
     if files is not None and not isinstance(files, str):
         raise SettingsError(
-            f"data set {details.name!r}: files must be a pattern such as '{{split}}/*.tar', got {files!r}"
+            f"dataset {details.name!r}: files must be a pattern such as '{{split}}/*.tar', got {files!r}"
         )
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
-        raise SettingsError(f"data set {details.name!r}: shuffle must be a seed from 0 to 2**32 - 1, got {seed!r}")
+        raise SettingsError(f"dataset {details.name!r}: shuffle must be a seed from 0 to 2**32 - 1, got {seed!r}")
     # The pattern keeps other splits from being downloaded, and a text file beside a single archive (nshards.txt) from
     # being taken for the data.
     chosen = {} if files is None else {"data_files": {split: files.replace("{split}", split)}}
@@ -128,7 +129,7 @@ def _rows(details: Card, whole: Any, part: str, n: int | None) -> Iterator[dict[
     if n is not None:
         end = first + n if end is None else min(end, first + n)
     seed: Any = details.options.get("shuffle")
-    with _reading(f"data set {details.name!r}", str(details.options["repository"]), part):
+    with _reading(f"dataset {details.name!r}", str(details.options["repository"]), part):
         if seed is None:
             rest = whole.skip(first)
             yield from rest if end is None else rest.take(max(0, end - first))
@@ -138,7 +139,7 @@ def _rows(details: Card, whole: Any, part: str, n: int | None) -> Iterator[dict[
 
 def _values(details: Card, columns: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, Any]:
     """What the task needs of one row, under our names."""
-    usual = next((column for column in _PICTURES if row.get(column) is not None), "image")
+    usual = next((column for column in _IMAGE_COLUMNS if row.get(column) is not None), "image")
     values = {}
     for ours in _COLUMNS[details.task]:
         column = columns.get(ours, usual if ours == "image" else ours)
@@ -148,11 +149,11 @@ def _values(details: Card, columns: Mapping[str, str], row: Mapping[str, Any]) -
     return values
 
 
-def _square(name: str, at: int, picture: Any, size: int) -> NDArray[np.uint8]:
-    if not isinstance(picture, Image.Image):
-        raise InputError(f"{name}: sample {at} holds {type(picture).__name__} where a picture is expected")
+def _square(name: str, at: int, image: Any, size: int) -> NDArray[np.uint8]:
+    if not isinstance(image, Image.Image):
+        raise InputError(f"{name}: sample {at} holds {type(image).__name__} where an image is expected")
     try:
-        upright = open_picture(picture)
+        upright = open_image(image)
     except InputError as error:
         raise InputError(f"{name}: sample {at}: {error}") from error
     scale = size / min(upright.size)
@@ -164,7 +165,7 @@ def _square(name: str, at: int, picture: Any, size: int) -> NDArray[np.uint8]:
 
 def _truth(details: Card, rows: Sequence[Mapping[str, Any]], classes: Mapping[int, str]) -> dict[str, Any]:
     """Labels, captions or questions in the form of a :class:`Dataset`."""
-    name = f"data set {details.name!r}"
+    name = f"dataset {details.name!r}"
     if details.task == "zero-shot":
         places = {label: place for place, label in enumerate(sorted(classes))}
         labels = [_label(name, at, row["label"], places) for at, row in enumerate(rows)]
@@ -183,16 +184,16 @@ def _label(name: str, at: int, value: Any, places: Mapping[int, int]) -> int:
         known = f"{len(places)} class names are of the labels {min(places)} to {max(places)}"
         raise InputError(
             f"{name}: sample {at} has the label {int(value)}, and the {known}; labels and names are of different sets: "
-            "look at the columns, classes, classes_file and names of the card"
+            "check the columns, classes, classes_file and names of the card"
         )
     return places[int(value)]
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """Texts as hub data sets hold them: one, one per line, a list, or a list of records with an ``answer``."""
+    """Texts as hub datasets hold them: one, one per line, a list, or a list of records with an ``answer``."""
     items = value.splitlines() if isinstance(value, str) else list(value)
     texts = tuple(str(item["answer"] if isinstance(item, Mapping) else item).strip() for item in items)
-    kept = tuple(text for text in texts if text)
-    if not kept:
+    filled = tuple(text for text in texts if text)
+    if not filled:
         raise InputError(f"{name}: a sample has no captions or answers, got {value!r}")
-    return kept
+    return filled

@@ -1,4 +1,4 @@
-"""Class names and templates of a data set of the hub: from the card, from its files or from its columns."""
+"""Class names and templates of a dataset of the hub: from the card, from its files or from its columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.errors import InputError, SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 
 from ._cards import Card
 
@@ -26,7 +26,7 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
     the texts of a column beside that of the labels (option ``names``, read over the whole split, so that they do not
     depend on how many samples are used), or else those that the files keep with the labels (``ClassLabel``). In texts
     of the last two kinds, underscores become spaces; the option ``replace`` (old texts to new ones, longer
-    ones first) puts other replacements in the place of that.
+    ones first) gives other replacements.
 
     Args:
         details: the card.
@@ -38,25 +38,25 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
             than that of the classes in the files.
         InputError: one label has two names, or a file has a line without one.
     """
-    name = f"data set {details.name!r}"
-    given = [key for key in ("classes_file", "names") if key in details.options]
-    if len(given) + bool(details.classes) > 1:
-        both = " and ".join([*(["classes"] if details.classes else []), *given])
+    name = f"dataset {details.name!r}"
+    sources = [key for key in ("classes_file", "names") if key in details.options]
+    if len(sources) + bool(details.classes) > 1:
+        both = " and ".join([*(["classes"] if details.classes else []), *sources])
         raise SettingsError(f"{name}: {both} both name the classes; keep one of them")
     if whole.features and column not in whole.features:
         raise no_column(details, "label", column, whole.features)
-    kept = getattr((whole.features or {}).get(column), "names", None)
-    if given == ["names"]:
+    stored = getattr((whole.features or {}).get(column), "names", None)
+    if sources == ["names"]:
         return _of_column(details, whole, column)
-    texts = details.classes or (_lines(details, "classes_file") if given else ())
-    if texts and kept and len(texts) != len(kept):
-        raise SettingsError(f"{name}: got {len(texts)} names for the {len(kept)} classes ({', '.join(kept)})")
-    if not texts and not kept:
+    texts = details.classes or (_lines(details, "classes_file") if sources else ())
+    if texts and stored and len(texts) != len(stored):
+        raise SettingsError(f"{name}: got {len(texts)} names for the {len(stored)} classes ({', '.join(stored)})")
+    if not texts and not stored:
         raise SettingsError(
             f"{name}: nothing names the classes: the column {column!r} holds plain labels; list them under classes, in "
             "label order, or name a text file of the repository (classes_file) or a column (names) under options"
         )
-    return dict(enumerate(texts or [_clean(details, text) for text in kept or ()]))
+    return dict(enumerate(texts or [_clean(details, text) for text in stored or ()]))
 
 
 def with_templates(details: Card) -> Card:
@@ -77,7 +77,7 @@ def with_templates(details: Card) -> Card:
 
 def _lines(details: Card, key: str) -> tuple[str, ...]:
     """The lines of a text file of the repository."""
-    name, file, repository = f"data set {details.name!r}", details.options[key], str(details.options["repository"])
+    name, file, repository = f"dataset {details.name!r}", details.options[key], str(details.options["repository"])
     if not isinstance(file, str) or not file:
         raise SettingsError(f"{name}: {key} must be the name of a text file of the repository, got {file!r}")
     try:
@@ -104,7 +104,7 @@ def _path(repository: str, file: str) -> Path:
 
 def _of_column(details: Card, whole: Any, column: str) -> dict[int, str]:
     """The text beside each label of the split."""
-    name, beside = f"data set {details.name!r}", details.options["names"]
+    name, beside = f"dataset {details.name!r}", details.options["names"]
     if beside not in (whole.features or {}):
         raise no_column(details, "names", str(beside), whole.features or {})
     names: dict[int, str] = {}
@@ -118,7 +118,7 @@ def _of_column(details: Card, whole: Any, column: str) -> dict[int, str]:
 def no_column(details: Card, ours: str, column: str, columns: Iterable[str]) -> SettingsError:
     """The error for a column that the files lack."""
     problem = f"there is no column {column!r} for {ours}{nearest(column, columns)}"
-    return SettingsError(f"data set {details.name!r}: {problem}; write it under columns")
+    return SettingsError(f"dataset {details.name!r}: {problem}; write it under columns")
 
 
 def _clean(details: Card, text: str) -> str:
@@ -126,7 +126,7 @@ def _clean(details: Card, text: str) -> str:
     if not isinstance(replaced, Mapping) or not all(
         isinstance(each, str) for pair in replaced.items() for each in pair
     ):
-        raise SettingsError(f"data set {details.name!r}: replace must be a mapping of texts to texts, got {replaced!r}")
+        raise SettingsError(f"dataset {details.name!r}: replace must be a mapping of texts to texts, got {replaced!r}")
     for old in sorted(replaced, key=len, reverse=True):
         text = text.replace(old, replaced[old])
     return text.strip()

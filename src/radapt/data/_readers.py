@@ -1,105 +1,114 @@
-"""Readers: one function per source of pictures, and the verb that loads a data set by name."""
+"""Readers: one function per source of images, and the verb that loads a dataset by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from radapt.errors import SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
+from radapt.types import Split
 
 from ._cache import cached
 from ._cards import Card, card
 from ._dataset import Dataset
+from ._table import Table
 from .shapeworld import ATTRIBUTES, RENDERER, Scene, World, caption, draw, generator, questions, render, stream
 
-__all__ = ["READERS", "SPLITS", "load_dataset"]
+__all__ = ["READERS", "load_dataset"]
 
-SPLITS = ("train", "validation", "test")
 _CHUNK = 100
 _PIXELS = 48
 _EVERYTHING = frozenset(ATTRIBUTES)
-# References of one picture, from the whole truth to its core; all five are true.
+# References of one image, from the whole truth to its core; all five are true.
 _MENTIONS = tuple(
     _EVERYTHING.difference(left_out.split()) for left_out in ("", "background", "texture", "size", "size texture")
 )
 
 
-def load_dataset(name: str, *, split: str = "test", n: int | None = None, size: int | None = None) -> Dataset:
-    """Load the first ``n`` samples of a data set; those of a smaller ``n`` are the beginning of those of a larger one.
+def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = None, size: int | None = None) -> Dataset:
+    """Load the first ``n`` samples of a dataset; those of a smaller ``n`` are the beginning of those of a larger one.
 
     Args:
         name: one of :func:`datasets`, or the path of a card of your own.
-        split: ``train``, ``validation`` or ``test``; they share no picture.
+        split: ``train``, ``validation`` or ``test``; they share no image.
         n: number of samples (default: the card's own number, or else the whole split).
-        size: height and width of the pictures, in pixels, as a model takes them (default: the card's own).
+        size: height and width of the images, in pixels, as a model takes them (default: the card's own).
 
     Raises:
-        SettingsError: for an unknown name, split or source, or when the split has fewer than ``n`` samples.
+        SettingsError: an unknown name, split or source, or the split has fewer than ``n`` samples.
     """
-    details = card(name)
+    details = card(str(name))
     if size is not None:
         details = replace(details, options={**details.options, "size": size})
-    if split not in SPLITS:
-        raise SettingsError(f"unknown split {split!r}{nearest(split, SPLITS)}")
+    if split not in get_args(Split):
+        raise SettingsError(f"unknown split {split!r}{nearest(split, get_args(Split))}")
     if n is not None and (type(n) is not int or n <= 0):
         raise SettingsError(f"n must be a whole number from 1 up, got {n!r}")
-    if details.source not in READERS:
-        raise SettingsError(f"data set {name!r}: unknown source {details.source!r}{nearest(details.source, READERS)}")
-    return READERS[details.source](details, split, n)
+    try:
+        read = READERS.get(details.source)
+    except SettingsError as error:
+        raise SettingsError(f"dataset {details.name!r}: {error}") from error
+    data = read(details, split, n)
+    if not isinstance(data, Dataset):
+        kind = type(data).__name__
+        raise SettingsError(f"dataset {details.name!r}: the reader {details.source!r} must give a Dataset, got {kind}")
+    return data
 
 
 def _options(details: Card, allowed: Sequence[str]) -> dict[str, object]:
     for key in details.options:
         if key not in allowed:
-            raise SettingsError(f"data set {details.name!r}: unknown option {key!r}{nearest(key, allowed)}")
+            raise SettingsError(f"dataset {details.name!r}: unknown option {key!r}{nearest(key, allowed)}")
     return dict(details.options)
 
 
 def _whole(details: Card, key: str, default: int, low: int) -> int:
     value = details.options.get(key, default)
     if type(value) is not int or value < low:
-        raise SettingsError(f"data set {details.name!r}: {key} must be a whole number from {low} up, got {value!r}")
+        raise SettingsError(f"dataset {details.name!r}: {key} must be a whole number from {low} up, got {value!r}")
     return value
 
 
 def _class_names(details: Card, known: Sequence[str]) -> tuple[str, ...]:
     if details.classes and len(details.classes) != len(known):
         got = f"{len(details.classes)} names for {len(known)} classes ({', '.join(known)})"
-        raise SettingsError(f"data set {details.name!r}: the card gives {got}")
+        raise SettingsError(f"dataset {details.name!r}: the card gives {got}")
     return details.classes or tuple(known)
 
 
-def _shapeworld(details: Card, split: str, n: int | None) -> Dataset:
+def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
     """Read rendered scenes.
 
-    Options: ``label`` (attribute or ``composition``), ``world`` (see ``World.of``), ``size`` (pixels), ``seed``, and
-    for vqa ``asked`` (``presence``: only whether something is there).
+    Options: ``label`` (attribute or ``composition``), ``world`` (see ``World.from_dict``), ``size`` (pixels), ``seed``,
+    and for vqa ``asked`` (``presence``: only whether something is there).
     """
     options = _options(details, ("label", "world", "size", "seed", *(("asked",) if details.task == "vqa" else ())))
     size, seed = _whole(details, "size", _PIXELS, 8), _whole(details, "seed", 0, 0)
     chosen, label = options.get("world", {}), options.get("label")
     if not isinstance(chosen, Mapping):
-        raise SettingsError(f"data set {details.name!r}: world must be a mapping, got {chosen!r}")
+        raise SettingsError(f"dataset {details.name!r}: world must be a mapping, got {chosen!r}")
     labels = (*ATTRIBUTES, "composition")
     if details.task == "zero-shot" and label not in labels:
-        raise SettingsError(f"data set {details.name!r}: unknown label {label!r}{nearest(str(label), labels)}")
+        raise SettingsError(f"dataset {details.name!r}: unknown label {label!r}{nearest(str(label), labels)}")
     if details.task != "zero-shot" and label is not None:
-        raise SettingsError(f"data set {details.name!r}: a label belongs to zero-shot sets, not to {details.task}")
+        raise SettingsError(f"dataset {details.name!r}: a label belongs to zero-shot sets, not to {details.task}")
     n = n or details.n
     if n is None:
-        raise SettingsError(f"data set {details.name!r} has no end: give n, or write it on the card")
+        raise SettingsError(f"dataset {details.name!r} has no end: give n, or write it on the card")
     try:
         # The label's classes come in turn, so that they are balanced.
-        world = World.of({"balance": label, **chosen} if label else chosen)
+        world = World.from_dict({"balance": label, **chosen} if label else chosen)
     except SettingsError as error:
-        raise SettingsError(f"data set {details.name!r}: {error}") from error
+        raise SettingsError(f"dataset {details.name!r}: {error}") from error
     indices, scenes = _scenes(world, split, n, seed, distinct=details.task == "retrieval")
-    images = _pictures(world, split, indices, size, seed)[:n]
+    images = _rendered(world, split, indices, size, seed)[:n]
     scenes = scenes[:n]
     if details.task == "zero-shot":
         values = world.classes(str(label))
@@ -111,7 +120,7 @@ def _shapeworld(details: Card, split: str, n: int | None) -> Dataset:
         kinds = ("everything", "presence")
         kind = str(options.get("asked", kinds[0]))
         if kind not in kinds:
-            raise SettingsError(f"data set {details.name!r}: unknown asked {kind!r}{nearest(kind, kinds)}")
+            raise SettingsError(f"dataset {details.name!r}: unknown asked {kind!r}{nearest(kind, kinds)}")
         drawn = (questions(s, generator(name, i)) for i, s in zip(indices, scenes, strict=False))
         asked = tuple(tuple(pair for pair in each if kind == kinds[0] or pair[1] in ("yes", "no")) for each in drawn)
         return Dataset(card=details, split=split, images=images, questions=asked)
@@ -123,7 +132,7 @@ def _shapeworld(details: Card, split: str, n: int | None) -> Dataset:
 
 
 def _captions(scene: Scene, task: str) -> tuple[str, ...]:
-    if task == "retrieval":  # whole descriptions only: a shorter one would be true of several pictures
+    if task == "retrieval":  # whole descriptions only: a shorter one would be true of several images
         return tuple(f"{start}{caption(scene)}" for start in ("", "a photo of ", "a picture of "))
     return tuple(caption(scene, mention) for mention in _MENTIONS)
 
@@ -131,22 +140,22 @@ def _captions(scene: Scene, task: str) -> tuple[str, ...]:
 def _scenes(world: World, split: str, n: int, seed: int, *, distinct: bool) -> tuple[list[int], list[Scene]]:
     """Indices and scenes of the first ``n`` samples, filled up to whole chunks.
 
-    With ``distinct``, a scene whose description came before is passed over: each caption then has one right picture.
+    With ``distinct``, a scene whose description occurred before is skipped: each caption then has one right image.
     """
     wanted = -(-n // _CHUNK) * _CHUNK
     if not distinct:
         return list(range(wanted)), draw(world, split, range(wanted), seed=seed)
-    kept: dict[str, tuple[int, Scene]] = {}
+    different: dict[str, tuple[int, Scene]] = {}
     for index in range(20 * wanted):
         scene = draw(world, split, [index], seed=seed)[0]
-        kept.setdefault(caption(scene), (index, scene))
-        if len(kept) == wanted:
-            return [i for i, _ in kept.values()], [s for _, s in kept.values()]
-    raise SettingsError(f"the world has only about {len(kept)} different scenes; ask for fewer than n={n}")
+        different.setdefault(caption(scene), (index, scene))
+        if len(different) == wanted:
+            return [i for i, _ in different.values()], [s for _, s in different.values()]
+    raise SettingsError(f"the world has only about {len(different)} different scenes; ask for fewer than n={n}")
 
 
-def _pictures(world: World, split: str, indices: Sequence[int], size: int, seed: int) -> NDArray[np.uint8]:
-    """Pictures from the cache, in chunks of a fixed size, so that data sets of any ``n`` share their files."""
+def _rendered(world: World, split: str, indices: Sequence[int], size: int, seed: int) -> NDArray[np.uint8]:
+    """Images from the cache, in chunks of a fixed size, so that datasets of any ``n`` share their files."""
 
     def chunk(rows: Sequence[int]) -> NDArray[np.uint8]:
         key = {"renderer": RENDERER, "world": asdict(world), "split": split, "seed": seed, "size": size, "rows": rows}
@@ -156,22 +165,22 @@ def _pictures(world: World, split: str, indices: Sequence[int], size: int, seed:
     return np.concatenate([chunk(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)])
 
 
-def _digits(details: Card, split: str, n: int | None) -> Dataset:
+def _digits(details: Card, split: Split, n: int | None) -> Dataset:
     """Options: ``size`` (pixels)."""
     from .digits import DIGITS, load_digits  # scikit-learn takes a second to import
 
     _options(details, ("size",))
     if details.task != "zero-shot":
-        raise SettingsError(f"data set {details.name!r}: digits have labels only; the task must be zero-shot")
+        raise SettingsError(f"dataset {details.name!r}: digits have labels only; the task must be zero-shot")
     images, labels = load_digits(split, _whole(details, "size", _PIXELS, 8))
     n = n or details.n or len(images)
     if n > len(images):
-        raise SettingsError(f"data set {details.name!r}: the {split} split has {len(images)} samples, n={n} asked for")
+        raise SettingsError(f"dataset {details.name!r}: the {split} split has {len(images)} samples, n={n} asked for")
     names = _class_names(details, DIGITS)
     return Dataset(card=details, split=split, images=images[:n], labels=torch.from_numpy(labels[:n]), classes=names)
 
 
-def _hub(details: Card, split: str, n: int | None) -> Dataset:
+def _hub(details: Card, split: Split, n: int | None) -> Dataset:
     """Options: see :func:`read_hub`."""
     from ._hub import OPTIONS, read_hub
 
@@ -179,9 +188,10 @@ def _hub(details: Card, split: str, n: int | None) -> Dataset:
     return read_hub(details, split, n)
 
 
-READERS: dict[str, Callable[[Card, str, int | None], Dataset]] = {
+_OWN: dict[str, Callable[[Card, Split, int | None], Dataset]] = {
     "shapeworld": _shapeworld,
     "digits": _digits,
     "hub": _hub,
 }
-"""The sources of pictures; a new one is a function in this table."""
+READERS = Table("radapt.readers", "source", members=_OWN)
+"""The sources of images: functions from a card, a split and a number of samples to a :class:`Dataset`."""

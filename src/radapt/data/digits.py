@@ -1,11 +1,12 @@
-"""The handwritten digits that ship with scikit-learn (1,797 scans of 13 writers, 8 x 8 pixels): the real-image set."""
+"""The handwritten digits that ship with scikit-learn (1,797 scans of 13 writers, 8 x 8 pixels): real images."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits as _load
+
+from radapt.errors import SettingsError
 
 __all__ = ["DIGITS", "load_digits"]
 
@@ -19,9 +20,16 @@ def load_digits(split: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.in
     The order is the file's own, in which the test split comes from other writers than most of the training split.
 
     Returns:
-        uint8 pictures, N x size x size x 3, and labels 0 to 9.
+        uint8 images, N x size x size x 3, and labels 0 to 9.
+
+    Raises:
+        SettingsError: scikit-learn, the extra ``digits``, is not installed.
     """
-    data = _load()
+    try:
+        from sklearn.datasets import load_digits as read  # takes a second to import
+    except ImportError as error:
+        raise SettingsError('the digits come with scikit-learn: pip install "radapt[digits]"') from error
+    data = read()
     part = _SPLITS[split]
     grey = np.rint(data.images[part] * (255 / 16)).astype(np.uint8)
     large = [np.asarray(Image.fromarray(g).resize((size, size), Image.Resampling.BICUBIC)) for g in grey]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from radapt.data import PROMPTS
 from radapt.data.shapeworld import ATTRIBUTES, Scene, World, caption, generator, questions, render
-from radapt.models import VLM
-from radapt.models._generative import likelihood
-from radapt.train import Schedule, fit
+from radapt.models import VLM, generative, likelihood
+from radapt.training import Schedule, epoch_rows, fit
 
 __all__ = ["PIXELS", "TEXT", "build_tokenizer", "train"]
 
@@ -33,7 +33,7 @@ TEXT: dict[str, Any] = {
     "initializer_range": 128**-0.5,
 }
 """Shape of the language models. With the usual range of 0.02, queries of so narrow a model begin all alike, and it does
-not learn in this time to look for a word of the question in the picture."""
+not learn in this time to look for a word of the question in the image."""
 _WORDS = "a an on background object the is there what shape of it colour texture how large yes no user assistant"
 _EVERY = 100
 _SHARES = (0.3, 0.4, 0.3)
@@ -72,17 +72,14 @@ def build_tokenizer(special: tuple[str, ...], template: str, *, start: str = "",
 
 
 class _Pool:
-    """Scenes of the training split, and rows of a batch that hang on the step alone."""
+    """Scenes of the training split, and rows of a batch that depend on the step alone."""
 
-    def __init__(self, scenes: Sequence[Scene], batch: int, seed: int) -> None:
-        self.scenes, self.batch, self.seed = scenes, batch, seed
+    def __init__(self, scenes: Sequence[Scene], batch_size: int, seed: int) -> None:
+        self.scenes, self.batch_size, self.seed = scenes, batch_size, seed
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """A fresh permutation of all scenes every epoch."""
-        per_epoch = len(self.scenes) // self.batch
-        order = generator(f"{self.seed}/epoch", step // per_epoch).permutation(len(self.scenes))
-        first = step % per_epoch * self.batch
-        return order[first : first + self.batch]
+        return epoch_rows(step, self.batch_size, len(self.scenes), partial(generator, f"{self.seed}/epoch"))
 
     def pairs(self, step: int, rows: NDArray[np.int64]) -> tuple[list[str], list[str]]:
         """Prompts and answers about some scenes."""
@@ -92,10 +89,10 @@ class _Pool:
 
 
 class _Words:
-    """Negative log-likelihood of answers where a description stands in the place of the picture.
+    """Negative log-likelihood of answers where a description stands in the place of the image.
 
     So the language model knows the language of the world, and how to compare what is asked with what is there, before
-    it sees a picture; larger models bring that with them.
+    it sees an image; larger models bring that with them.
     """
 
     def __init__(self, model: Any, pool: _Pool) -> None:
@@ -104,24 +101,24 @@ class _Words:
     def __call__(self, step: int) -> Tensor:
         rows = self.pool.rows(step)
         prompts, answers = self.pool.pairs(step, rows)
-        told = [f"{caption(self.pool.scenes[row])} {prompt}" for row, prompt in zip(rows, prompts, strict=True)]
-        tokens, model = self.model.tokenize(told, answers), self.model.model
+        prompts = [f"{caption(self.pool.scenes[row])} {prompt}" for row, prompt in zip(rows, prompts, strict=True)]
+        tokens, model = self.model.tokenize(prompts, answers), self.model.model
         mask = tokens.mask & (tokens.ids != model.config.image_token_id)
         ids = torch.where(mask, tokens.ids, 0)
         output = model(input_ids=ids, attention_mask=mask.long(), logits_to_keep=tokens.answer + 1, use_cache=False)
         return likelihood(output.logits, ids, mask)[0].mean()
 
 
-class _Pictures:
-    """Negative log-likelihood of captions and answers about pictures."""
+class _Images:
+    """Negative log-likelihood of captions and answers about images."""
 
-    def __init__(self, model: VLM, pool: _Pool, pictures: Tensor) -> None:
-        self.model, self.pool, self.pictures = model, pool, pictures
+    def __init__(self, model: VLM, pool: _Pool, images: Tensor) -> None:
+        self.model, self.pool, self.images = generative(model), pool, images
 
     def __call__(self, step: int) -> Tensor:
         rows = self.pool.rows(step)
         tokens = self.model.tokenize(*self.pool.pairs(step, rows))
-        return self.model.read(self.pictures[rows].permute(0, 3, 1, 2).float() / 255, tokens)[0].mean()
+        return self.model.answer_scores(self.images[rows].permute(0, 3, 1, 2).float() / 255, tokens)[0].mean()
 
 
 def _pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -142,7 +139,7 @@ def train(
     start: str | None,
     words: int,
     steps: int,
-    batch: int,
+    batch_size: int,
     pool: int,
     lr: float,
     seed: int,
@@ -150,30 +147,30 @@ def train(
 ) -> VLM:
     """Train a model in two stages and save it in float16; a killed run resumes.
 
-    First its language model alone, on descriptions (``words`` steps), then all but what is frozen, on pictures. A model
-    that was trained before is trained on with pictures alone.
+    First its language model alone, on descriptions (``words`` steps), then all but what is frozen, on images. A model
+    that was trained before is trained on with images alone.
 
     Args:
         model: the untrained model.
         frozen: how the names of the parameters begin that stay as they are; empty: none stays.
         out: folder of the result; the checkpoints lie beside it.
         start: what the model was loaded from, if it was trained before.
-        words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay, in each stage.
-        pool: number of rendered training pictures.
-        seed: seed of pictures and batches.
+        words, steps, batch_size, lr: AdamW, warm-up of 10 %, cosine decay, in each stage.
+        pool: number of rendered training images.
+        seed: seed of images and batches.
         quiet: no progress bar.
     """
-    settings: dict[str, object] = {"batch": batch, "pool": pool, "seed": seed}
+    settings: dict[str, object] = {"batch": batch_size, "pool": pool, "seed": seed}
     if start is not None:
         settings["start"] = start
     named: dict[str, Tensor] = dict(model.model.named_parameters())
     language = {name: p for name, p in named.items() if "language_model." in name or name.startswith("lm_head.")}
     trained = {name: p for name, p in named.items() if not (frozen and name.startswith(frozen))}
-    pictures, scenes = render(World(), "train", range(pool), size=PIXELS, seed=seed)
-    shared = _Pool(scenes, batch, seed)
+    images, scenes = render(World(), "train", range(pool), size=PIXELS, seed=seed)
+    shared = _Pool(scenes, batch_size, seed)
     stages: dict[str, tuple[dict[str, Tensor], Callable[[int], Tensor], int]] = {
         "words": (language, _Words(model, shared), words),
-        "pictures": (trained, _Pictures(model, shared, torch.from_numpy(pictures)), steps),
+        "images": (trained, _Images(model, shared, torch.from_numpy(images)), steps),
     }
     for stage, (parameters, loss, count) in stages.items():
         if stage == "words" and start is not None:

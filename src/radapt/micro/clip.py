@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from radapt.data.shapeworld import ATTRIBUTES, World, caption, generator, mentio
 from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.models.hf_clip import clip
-from radapt.train import Schedule, fit
+from radapt.training import Schedule, epoch_rows, fit
 
 __all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
 
@@ -85,32 +86,30 @@ def build_processor() -> CLIPImageProcessorPil:
 
 
 class _Pool:
-    """Training pictures with their attributes: columns as in ``_NAMES``, -1 where an attribute does not apply."""
+    """Training images with their attributes: columns as in ``_NAMES``, -1 where an attribute does not apply."""
 
     def __init__(self, size: int, digit_share: float, seed: int) -> None:
-        pictures, self.scenes = render(World(), "train", range(size), size=_PIXELS, seed=seed)
+        images, self.scenes = render(World(), "train", range(size), size=_PIXELS, seed=seed)
         digits, labels = load_digits("train", _PIXELS)
-        self.pictures = torch.from_numpy(np.concatenate([pictures, digits]))
-        self.attributes = torch.full((len(self.pictures), len(_NAMES)), -1)
+        self.images = torch.from_numpy(np.concatenate([images, digits]))
+        self.attributes = torch.full((len(self.images), len(_NAMES)), -1)
         for column, name in enumerate(ATTRIBUTES):
             values = ATTRIBUTES[name]
             self.attributes[:size, column] = torch.tensor([values.index(getattr(s, name)) for s in self.scenes])
         self.attributes[size:, -1] = torch.from_numpy(labels)
         self.size, self.digits, self.share = size, len(digits), digit_share
 
-    def rows(self, step: int, batch: int, seed: int) -> NDArray[np.int64]:
+    def rows(self, step: int, batch_size: int, seed: int) -> NDArray[np.int64]:
         """Rows of one batch: scenes by epoch permutation, digits with replacement."""
-        digits = round(batch * self.share)
-        scenes = batch - digits
-        per_epoch = self.size // scenes
-        order = generator(f"{seed}/epoch", step // per_epoch).permutation(self.size)
-        start = step % per_epoch * scenes
+        digits = round(batch_size * self.share)
+        scenes = batch_size - digits
+        order = epoch_rows(step, scenes, self.size, partial(generator, f"{seed}/epoch"))
         drawn = generator(f"{seed}/digits", step).integers(self.digits, size=digits)
-        return np.concatenate([order[start : start + scenes], self.size + drawn])
+        return np.concatenate([order, self.size + drawn])
 
 
 def _augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Small random rotation, scale and shift of each picture (for the digits, which are few)."""
+    """Small random rotation, scale and shift of each image (for the digits, which are few)."""
     n = len(pixels)
     angle, scale = rng.uniform(-0.2, 0.2, n), rng.uniform(0.85, 1.15, n)
     matrix = np.zeros((n, 2, 3), dtype=np.float32)
@@ -129,16 +128,16 @@ def _soft_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
 
 
 class _Loss:
-    """Contrastive loss with every true (picture, caption) pair as a positive, plus class-prompt cross-entropy.
+    """Contrastive loss with every true (image, caption) pair as a positive, plus class-prompt cross-entropy.
 
-    A caption names some attributes; it is true of every picture that has them, so the positives of a batch are
+    A caption names some attributes; it is true of every image that has them, so the positives of a batch are
     known exactly and there are no false negatives (for one positive per row this is CLIP's loss, Radford et al. 2021).
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pool: _Pool, batch: int, seed: int
+        self, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pool: _Pool, batch_size: int, seed: int
     ) -> None:
-        self.model, self.tokenizer, self.pool, self.batch, self.seed = model, tokenizer, pool, batch, seed
+        self.model, self.tokenizer, self.pool, self.batch_size, self.seed = model, tokenizer, pool, batch_size, seed
 
     def _captions(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[list[str], Tensor]:
         texts, masks = [], torch.zeros(len(rows), len(_NAMES), dtype=torch.bool)
@@ -170,9 +169,9 @@ class _Loss:
 
     def __call__(self, step: int) -> Tensor:
         rng = generator(f"{self.seed}/step", step)
-        rows = self.pool.rows(step, self.batch, self.seed)
+        rows = self.pool.rows(step, self.batch_size, self.seed)
         attributes = self.pool.attributes[rows]
-        pixels = self.pool.pictures[rows].permute(0, 3, 1, 2).float() / 255
+        pixels = self.pool.images[rows].permute(0, 3, 1, 2).float() / 255
         is_digit = torch.from_numpy(rows >= self.pool.size)
         pixels[is_digit] = _augment(pixels[is_digit], rng)
         captions, mention = self._captions(rows, rng)
@@ -182,7 +181,7 @@ class _Loss:
         scale = self.model.logit_scale.clamp(max=np.log(100)).exp()
         logits = scale * image @ text.T
         agree = (attributes[:, None] == attributes[None]) | ~mention[:, None]
-        positive = agree.all(-1).float()  # caption x picture
+        positive = agree.all(-1).float()  # caption x image
         pairs = logits[:, : len(rows)].T
         loss = 0.5 * (_soft_cross_entropy(pairs, positive) + _soft_cross_entropy(pairs.T, positive.T))
         start = len(rows)
@@ -203,7 +202,7 @@ def train_clip(
     out: Path,
     *,
     steps: int = 4000,
-    batch: int = 128,
+    batch_size: int = 128,
     pool: int = 50_000,
     digit_share: float = 0.1,
     lr: float = 1e-3,
@@ -215,23 +214,23 @@ def train_clip(
 
     Args:
         out: folder of the result; the checkpoint lies beside it.
-        steps, batch, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay.
-        pool: number of rendered training pictures.
+        steps, batch_size, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay.
+        pool: number of rendered training images.
         digit_share: share of each batch that shows handwritten digits.
-        seed: seed of the weights, the pictures and the batches.
+        seed: seed of the weights, the images and the batches.
 
     Raises:
-        SettingsError: fewer pictures than a batch takes.
+        SettingsError: fewer images than a batch takes.
     """
-    if pool < batch:
-        raise SettingsError(f"pool must be at least the batch of {batch} pictures, got {pool}")
+    if pool < batch_size:
+        raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), seed).train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    objective = _Loss(model, tokenizer, _Pool(pool, digit_share, seed), batch, seed)
+    objective = _Loss(model, tokenizer, _Pool(pool, digit_share, seed), batch_size, seed)
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
     schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
-    settings = {"batch": batch, "pool": pool, "digit_share": digit_share, "seed": seed}
+    settings = {"batch": batch_size, "pool": pool, "digit_share": digit_share, "seed": seed}
     fit(parameters, objective, schedule, label="micro/clip", checkpoint=checkpoint, settings=settings, quiet=quiet)
     vlm = clip("micro/clip", model.eval().requires_grad_(False), tokenizer, build_processor())
     vlm.save_pretrained(out, dtype=torch.float16)

@@ -53,7 +53,7 @@ def train_llava(
     *,
     words: int = 600,
     steps: int = 1500,
-    batch: int = 64,
+    batch_size: int = 64,
     pool: int = 50_000,
     lr: float = 1e-3,
     seed: int = 0,
@@ -64,12 +64,12 @@ def train_llava(
 
     Args:
         out: folder of the result, float16, in the Hugging Face format; the checkpoints lie beside it.
-        words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on pictures.
-        pool: number of rendered training pictures.
-        seed: seed of the weights, the pictures and the batches.
+        words, steps, batch_size, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on images.
+        pool: number of rendered training images.
+        seed: seed of the weights, the images and the batches.
         start: name or folder of one that was trained before, to be trained on; it knows its words already.
         quiet: no progress bar.
     """
     model = build_model(load("micro/clip"), seed) if start is None else load(start)
-    sizes = {"words": words, "steps": steps, "batch": batch, "pool": pool}
+    sizes = {"words": words, "steps": steps, "batch_size": batch_size, "pool": pool}
     return train(model, "model.vision_tower.", out, start=start, **sizes, lr=lr, seed=seed, quiet=quiet)

@@ -25,7 +25,7 @@ def build_model(clip: VLM, seed: int = 0) -> VLM:
     """A Qwen3-VL with the patches, positions and blocks of a CLIP, and an untrained language model.
 
     It differs from that CLIP by rotary positions, by no class token and by merging two by two patches; so its tower has
-    to be trained along.
+    to be trained too.
     """
     tokenizer = build_tokenizer(_SPECIAL, TEMPLATE, end="<|im_end|>")
     number: Any = tokenizer.convert_tokens_to_ids
@@ -74,7 +74,7 @@ def build_model(clip: VLM, seed: int = 0) -> VLM:
 
 
 def _begin_as(visual: Any, clip: Any) -> None:
-    """Copy the weights that a CLIP's tower and a Qwen3-VL's have in common; both frames of a patch show one picture."""
+    """Copy the weights that a CLIP's tower and a Qwen3-VL's have in common; both frames of a patch show one image."""
     embeddings = clip.embeddings
     positions = embeddings.position_embedding.weight
     moved: dict[str, Tensor] = {
@@ -100,7 +100,7 @@ def train_qwen_vl(
     *,
     words: int = 600,
     steps: int = 1200,
-    batch: int = 64,
+    batch_size: int = 64,
     pool: int = 50_000,
     lr: float = 1e-3,
     seed: int = 0,
@@ -111,12 +111,12 @@ def train_qwen_vl(
 
     Args:
         out: folder of the result, float16, in the Hugging Face format; the checkpoints lie beside it.
-        words, steps, batch, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on pictures.
-        pool: number of rendered training pictures.
-        seed: seed of the weights, the pictures and the batches.
+        words, steps, batch_size, lr: AdamW, warm-up of 10 %, cosine decay: first on descriptions, then on images.
+        pool: number of rendered training images.
+        seed: seed of the weights, the images and the batches.
         start: name or folder of one that was trained before, to be trained on; it knows its words already.
         quiet: no progress bar.
     """
     model = build_model(load("micro/clip"), seed) if start is None else load(start)
-    sizes = {"words": words, "steps": steps, "batch": batch, "pool": pool}
+    sizes = {"words": words, "steps": steps, "batch_size": batch_size, "pool": pool}
     return train(model, "", out, start=start, **sizes, lr=lr, seed=seed, quiet=quiet)

@@ -3,41 +3,73 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from radapt._picture import open_picture
-from radapt.errors import ModelError
+from radapt.errors import ModelError, SettingsError
+from radapt.images import open_image
 
-from ._families import families, family_of, spreadable, type_of
-from ._generative import Generative
+from ._classifier import ClassifierModel
+from ._dual import DualEncoder
+from ._families import REGISTRY, families, family_of, spreadable, type_of
+from ._generative import Generative, generative
 from ._memory import Memory, estimate
 from ._parts import parts
 from ._pretrained import check_device, dtype_of
 from ._source import locate, micro_models, model_type
-from ._tower import Grid, Layout, Mount, Tower, place_tokens
-from ._vlm import VLM, Tokens
+from ._tokens import Tokens, likelihood
+from ._tower import Grid, ImageTower, Layout, Mount, PixelHook, Tower, place_tokens
+from ._vlm import VLM
+from ._zero_shot import Contrastive, ZeroShotModel, contrastive, zero_shot
 
 __all__ = [
+    "REGISTRY",
     "VLM",
+    "ClassifierModel",
+    "Contrastive",
+    "DualEncoder",
+    "Generative",
     "Grid",
+    "ImageTower",
     "Layout",
     "Memory",
     "Mount",
+    "PixelHook",
     "Tokens",
     "Tower",
+    "ZeroShotModel",
+    "common_image_size",
+    "contrastive",
     "estimate",
     "families",
+    "generative",
+    "likelihood",
     "load",
     "micro_models",
-    "open_picture",
+    "open_image",
     "parts",
     "place_tokens",
+    "supports",
     "tower_of",
+    "zero_shot",
 ]
+
+
+def common_image_size(models: Sequence[VLM]) -> int | None:
+    """Height and width of the images that models take; None without models.
+
+    Raises:
+        SettingsError: they take images of different sizes.
+    """
+    sizes = {model.image_size: model.name for model in models}
+    if len(sizes) > 1:
+        text = ", ".join(f"{name} {height} x {width}" for (height, width), name in sizes.items())
+        raise SettingsError(f"the models take images of different sizes ({text}); evaluate them one after the other")
+    return next(iter(sizes))[0] if sizes else None
 
 
 def tower_of(model: VLM | nn.Module) -> Tower:
@@ -53,10 +85,21 @@ def tower_of(model: VLM | nn.Module) -> Tower:
     return tower
 
 
+def supports(model: nn.Module) -> bool:
+    """Whether a model object is of a family that :func:`load` takes."""
+    try:
+        family_of(type_of(model), "load", type(model).__name__)
+    except ModelError:
+        return False
+    return True
+
+
 def load(
     model: str | Path | nn.Module | VLM,
     *,
+    name: str | None = None,
     tokenizer: Any = None,
+    processor: Any = None,
     base: str | Path | VLM | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str = torch.float32,
@@ -69,7 +112,10 @@ def load(
         model: ``micro/...`` (ships with the package), a name on the Hugging Face hub (of a model of transformers or of
             open_clip; ``hf-hub:`` before it prefers the latter), a folder, a file of weights as open_clip or RobustVLM
             save them, or a model object such as ``transformers.CLIPModel`` (wrapped, not copied).
+        name: what reports call the model; None for its name on the hub or its folder.
         tokenizer: for a model object, its tokenizer; needed to encode text.
+        processor: for a model object, its image processor, whose size, mean and standard deviation are used; None for
+            the one beside the files that the object came from.
         base: for a file of weights, the CLIP that it was trained from; a file with a vision tower alone takes the text
             encoder of that.
         device, dtype: where and in what precision the weights are (``float32``, ``bfloat16``, ``float16``); a model
@@ -81,10 +127,22 @@ def load(
 
     Raises:
         UnknownModelError: there is no model of that name.
-        ModelError: files that cannot be had or read, an unsupported family, or an option that it does not take.
+        ModelError: unavailable or unreadable files, an unsupported family, or an option that it does not take.
         SettingsError: an unknown dtype.
+
+    Warns:
+        UserWarning: a model object came without an image processor, so that its normalisation is a guess.
     """
-    loaded = model if isinstance(model, VLM) else _loaded(model, tokenizer, base, device, dtype_of(dtype), device_map)
+    if isinstance(model, VLM):
+        if tokenizer is not None or processor is not None:
+            raise ModelError(f"{model.name} is loaded already, with its tokenizer and processor; load its model object")
+        loaded = model
+    elif isinstance(model, nn.Module):
+        loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
+    else:
+        loaded = _read(str(model), tokenizer, processor, base, device, dtype_of(dtype), device_map)
+    if name is not None:
+        loaded.name = name
     if checkpointing:
         if not isinstance(loaded, Generative):
             raise ModelError(f"{loaded.name} does not generate text; checkpointing is for a LLaVA or Qwen-VL")
@@ -92,22 +150,34 @@ def load(
     return loaded
 
 
-def _loaded(
-    model: str | Path | nn.Module,
+def _wrapped(
+    model: nn.Module,
+    name: str | None,
     tokenizer: Any,
+    processor: Any,
+    device: torch.device | str,
+    device_map: str | None,
+) -> VLM:
+    check_device(device)
+    if device_map is not None:
+        raise ModelError("a model object is where it is; device_map is for a model that is loaded by name")
+    path = getattr(getattr(model, "config", None), "_name_or_path", "")
+    name = name or str(path or type(model).__name__)
+    family = family_of(type_of(model), "load", name)
+    wrapped: VLM = family.load(model, name=name, tokenizer=tokenizer, processor=processor)
+    return wrapped.to(device)
+
+
+def _read(
+    name: str,
+    tokenizer: Any,
+    processor: Any,
     base: str | Path | VLM | None,
     device: torch.device | str,
     dtype: torch.dtype,
     device_map: str | None,
 ) -> VLM:
     check_device(device)
-    if isinstance(model, nn.Module):
-        if device_map is not None:
-            raise ModelError("a model object is where it is; device_map is for a model that is loaded by name")
-        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
-        wrapped: VLM = family_of(type_of(model), "load", name).load(model, name=name, tokenizer=tokenizer)
-        return wrapped.to(device)
-    name = str(model)
     source = locate(name)
     kind = model_type(source, name)
     family = family_of(kind, "load", name)
@@ -118,7 +188,7 @@ def _loaded(
         settings["base"] = load(base)
     if device_map is not None:
         settings["device_map"] = _checked(device_map, kind, name, device)
-    loaded: VLM = family.load(source, name=name, tokenizer=tokenizer, dtype=dtype, **settings)
+    loaded: VLM = family.load(source, name=name, tokenizer=tokenizer, processor=processor, dtype=dtype, **settings)
     loaded.model.eval().requires_grad_(False)
     if device_map is None:
         return loaded.to(device)

@@ -29,7 +29,7 @@ class Stack:
         blocks: number of its blocks.
         entry: the input of one block.
         block: what one block keeps.
-        back: the gradients that lie beside that on the way back through one block.
+        back: the gradients that are added in the backward pass through one block.
         ends: what is kept outside of the blocks.
     """
 
@@ -42,13 +42,13 @@ class Stack:
     ends: int = 0
 
 
-def stacks(vlm: VLM, size: tuple[int, int], slots: int, text: int, answer: int, item: int) -> list[Stack]:
+def stacks(vlm: VLM, size: tuple[int, int], batch_size: int, text: int, answer: int, item: int) -> list[Stack]:
     """Vision tower, projector, and language model or text encoder.
 
     Args:
         vlm: the model, with or without storage.
         size: height and width of the images.
-        slots: images per pass.
+        batch_size: images per pass.
         text: tokens of prompt and answer.
         answer: those of them that are the answer's.
         item: bytes of an element.
@@ -59,21 +59,21 @@ def stacks(vlm: VLM, size: tuple[int, int], slots: int, text: int, answer: int, 
         side = model.config.vision_config.image_size
         tiles = 1 + (size[0] // side) * (size[1] // side)
         patches = tiles * (side // tower.patch_size) ** 2
-    patches, tokens = slots * patches, slots * (patches + tiles * tower.layout.prefix)
+    patches, tokens = batch_size * patches, batch_size * (patches + tiles * tower.layout.prefix)
     own, joint, rest = _parameters(vlm)
     ends = item * (patches * _pixels(tower) + tokens * tower.width * (_outer_norms(tower) + _pooled(vlm)))
-    seen = replace(
+    vision = replace(
         _stack(tower.blocks, tokens, item), name="vision tower", parameters=own, blocks=_used(vlm), ends=ends
     )
     if not isinstance(vlm, Generative):
-        return [seen, Stack("projection", joint), Stack("text encoder", rest)]
+        return [vision, Stack("projection", joint), Stack("text encoder", rest)]
     config = model.config.get_text_config()
-    length = vlm._places(*size) + text
-    mask = slots * length**2 if slots > 1 else 0
-    ends = _FLOAT * slots * (length * config.hidden_size + answer * config.vocab_size)
-    read = _stack(model.get_decoder().layers, slots * length, item, mask=mask)
-    read = replace(read, name="language model", parameters=rest, ends=ends)
-    return [seen, Stack("projector", joint, ends=_joined(tower, patches, config.hidden_size, item)), read]
+    length = vlm.image_tokens(*size) + text
+    mask = batch_size * length**2 if batch_size > 1 else 0
+    ends = _FLOAT * batch_size * (length * config.hidden_size + answer * config.vocab_size)
+    language = _stack(model.get_decoder().layers, batch_size * length, item, mask=mask)
+    language = replace(language, name="language model", parameters=rest, ends=ends)
+    return [vision, Stack("projector", joint, ends=_joined(tower, patches, config.hidden_size, item)), language]
 
 
 def _untyped(module: nn.Module) -> Any:

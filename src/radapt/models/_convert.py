@@ -41,7 +41,7 @@ _WHOLE = {
     "text_projection": "text_projection.weight",
     "logit_scale": "logit_scale",
 }
-_TURNED = ("visual.proj", "text_projection")
+_TRANSPOSED = ("visual.proj", "text_projection")
 _IGNORED = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 
@@ -63,7 +63,7 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in _IGNORED:
             continue
         if name in _WHOLE:
-            result[_WHOLE[name]] = value.T.contiguous() if name in _TURNED else value
+            result[_WHOLE[name]] = value.T.contiguous() if name in _TRANSPOSED else value
             continue
         block = _BLOCK.match(name)
         if block is None:

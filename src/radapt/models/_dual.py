@@ -12,18 +12,19 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from radapt._picture import open_picture
 from radapt.errors import ModelError
+from radapt.images import open_image
 from radapt.types import Embeddings, Pixels
 
 from ._pretrained import save_parts
 from ._tower import Tower
-from ._vlm import VLM, check_texts
+from ._vlm import check_texts
+from ._zero_shot import Contrastive
 
 __all__ = ["DualEncoder"]
 
 
-class DualEncoder(VLM):
+class DualEncoder(Contrastive):
     """A model of ``transformers`` that encodes images and texts into one space (CLIP, SigLIP), ready for use.
 
     Args:
@@ -32,7 +33,7 @@ class DualEncoder(VLM):
         tokenizer: its tokenizer; None: it cannot encode text.
         processor: its image processor.
         tower: gives the vision encoder of the model.
-        pad: whether every text is padded to the longest length there is, and the padding read along (SigLIP).
+        pad: whether every text is padded to the longest length there is, and the padding is read too (SigLIP).
     """
 
     model: Any
@@ -94,9 +95,9 @@ class DualEncoder(VLM):
             raise ModelError(f"{self.name} came without a tokenizer; pass one: radapt.load(model, tokenizer=...)")
         longest = self.model.config.text_config.max_position_embeddings
         pad = "max_length" if self._pad else True
-        # SigLIP was trained on small letters, and not every tokenizer of its checkpoints sees to that.
-        read = [text.lower() if self._pad else text for text in texts]
-        tokens = self.tokenizer(read, padding=pad, truncation=True, max_length=longest, return_tensors="pt")
+        # SigLIP was trained on lower case, and not every tokenizer of its checkpoints sees to that.
+        cased = [text.lower() if self._pad else text for text in texts]
+        tokens = self.tokenizer(cased, padding=pad, truncation=True, max_length=longest, return_tensors="pt")
         tokens = tokens.to(self.device)
         mask = None if self._pad else tokens["attention_mask"]
         with torch.no_grad():
@@ -106,8 +107,8 @@ class DualEncoder(VLM):
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        values = self.processor(open_picture(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
         return torch.as_tensor(values).clamp(0, 1)
 
-    def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        save_parts(folder, self.model, self.processor, self.tokenizer, dtype)
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        save_parts(Path(folder), self.model, self.processor, self.tokenizer, dtype)

@@ -1,17 +1,19 @@
-"""Families: the members of this folder, and which of them takes a model of a given type."""
+"""Families: the members of this folder and of other packages, and which of them takes a model of a given type."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from radapt.errors import ModelError
-from radapt.find import members, nearest
+from radapt.registry import Registry, nearest
 
-__all__ = ["families", "family_of", "spreadable", "type_of"]
+__all__ = ["REGISTRY", "families", "family_of", "spreadable", "type_of"]
+
+
+REGISTRY = Registry("radapt.models", "model family")
 
 
 def families() -> list[tuple[str, tuple[str, ...], bool]]:
@@ -19,16 +21,15 @@ def families() -> list[tuple[str, tuple[str, ...], bool]]:
     return [(name, family.MODEL_TYPES, hasattr(family, "load")) for name, family in _members()]
 
 
-def _members() -> list[tuple[str, ModuleType]]:
-    package = __name__.rpartition(".")[0]
-    return [(name, importlib.import_module(f"{package}.{name.replace('-', '_')}")) for name in members(package)]
+def _members() -> list[tuple[str, Any]]:
+    return [(name, REGISTRY.get(name)) for name in REGISTRY.names()]
 
 
 def spreadable() -> list[str]:
-    """Types whose ``load`` hands further settings, such as ``device_map``, to ``from_pretrained``."""
+    """Types whose ``load`` takes a ``device_map``."""
     loads = [family for _, family in _members() if hasattr(family, "LOADS")]
-    free = [f for f in loads if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(f.load).parameters.values())]
-    return [kind for family in free for kind in family.LOADS]
+    able = [family for family in loads if "device_map" in inspect.signature(family.load).parameters]
+    return [kind for family in able for kind in family.LOADS]
 
 
 def type_of(model: nn.Module) -> str:
@@ -36,11 +37,11 @@ def type_of(model: nn.Module) -> str:
     return str(getattr(getattr(model, "config", None), "model_type", "") or type(model).__name__)
 
 
-def family_of(model_type: str, wanted: str, name: str) -> ModuleType:
+def family_of(model_type: str, wanted: str, name: str) -> Any:
     """The member that has a ``load`` or a ``tower`` for models of a type.
 
     Args:
-        model_type: as a configuration says it.
+        model_type: as its configuration gives it.
         wanted: ``load`` or ``tower``.
         name: of the model, for the message.
 

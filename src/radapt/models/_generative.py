@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,12 +19,13 @@ from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Flags, PerSample, Pixels
 
 from ._pretrained import save_parts
+from ._tokens import Tokens, likelihood
 from ._tower import Tower
-from ._vlm import VLM, Tokens, check_texts
+from ._vlm import VLM, check_texts
 
-__all__ = ["Generative", "chat_template", "likelihood"]
+__all__ = ["Generative", "chat_template", "generative"]
 
-_WRAPPERS = ("chat_template.jinja", "chat_template.json")
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
 class Generative(VLM):
@@ -41,8 +41,8 @@ class Generative(VLM):
         image_size: height and width of the images that :meth:`preprocess` gives.
 
     Attributes:
-        checkpointing: whether :meth:`read` keeps only the inputs of each block and computes the rest again on the way
-            back: about a third more time, for a fraction of the memory.
+        checkpointing: whether :meth:`answer_scores` keeps only the inputs of each block and computes the rest again in
+            the backward pass: about a third more time, for a fraction of the memory.
     """
 
     model: Any
@@ -61,20 +61,20 @@ class Generative(VLM):
         return replace(self._tower(self.model), mean=self.processor.image_mean, std=self.processor.image_std)
 
     @abstractmethod
-    def _seen(self, pixels: Pixels) -> dict[str, Any]:
+    def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:
         """The arguments of the model that carry the images, normalised."""
 
     @abstractmethod
-    def _places(self, height: int, width: int) -> int:
+    def image_tokens(self, height: int, width: int) -> int:
         """Number of tokens that an image of this size takes in the prompt."""
 
-    def _extra(self, ids: Tensor) -> dict[str, Any]:
-        """Further arguments of the model, which hang on the tokens."""
+    def _token_inputs(self, ids: Tensor) -> dict[str, Any]:
+        """Further arguments of the model, which depend on the tokens."""
         return {}
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """The tokens that the language model receives of an image, laid end to end; differentiable."""
-        features = self.model.get_image_features(**self._seen(pixels)).pooler_output
+        features = self.model.get_image_features(**self._image_inputs(pixels)).pooler_output
         return torch.stack([each.flatten() for each in features])
 
     def image_parameters(self) -> dict[str, Tensor]:
@@ -85,17 +85,23 @@ class Generative(VLM):
         """A user's turn with one image and a text, up to where the answer begins."""
         content = [{"type": "image"}, {"type": "text", "text": text}]
         turn = [{"role": "user", "content": content}]
-        written: str = self.tokenizer.apply_chat_template(
+        prompt: str = self.tokenizer.apply_chat_template(
             turn, chat_template=self.template, tokenize=False, add_generation_prompt=True
         )
-        begun = bool(self.tokenizer.bos_token) and written.startswith(self.tokenizer.bos_token)
-        ids: list[int] = self.tokenizer(written, add_special_tokens=not begun)["input_ids"]
-        found = ids.count(self.model.config.image_token_id)
-        if found != 1:
-            raise InputError(f"a prompt must have one place for the image, this has {found}: {written!r}")
+        has_start = bool(self.tokenizer.bos_token) and prompt.startswith(self.tokenizer.bos_token)
+        ids: list[int] = self.tokenizer(prompt, add_special_tokens=not has_start)["input_ids"]
+        count = ids.count(self.model.config.image_token_id)
+        if count != 1:
+            raise InputError(f"a prompt must have one place for the image, this has {count}: {prompt!r}")
         return ids
 
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] = ()) -> Tokens:
+        """Prompts, and answers to them, as the language model reads them; see :class:`Tokens`.
+
+        Raises:
+            InputError: no prompts, an empty one, or more than the model can hold.
+            ModelError: the model came without a tokenizer.
+        """
         check_texts(prompts)
         if self.tokenizer is None:
             raise ModelError(f"{self.name} came without a tokenizer; pass one: radapt.load(model, tokenizer=...)")
@@ -103,89 +109,122 @@ class Generative(VLM):
             check_texts(answers)
             if len(answers) != len(prompts):
                 raise InputError(f"there must be one answer per prompt, got {len(answers)} for {len(prompts)}")
-        asked = {text: self._prompt(text) for text in dict.fromkeys(prompts)}
+        prompt_ids = {text: self._prompt(text) for text in dict.fromkeys(prompts)}
         end = [self.tokenizer.eos_token_id]
-        said = {
+        answer_ids = {
             text: self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in dict.fromkeys(answers)
         }
-        for text, ids in said.items():
+        for text, ids in answer_ids.items():
             if self.model.config.image_token_id in ids:
                 raise InputError(f"an answer has no place for an image, this has: {text!r}")
-        left = max(map(len, asked.values()))
-        right = max(map(len, said.values()), default=0)
-        room = self.model.config.get_text_config().max_position_embeddings - self._places(*self.image_size)
+        left = max(map(len, prompt_ids.values()))
+        right = max(map(len, answer_ids.values()), default=0)
+        room = self.model.config.get_text_config().max_position_embeddings - self.image_tokens(*self.image_size)
         if left + right > room:
             raise InputError(f"prompt and answer take {left + right} tokens, beside the image there is room for {room}")
-        ids = torch.full((len(prompts), left + right), self._blank)
+        ids = torch.full((len(prompts), left + right), self._padding)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         for row, text in enumerate(prompts):
-            before, after = asked[text], said[answers[row]] if answers else []
+            before, after = prompt_ids[text], answer_ids[answers[row]] if answers else []
             columns = slice(left - len(before), left + len(after))
             ids[row, columns] = torch.tensor(before + after)
             mask[row, columns] = True
         return Tokens(ids, mask, right)
 
     @property
-    def _blank(self) -> int:
+    def _padding(self) -> int:
         """The token that pads; any will do, as it is masked."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return int(end if pad is None else pad)
 
-    def _inputs(self, pixels: Pixels, tokens: Tokens) -> dict[str, Any]:
+    def inputs(self, pixels: Pixels, tokens: Tokens) -> dict[str, Any]:
         """Arguments of the model: images, and tokens with a place for each token of the image."""
         if len(tokens) != len(pixels):
             raise InputError(f"there must be one prompt per image, got {len(tokens)} for {len(pixels)}")
         ids, mask = tokens.ids.to(self.device), tokens.mask.to(self.device)
         image = ids == self.model.config.image_token_id
-        times = torch.where(image, self._places(*pixels.shape[-2:]), 1).flatten()
+        times = torch.where(image, self.image_tokens(*pixels.shape[-2:]), 1).flatten()
         ids, mask = (each.flatten().repeat_interleave(times).view(len(pixels), -1) for each in (ids, mask))
-        return {"input_ids": ids, "attention_mask": mask.long(), **self._seen(pixels), **self._extra(ids)}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            **self._image_inputs(pixels),
+            **self._token_inputs(ids),
+        }
 
-    def read(self, pixels: Pixels, tokens: Tokens) -> tuple[PerSample, Flags]:
+    def answer_scores(self, pixels: Pixels, tokens: Tokens) -> tuple[PerSample, Flags]:
+        """Loss of answers, and whether greedy decoding gives them.
+
+        Args:
+            pixels: images in [0, 1], one per row of ``tokens``.
+            tokens: prompts with answers, from :meth:`tokenize`.
+
+        Returns:
+            The negative log-likelihood per token of each answer, its end included, in float32, differentiable with
+            respect to the pixels; and whether greedy decoding gives exactly that answer.
+
+        Raises:
+            InputError: wrong images, not one per row, or no answers.
+        """
         if not tokens.answer:
-            raise InputError("there are no answers to read; give them to tokenize(prompts, answers)")
-        inputs = self._inputs(pixels, tokens)
+            raise InputError("there are no answers to score; give them to tokenize(prompts, answers)")
+        inputs = self.inputs(pixels, tokens)
         mask = inputs["attention_mask"]
         positions = {} if "mm_token_type_ids" in inputs else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
         with _recomputing(self.model, self.checkpointing):
             output = self.model(**inputs, **positions, use_cache=False, logits_to_keep=tokens.answer + 1)
         return likelihood(output.logits, inputs["input_ids"], mask.bool())
 
+    def answer_loss(self, pixels: Pixels, prompts: Sequence[str], answers: Sequence[str]) -> PerSample:
+        """Negative log-likelihood per token of answers; see :meth:`answer_scores`."""
+        return self.answer_scores(pixels, self.tokenize(prompts, answers))[0]
+
     def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, longest: int = 20) -> list[str]:
+        """What the model answers, by greedy decoding.
+
+        Args:
+            pixels: images in [0, 1].
+            prompts: one per image.
+            longest: most tokens of an answer.
+
+        Raises:
+            InputError: no prompts, an empty one, or not one per image.
+            ModelError: the model came without a tokenizer.
+        """
         from transformers import GenerationConfig
 
         tokens = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts)
         settings = GenerationConfig(
-            max_new_tokens=longest, do_sample=False, pad_token_id=self._blank, eos_token_id=self.tokenizer.eos_token_id
+            max_new_tokens=longest,
+            do_sample=False,
+            pad_token_id=self._padding,
+            eos_token_id=self.tokenizer.eos_token_id,
         )
         with torch.no_grad():
-            inputs = self._inputs(pixels, tokens)
-            given = inputs["input_ids"].shape[1]
+            inputs = self.inputs(pixels, tokens)
+            length = inputs["input_ids"].shape[1]
             output = self.model.generate(**inputs, generation_config=settings)
-        texts: list[str] = self.tokenizer.batch_decode(output[:, given:], skip_special_tokens=True)
+        texts: list[str] = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        save_parts(folder, self.model, self.processor, self.tokenizer, dtype)
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        save_parts(Path(folder), self.model, self.processor, self.tokenizer, dtype)
 
 
-def likelihood(logits: Tensor, ids: Tensor, mask: Tensor) -> tuple[PerSample, Flags]:
-    """How a language model takes the answers at the end of its tokens; see :meth:`VLM.read`.
+def generative(model: VLM) -> Generative:
+    """The model, if it generates text.
 
-    Args:
-        logits: at the last token of the prompts and at those of the answers, rows x (answer + 1) x vocabulary.
-        ids, mask: all tokens, and which of them are no padding.
+    Raises:
+        ModelError: it does not.
     """
-    ahead, columns = logits[:, :-1].float(), logits.shape[1] - 1
-    ids, kept = ids[:, -columns:], mask[:, -columns:]
-    loss = F.cross_entropy(ahead.transpose(1, 2), ids, reduction="none")
-    mean = torch.where(kept, loss, 0).sum(1) / kept.sum(1)
-    return mean, ((ahead.detach().argmax(2) == ids) | ~kept).all(1)
+    if isinstance(model, Generative):
+        return model
+    raise ModelError(f"{model.name} has no language model; this needs a LLaVA or Qwen-VL")
 
 
 @contextmanager
 def _recomputing(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing for a while: blocks keep their inputs only, and run again on the way back.
+    """Gradient checkpointing for a while: blocks keep their inputs only, and run again in the backward pass.
 
     (The models' own switch works in training mode alone.)
     """
@@ -203,7 +242,7 @@ def _recomputing(model: Any, wanted: bool) -> Iterator[None]:
 
 
 def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> str:
-    """The chat template of a model: its tokenizer's, that which lies beside the weights, or the family's own.
+    """The chat template of a model: its tokenizer's, the one that lies beside the weights, or the family's own.
 
     Args:
         source: folder or name on the hub; None for a model object.
@@ -215,9 +254,9 @@ def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> st
     if source is not None:
         from transformers.utils.hub import cached_file
 
-        for file in _WRAPPERS:
-            found = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
-            if found is not None:
-                text = Path(found).read_text(encoding="utf-8")
+        for file in _TEMPLATE_FILES:
+            path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+            if path is not None:
+                text = Path(path).read_text(encoding="utf-8")
                 return str(json.loads(text)["chat_template"]) if file.endswith(".json") else text
     return default

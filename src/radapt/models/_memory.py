@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 
@@ -38,20 +39,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a model takes for one differentiated pass; ``str`` of it is a table for people.
+    """What a model takes for one pass forwards and backwards; ``str`` of it is a table.
 
     Args:
         model: its name.
         dtype: of the weights.
-        slots: images per pass.
+        batch_size: images per pass.
         image_size: height and width of the images.
-        checkpointing: whether the blocks are computed again on the way back.
-        parts: vision tower, projector, language model or text encoder, and what comes on the way back through a block.
+        checkpointing: whether the blocks are computed again in the backward pass.
+        parts: vision tower, projector, language model or text encoder, and what the backward pass through a block adds.
     """
 
     model: str
     dtype: str
-    slots: int
+    batch_size: int
     image_size: tuple[int, int]
     checkpointing: bool
     parts: tuple[Part, ...]
@@ -79,7 +80,7 @@ class Memory:
     def heading(self) -> str:
         """The settings in a few words."""
         height, width = self.image_size
-        images = f"{self.slots} image{'s' * (self.slots != 1)} of {height} x {width}"
+        images = f"{self.batch_size} image{'s' * (self.batch_size != 1)} of {height} x {width}"
         return f"{self.model}, {self.dtype}, {images}" + ", checkpointing" * self.checkpointing
 
     def line(self) -> str:
@@ -104,8 +105,8 @@ class Memory:
         """The table as lines of text."""
         table = [("part", "parameters (M)", "weights (GB)", "activations (GB)"), *self.rows()]
         wide = [max(map(len, column)) for column in zip(*table, strict=True)]
-        told = ["  ".join((name.ljust(wide[0]), *map(str.rjust, rest, wide[1:]))) for name, *rest in table]
-        return [self.heading(), *told, f"total {self.total / _GB:.2f} GB"]
+        rows = ["  ".join((name.ljust(wide[0]), *map(str.rjust, rest, wide[1:]))) for name, *rest in table]
+        return [self.heading(), *rows, f"total {self.total / _GB:.2f} GB"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -115,7 +116,7 @@ def estimate(
     name_or_folder: str | Path,
     *,
     dtype: torch.dtype | str = torch.float32,
-    slots: int = 1,
+    batch_size: int = 1,
     image_size: int | tuple[int, int] | None = None,
     prompt: int = 40,
     answer: int = 20,
@@ -136,43 +137,44 @@ def estimate(
     With one image, ``k`` follows the heads of the keys. With more, prompts are padded: each block of the language model
     repeats the keys for every head of the queries, and keeps a mask of ``tokens^2`` elements per image. The tower's
     tokens are the patches and the class token, of all tiles for LLaVA-NeXT; the language model's are those of the
-    image, the prompt and the answer. There come besides: the patch embedding's input, the norms outside of the blocks,
-    the projector's activation, and log-probabilities at the answer's positions, in float32. On the way back through a
-    block, gradients of its hidden features lie beside that: ``2 m``, or ``3 m`` for quick GELU and a gated MLP. With
-    checkpointing, each block keeps ``d`` per token; on the way back one block at a time keeps all of the above.
+    image, the prompt and the answer. Further: the patch embedding's input, the norms outside of the blocks,
+    the projector's activation, and log-probabilities at the answer's positions, in float32. In the backward pass
+    through a block, gradients of its hidden features are added: ``2 m``, or ``3 m`` for quick GELU and a gated MLP.
+    With checkpointing, each block keeps ``d`` per token; in the backward pass, one block at a time keeps all of the
+    above.
 
     Args:
         name_or_folder: what :func:`radapt.load` takes; a file of weights does not say what model it is of.
         dtype: of the weights.
-        slots: images per pass.
+        batch_size: images per pass.
         image_size: height and width of the images, or both in one; default: what the model takes, for Qwen-VL that of
-            a square picture of some 448 pixels.
+            a square image of some 448 pixels.
         prompt: tokens of a prompt beside those of the image; for a model that generates text.
         answer: tokens of an answer; likewise.
-        checkpointing: whether the blocks are computed again on the way back.
+        checkpointing: whether the blocks are computed again in the backward pass.
 
     Raises:
         UnknownModelError: there is no model of that name.
-        ModelError: no configuration can be had, it is of an unsupported family, or does not do checkpointing.
+        ModelError: its configuration is unavailable, it is of an unsupported family, or does not do checkpointing.
         InputError: the model does not take images of that size.
         SettingsError: an unknown dtype, or no images.
     """
     kind, name = dtype_of(dtype), str(name_or_folder)
-    if slots < 1:
-        raise SettingsError(f"slots must be at least 1, got {slots}")
+    if batch_size < 1:
+        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
     vlm = _outline(name)
     if checkpointing and not isinstance(vlm, Generative):
         raise ModelError(f"{name} does not generate text; checkpointing is for a LLaVA or Qwen-VL")
     size = _size(vlm, image_size)
-    parts = stacks(vlm, size, slots, prompt + answer, answer, kind.itemsize)
-    kept = [part.blocks * (part.entry if checkpointing else part.block) + part.ends for part in parts]
-    passed = [sum(kept[: i + 1]) + part.back + part.block * checkpointing for i, part in enumerate(parts)]
+    parts = stacks(vlm, size, batch_size, prompt + answer, answer, kind.itemsize)
+    saved = [part.blocks * (part.entry if checkpointing else part.block) + part.ends for part in parts]
+    peaks = [sum(saved[: i + 1]) + part.back + part.block * checkpointing for i, part in enumerate(parts)]
     rows = [
-        Part(part.name, part.parameters, part.parameters * kind.itemsize, k)
-        for part, k in zip(parts, kept, strict=True)
+        Part(part.name, part.parameters, part.parameters * kind.itemsize, activations)
+        for part, activations in zip(parts, saved, strict=True)
     ]
-    rows.append(Part("on the way back", 0, 0, max(0, max(passed) - sum(kept))))
-    return Memory(name, str(kind).removeprefix("torch."), slots, size, checkpointing, tuple(rows))
+    rows.append(Part("on the way back", 0, 0, max(0, max(peaks) - sum(saved))))
+    return Memory(name, str(kind).removeprefix("torch."), batch_size, size, checkpointing, tuple(rows))
 
 
 def _outline(name: str) -> VLM:
@@ -192,7 +194,9 @@ def _outline(name: str) -> VLM:
     build: Any = AutoModelForImageTextToText if generates else AutoModel
     with torch.device("meta"):
         model = build.from_config(config)
-    vlm: VLM = family_of(kind, "load", name).load(model, name=name)
+    with catch_warnings():  # no image processor: how images are normalised does not matter here
+        simplefilter("ignore", UserWarning)
+        vlm: VLM = family_of(kind, "load", name).load(model, name=name)
     if isinstance(vlm, QwenVL):  # its configuration does not say of what size images are
         with suppress(OSError):
             return qwen_vl(name, model, None, type(vlm.processor).from_pretrained(source))

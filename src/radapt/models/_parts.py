@@ -7,7 +7,7 @@ import re
 from torch import Tensor
 
 from radapt.errors import SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 
 from ._vlm import VLM
 
@@ -61,13 +61,13 @@ def _places(model: VLM, parameters: dict[str, Tensor]) -> dict[str, tuple[str, i
         owner |= {id(parameter): ("block", number) for parameter in block.parameters()}
         owner |= {id(parameter): ("attention", number) for parameter in tower.attention_of(number).parameters()}
     named = {id(parameter): name for name, parameter in tower.root.named_parameters()}
-    found, begun = dict[str, tuple[str, int]](), False
+    places, in_blocks = dict[str, tuple[str, int]](), False
     # Encoders define their parts in the order in which images pass them, but for what the tower says.
     for name, parameter in parameters.items():
-        begun = begun or id(parameter) in owner
-        late = begun or named.get(id(parameter), "").startswith(tower.head)
-        found[name] = owner.get(id(parameter), ("head" if late else "embedding", -1))
-    return found
+        in_blocks = in_blocks or id(parameter) in owner
+        late = in_blocks or named.get(id(parameter), "").startswith(tower.head)
+        places[name] = owner.get(id(parameter), ("head" if late else "embedding", -1))
+    return places
 
 
 def _ranged(model: VLM, where: dict[str, tuple[str, int]], kind: str, range_: str, part: str) -> set[str]:

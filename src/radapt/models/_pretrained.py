@@ -1,10 +1,10 @@
-"""Reading models of ``transformers`` from the hub or a folder: weights, tokenizer, processor, and what may be wrong."""
+"""Models of ``transformers`` from the hub or a folder: weights, tokenizer, image processor, and what may be wrong."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from radapt.errors import ModelError, SettingsError
-from radapt.find import nearest
+from radapt.registry import nearest
 
 __all__ = [
     "check_device",
     "check_tokenizer",
+    "checked_processor",
     "dtype_of",
+    "image_processor",
     "load_tokenizer",
     "no_bars",
     "pretrained",
     "reading",
     "save_parts",
+    "warn_normalisation",
 ]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,7 +68,7 @@ def check_device(device: torch.device | str, *, spread: bool = False) -> None:
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Without transformers' progress bars, which flash by for every local file."""
+    """Without transformers' progress bars, which appear for every local file."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -77,7 +80,7 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def _no_report() -> Iterator[None]:
-    """Without transformers' table of missing and unexpected tensors, of which :func:`pretrained` tells itself."""
+    """Without transformers' table of missing and unexpected tensors, which :func:`pretrained` reports itself."""
     logger = logging.get_logger("transformers.modeling_utils")
     shown = logger.disabled
     logger.disabled = True
@@ -92,7 +95,7 @@ def reading(name: str) -> Iterator[None]:
     """Turn what may go wrong while the files of a model are read into one error.
 
     Raises:
-        ModelError: the files cannot be had or read.
+        ModelError: the files are unavailable or unreadable.
     """
     try:
         yield
@@ -105,27 +108,36 @@ def reading(name: str) -> Iterator[None]:
 
 
 def pretrained(
-    kind: Any, processor: Any, source: str | Path, name: str, tokenizer: Any, dtype: torch.dtype, **settings: Any
+    kind: Any,
+    processor_kind: Any,
+    source: str | Path,
+    name: str,
+    *,
+    tokenizer: Any,
+    processor: Any,
+    dtype: torch.dtype,
+    device_map: str | None = None,
 ) -> Any:
-    """Model, tokenizer and processor from the hub or a folder.
+    """Model, tokenizer and image processor from the hub or a folder.
 
     Args:
         kind: class of the model.
-        processor: class of the image processor.
+        processor_kind: class of the image processor.
         source: name on the hub, or a folder.
         name: what messages call it.
-        tokenizer: None for the one that lies beside the weights.
+        tokenizer, processor: None for the ones that lie beside the weights.
         dtype: of the weights.
-        settings: what else ``from_pretrained`` of the model takes (``device_map``).
+        device_map: as ``from_pretrained`` of the model takes it.
 
     Raises:
-        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+        ModelError: the files are unavailable or unreadable, or the tokenizer did not really load.
     """
     from transformers import AutoTokenizer
 
+    settings = {} if device_map is None else {"device_map": device_map}
     with reading(name), no_bars(), _no_report():
         model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **settings)
-        images = processor.from_pretrained(source)
+        processor = processor_kind.from_pretrained(source) if processor is None else checked_processor(processor)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -140,7 +152,56 @@ def pretrained(
             stacklevel=5,  # the line that calls radapt.load
         )
     check_tokenizer(tokenizer, name, model.config.get_text_config().vocab_size)
-    return model, tokenizer, images
+    return model, tokenizer, processor
+
+
+def image_processor(model: Any, name: str, given: Any, kind: Any, **usual: Any) -> Any:
+    """The image processor of a model object: the one that is given, or that of the files that the model came from.
+
+    Args:
+        model: the model object.
+        name: what messages call it.
+        given: an image processor, or a processor that holds one; None: it is looked for.
+        kind: class of its image processor.
+        usual: settings of one with the normalisation that is usual for the family; taken with a warning.
+
+    Raises:
+        ModelError: what is given is no image processor.
+    """
+    if given is not None:
+        return checked_processor(given)
+    source = getattr(model.config, "_name_or_path", "")
+    if source:
+        with suppress(OSError, ValueError):  # the folder, or the cache of the hub
+            return kind.from_pretrained(source, local_files_only=True)
+    processor = kind(**usual)
+    warn_normalisation(name, processor.image_mean, processor.image_std)
+    return processor
+
+
+def checked_processor(processor: Any) -> Any:
+    """The image processor itself, where a processor for images and texts is given.
+
+    Raises:
+        ModelError: it has no mean and standard deviation.
+    """
+    images = getattr(processor, "image_processor", processor)
+    if not hasattr(images, "image_mean") or not hasattr(images, "image_std"):
+        raise ModelError(f"processor must have an image_mean and an image_std, got {type(processor).__name__}")
+    return images
+
+
+def warn_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Say that a model object has no image processor, so that its normalisation is a guess."""
+    warnings.warn(
+        f"{name} came without an image processor: images are normalised with mean {_rounded(mean)} and standard "
+        f"deviation {_rounded(std)}; where it was trained with others, pass its own: radapt.load(model, processor=...)",
+        stacklevel=6,  # the line that calls radapt.load
+    )
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: torch.dtype) -> None:

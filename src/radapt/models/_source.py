@@ -1,4 +1,4 @@
-"""Where a model lies (in the package, in a folder, on the hub), of what type it is, and why it cannot be had."""
+"""Where a model lies (in the package, in a folder, on the hub), of what type it is, and why it is unavailable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.errors import ModelError, UnknownModelError
-from radapt.find import nearest
+from radapt.registry import nearest
 
 __all__ = ["MICRO", "locate", "micro_models", "model_type", "open_clip_model"]
 
@@ -50,7 +50,7 @@ def model_type(source: str, name: str) -> str:
 
     Raises:
         UnknownModelError: there is no such folder, file or repository.
-        ModelError: the configuration cannot be had or read.
+        ModelError: the configuration is unavailable or unreadable.
     """
     path = Path(source)
     if path.suffix in _SUFFIXES and not path.is_dir():
@@ -71,7 +71,7 @@ def open_clip_model(source: str, name: str) -> dict[str, Any]:
 
     Raises:
         UnknownModelError: there is no such folder or repository.
-        ModelError: it cannot be had or read, or ``source`` is a file of weights.
+        ModelError: it is unavailable or unreadable, or ``source`` is a file of weights.
     """
     if Path(source).is_file():
         raise ModelError(f"{name} is a file of weights, which does not say what model it is of; name that model")
@@ -91,8 +91,8 @@ def _reading(name: str, what: str) -> Iterator[None]:
 def _config_of(source: str, name: str) -> Path:
     folder = Path(source)
     if folder.is_dir():
-        found = (folder / each for each in (_CONFIG, _OPEN_CLIP) if (folder / each).exists())
-        return next(found, folder / _CONFIG)
+        existing = (folder / each for each in (_CONFIG, _OPEN_CLIP) if (folder / each).exists())
+        return next(existing, folder / _CONFIG)
     repository = source.removeprefix("hf-hub:")
     if folder.exists() or len(Path(repository).parts) != 2:
         near = nearest(name, micro_models())
@@ -119,7 +119,7 @@ def _fetch(repository: str, name: str, wanted: tuple[str, ...]) -> Path:
     )  # fmt: skip
 
     page = f"https://huggingface.co/{repository}"
-    begun = f"cannot fetch {name!r} from the hub"
+    failed = f"cannot fetch {name!r} from the hub"
     unreached: LocalEntryNotFoundError | None = None
     try:
         for file in wanted:
@@ -132,20 +132,20 @@ def _fetch(repository: str, name: str, wanted: tuple[str, ...]) -> Path:
                 continue
     except GatedRepoError as error:
         raise ModelError(
-            f"{begun}: it is gated. Accept its conditions at {page}, make a token that may read it, and set HF_TOKEN; "
+            f"{failed}: it is gated. Accept its conditions at {page}, make a token that may read it, and set HF_TOKEN; "
             f"or pass {_FILES}"
         ) from error
     except RepositoryNotFoundError as error:
         raise UnknownModelError(
-            f"{begun}: there is no repository {page}, or it is private (then set HF_TOKEN)"
+            f"{failed}: there is no repository {page}, or it is private (then set HF_TOKEN)"
             f"{nearest(name, micro_models())}"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{begun}: {reason} Try again, or pass {_FILES}") from error
+        raise ModelError(f"{failed}: {reason} Try again, or pass {_FILES}") from error
     if unreached is not None:
         raise ModelError(
-            f"{begun}: it is not in the cache, and the hub cannot be reached{nearest(name, micro_models())}. Without "
+            f"{failed}: it is not in the cache, and the hub cannot be reached{nearest(name, micro_models())}. Without "
             f"network, set HF_HOME to a filled cache, or pass {_FILES}; for a gated repository set HF_TOKEN, too"
         ) from unreached
     raise ModelError(

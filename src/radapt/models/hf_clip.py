@@ -10,7 +10,7 @@ from torch import nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ._dual import DualEncoder
-from ._pretrained import pretrained
+from ._pretrained import image_processor, pretrained
 from ._tower import Layout, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "clip", "load", "tower"]
@@ -31,12 +31,17 @@ def clip(name: str, model: Any, tokenizer: Any, processor: Any) -> DualEncoder:
 
 
 def load(
-    source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32
+    source: str | Path | nn.Module,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    processor: Any = None,
+    dtype: torch.dtype = torch.float32,
 ) -> DualEncoder:
     """Load a CLIP from the hub or a folder, or wrap one that is already loaded.
 
     Raises:
-        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+        ModelError: the files are unavailable or unreadable, or the tokenizer did not really load.
     """
     from transformers import CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -44,6 +49,10 @@ def load(
     if isinstance(source, nn.Module):
         wrapped: Any = source
         side = wrapped.config.vision_config.image_size
-        processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        processor = image_processor(wrapped, name, processor, CLIPImageProcessorPil, **size)
         return clip(name, source, tokenizer, processor)
-    return clip(name, *pretrained(CLIPModel, CLIPImageProcessorPil, source, name, tokenizer, dtype))
+    parts = pretrained(
+        CLIPModel, CLIPImageProcessorPil, source, name, tokenizer=tokenizer, processor=processor, dtype=dtype
+    )
+    return clip(name, *parts)

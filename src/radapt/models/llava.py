@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from radapt._picture import open_picture
 from radapt.errors import ModelError
-from radapt.find import nearest
+from radapt.images import open_image
+from radapt.registry import nearest
 from radapt.types import Pixels
 
 from . import hf_clip, siglip
 from ._generative import Generative, chat_template
-from ._pretrained import pretrained, reading
+from ._pretrained import image_processor, pretrained, reading
 from ._tower import Tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "TEMPLATE", "Llava", "LlavaNext", "llava", "load", "tower"]
@@ -45,8 +45,8 @@ def tower(model: nn.Module) -> Tower:
     kind = inner.vision_tower.config.model_type
     for family in (hf_clip, siglip):
         if kind in family.MODEL_TYPES:
-            found: Tower = family.tower(inner.vision_tower)
-            return found
+            result: Tower = family.tower(inner.vision_tower)
+            return result
     allowed = (hf_clip.MODEL_TYPES[1], siglip.MODEL_TYPES[1])
     raise ModelError(f"a LLaVA on a {kind!r} cannot carry an adapter{nearest(kind, allowed)}")
 
@@ -54,16 +54,16 @@ def tower(model: nn.Module) -> Tower:
 class Llava(Generative):
     """LLaVA 1.5: one square image, whose patches are tokens of the prompt."""
 
-    def _seen(self, pixels: Pixels) -> dict[str, Any]:
+    def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:
         return {"pixel_values": self.normalize(pixels).to(self.model.dtype)}
 
-    def _places(self, height: int, width: int) -> int:
+    def image_tokens(self, height: int, width: int) -> int:
         patch, config = self.tower.patch_size, self.model.config
         tokens = (height // patch) * (width // patch) + self.tower.layout.prefix
         return int(tokens - (config.vision_feature_select_strategy == "default"))
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        values = self.processor(open_picture(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
+        values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
         return torch.as_tensor(values).clamp(0, 1)
 
 
@@ -74,7 +74,7 @@ class LlavaNext(Llava):
     from the pixels, differentiably, so that an attack sees both.
     """
 
-    def _seen(self, pixels: Pixels) -> dict[str, Any]:
+    def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:
         side = int(self.model.config.vision_config.image_size)
         height, width = pixels.shape[-2:]
         if [height, width] not in [list(each) for each in self.model.config.image_grid_pinpoints]:
@@ -86,18 +86,18 @@ class LlavaNext(Llava):
         sizes = torch.tensor([[height, width]] * len(pixels), device=pixels.device)
         return {"pixel_values": values.view(len(pixels), -1, *values.shape[1:]), "image_sizes": sizes}
 
-    def _places(self, height: int, width: int) -> int:
+    def image_tokens(self, height: int, width: int) -> int:
         side = int(self.model.config.vision_config.image_size)
         rows, columns = height // self.tower.patch_size, width // self.tower.patch_size
-        return super()._places(side, side) + rows * (columns + 1)
+        return super().image_tokens(side, side) + rows * (columns + 1)
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         height, width = self.image_size
         size = {"shortest_edge": min(height, width)}
         crop = {"height": height, "width": width}
-        values = self.processor(
-            open_picture(image), do_normalize=False, size=size, crop_size=crop, return_tensors="pt"
-        )["pixel_values"][0]
+        values = self.processor(open_image(image), do_normalize=False, size=size, crop_size=crop, return_tensors="pt")[
+            "pixel_values"
+        ][0]
         return torch.as_tensor(values).clamp(0, 1)
 
 
@@ -120,24 +120,23 @@ def load(
     *,
     name: str,
     tokenizer: Any = None,
+    processor: Any = None,
     dtype: torch.dtype = torch.float32,
-    **settings: Any,
+    device_map: str | None = None,
 ) -> Llava:
     """Load a LLaVA from the hub or a folder, or wrap one that is already loaded.
 
     Raises:
-        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+        ModelError: the files are unavailable or unreadable, or the tokenizer did not really load.
     """
     if isinstance(source, nn.Module):
         wrapped: Any = source
         side = wrapped.config.vision_config.image_size
         square = {"height": side, "width": side}
         on_clip = wrapped.config.vision_config.model_type in hf_clip.MODEL_TYPES
-        processor = (
-            CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square)
-            if on_clip
-            else SiglipImageProcessorPil(size=square)
-        )
+        size: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": square} if on_clip else {"size": square}
+        images = CLIPImageProcessorPil if on_clip else SiglipImageProcessorPil
+        processor = image_processor(wrapped, name, processor, images, **size)
         return llava(name, source, tokenizer, processor, chat_template(None, tokenizer, TEMPLATE))
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -145,6 +144,13 @@ def load(
         kind: Any = AutoConfig.from_pretrained(source).vision_config.model_type
     images = CLIPImageProcessorPil if kind in hf_clip.MODEL_TYPES else SiglipImageProcessorPil
     model, tokenizer, processor = pretrained(
-        AutoModelForImageTextToText, images, source, name, tokenizer, dtype, **settings
+        AutoModelForImageTextToText,
+        images,
+        source,
+        name,
+        tokenizer=tokenizer,
+        processor=processor,
+        dtype=dtype,
+        device_map=device_map,
     )
     return llava(name, model, tokenizer, processor, chat_template(source, tokenizer, TEMPLATE))

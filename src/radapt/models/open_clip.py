@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from radapt._picture import open_picture
 from radapt.errors import ModelError
+from radapt.images import open_image
 from radapt.types import Embeddings, Pixels
 
 from ._convert import config_of, convert, fill, first_line, read_weights
 from ._dual import DualEncoder
-from ._pretrained import load_tokenizer
+from ._pretrained import checked_processor, load_tokenizer, warn_normalisation
 from ._tower import Layout, PixelHook, Tower
 from ._vlm import VLM, check_texts
+from ._zero_shot import Contrastive
 from .hf_clip import clip
 
 __all__ = ["CONFIG", "LOADS", "MODEL_TYPES", "WEIGHTS", "OpenClip", "OpenClipTower", "load", "tower"]
@@ -47,8 +49,8 @@ class _Hook(PixelHook):
         """Map the output of ``nn.MultiheadAttention``, whose first axis may be the tokens."""
         if module.batch_first:
             return super().after(module, args, output)
-        turned = self.mount.attention(output[0].transpose(0, 1), self.grids, self.layout)
-        return turned.transpose(0, 1), *output[1:]
+        changed = self.mount.attention(output[0].transpose(0, 1), self.grids, self.layout)
+        return changed.transpose(0, 1), *output[1:]
 
 
 class OpenClipTower(Tower):
@@ -84,19 +86,31 @@ def tower(model: nn.Module) -> Tower:
     )
 
 
-class OpenClip(VLM):
-    """A live open_clip model with its tokenizer, ``open_clip.get_tokenizer(...)``."""
+class OpenClip(Contrastive):
+    """A live open_clip model with its tokenizer, ``open_clip.get_tokenizer(...)``.
+
+    Args:
+        name: what reports call it.
+        model: an ``open_clip.CLIP`` or ``CustomTextCLIP``.
+        tokenizer: its tokenizer; None: it cannot encode text.
+        normalisation: mean and standard deviation per channel; None: those that the model itself has.
+    """
 
     model: Any
 
-    def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, normalisation: tuple[Sequence[float], Sequence[float]] | None
+    ) -> None:
         height, width = model.visual.image_size
         super().__init__(name, model, image_size=(height, width))
-        self.tokenizer = tokenizer
+        self.tokenizer, self._normalisation = tokenizer, normalisation
 
     @property
     def tower(self) -> Tower:
-        return tower(self.model)
+        if self._normalisation is None:
+            return tower(self.model)
+        mean, std = self._normalisation
+        return replace(tower(self.model), mean=mean, std=std)
 
     @property
     def logit_scale(self) -> float:
@@ -122,10 +136,10 @@ class OpenClip(VLM):
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        values = _processor({}, self.image_size[0])(open_picture(image), do_normalize=False, return_tensors="pt")
+        values = _processor({}, self.image_size[0])(open_image(image), do_normalize=False, return_tensors="pt")
         return torch.as_tensor(values["pixel_values"][0]).clamp(0, 1)
 
-    def save_pretrained(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         raise ModelError(
             "an open_clip object is saved by open_clip; load its checkpoint with radapt.load to save it here"
         )
@@ -136,6 +150,7 @@ def load(
     *,
     name: str,
     tokenizer: Any = None,
+    processor: Any = None,
     base: VLM | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> VLM:
@@ -144,17 +159,19 @@ def load(
     Args:
         source: ``hf-hub:owner/name``, a folder with ``open_clip_config.json`` and weights, a file of weights, or a
             model object.
-        name: what it is called.
+        name: what reports call it.
         tokenizer: its tokenizer, where none lies beside the weights.
+        processor: its image processor, or the transform that open_clip makes; None: mean and standard deviation are
+            those of the configuration, or those that a model object has.
         base: for a file, which does not say what model it is of: the CLIP that it was trained from. A file that holds a
             vision tower alone, as RobustVLM publishes them, takes the text encoder of that, too.
         dtype: of the weights.
 
     Raises:
-        ModelError: files that cannot be had or read, another architecture, or missing or extra tensors.
+        ModelError: unavailable or unreadable files, another architecture, or missing or extra tensors.
     """
     if isinstance(source, nn.Module):
-        return OpenClip(name, source, tokenizer)
+        return _wrapped(source, name, tokenizer, processor)
     file, config, here = _files(str(source), name)
     weights = convert(read_weights(file))
     if config is None:
@@ -166,12 +183,34 @@ def load(
         own = copy.deepcopy(base.model)
         whole = not all(key.startswith(("vision_model.", "visual_projection.")) for key in weights)
         fill(own, weights, name, part="" if whole else "vis")
-        return clip(name, own.to(dtype), tokenizer or base.tokenizer, base.processor)
+        return clip(
+            name,
+            own.to(dtype),
+            tokenizer or base.tokenizer,
+            base.processor if processor is None else checked_processor(processor),
+        )
     model: Any = CLIPModel(config_of(_entry(config, "model_cfg", name)))
     fill(model, weights, name)
     if tokenizer is None:
         tokenizer = load_tokenizer(here, name, model.config.text_config.vocab_size)
-    return clip(name, model.to(dtype), tokenizer, _processor(config, model.config.vision_config.image_size))
+    if processor is None:
+        processor = _processor(config, model.config.vision_config.image_size)
+    return clip(name, model.to(dtype), tokenizer, checked_processor(processor))
+
+
+def _wrapped(model: Any, name: str, tokenizer: Any, processor: Any) -> OpenClip:
+    """A model object, with the normalisation of its processor, or else with its own, which not all objects have."""
+    if processor is not None:
+        steps = [processor, *getattr(processor, "transforms", ())]  # torchvision's Compose ends with Normalize
+        normalise = next((step for step in reversed(steps) if hasattr(step, "mean") and hasattr(step, "std")), None)
+        if normalise is not None:
+            return OpenClip(name, model, tokenizer, (normalise.mean, normalise.std))
+        images = checked_processor(processor)
+        return OpenClip(name, model, tokenizer, (images.image_mean, images.image_std))
+    wrapped = OpenClip(name, model, tokenizer, None)
+    if getattr(model.visual, "image_mean", None) is None:
+        warn_normalisation(name, wrapped.tower.mean, wrapped.tower.std)
+    return wrapped
 
 
 def _files(source: str, name: str) -> tuple[Path, dict[str, Any] | None, str]:
@@ -185,13 +224,13 @@ def _files(source: str, name: str) -> tuple[Path, dict[str, Any] | None, str]:
     repository = source.removeprefix("hf-hub:")
     try:
         if path.is_dir():
-            found = [path / each for each in WEIGHTS if (path / each).exists()]
+            weights = [path / each for each in WEIGHTS if (path / each).exists()]
             text = (path / CONFIG).read_text()
         else:
-            text, found = Path(hf_hub_download(repository, CONFIG)).read_text(), []
+            text, weights = Path(hf_hub_download(repository, CONFIG)).read_text(), []
             for each in WEIGHTS:
                 try:
-                    found.append(Path(hf_hub_download(repository, each)))
+                    weights.append(Path(hf_hub_download(repository, each)))
                     break
                 except (EntryNotFoundError, LocalEntryNotFoundError):
                     continue
@@ -203,9 +242,9 @@ def _files(source: str, name: str) -> tuple[Path, dict[str, Any] | None, str]:
         ) from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{name!r} has no readable {CONFIG}: {first_line(error)}") from error
-    if not found:
+    if not weights:
         raise ModelError(f"{name!r} has no weights; expected is one of {', '.join(WEIGHTS)}")
-    return found[0], config, repository
+    return weights[0], config, repository
 
 
 def _entry(config: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:

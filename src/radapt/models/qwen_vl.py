@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from radapt._picture import open_picture
 from radapt.errors import InputError
+from radapt.images import open_image
 from radapt.types import Pixels
 
 from ._generative import Generative, chat_template
-from ._pretrained import pretrained
+from ._pretrained import image_processor, pretrained
 from ._tower import Layout, PixelHook, Tower, square
 
 __all__ = ["LOADS", "MODEL_TYPES", "TEMPLATE", "PackedTower", "QwenVL", "load", "patchify", "qwen_vl", "tower"]
@@ -115,19 +115,19 @@ def tower(model: nn.Module) -> Tower:
 class QwenVL(Generative):
     """A Qwen-VL: an image keeps its size and its shape, up to the nearest whole number of merged patches.
 
-    ``image_size`` is that of a square picture; the number of tokens follows the size of the images given.
+    ``image_size`` is that of a square image; the number of tokens follows the size of the images given.
     """
 
     @property
     def _unit(self) -> int:
         return int(self.tower.patch_size * self.tower.layout.merge)
 
-    def _seen(self, pixels: Pixels) -> dict[str, Any]:
+    def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:
         height, width = pixels.shape[-2:]
         if height % self._unit or width % self._unit:
             raise InputError(
                 f"{self.name} takes images whose sides are multiples of {self._unit} pixels, got {height} x {width}; "
-                "bring pictures to such a size with preprocess"
+                "bring images to such a size with preprocess"
             )
         config, patch = self.model.config.vision_config, self.tower.patch_size
         normalized = self.normalize(pixels).to(self.model.dtype)
@@ -135,19 +135,19 @@ class QwenVL(Generative):
         grid = torch.tensor([[1, height // patch, width // patch]] * len(pixels), device=pixels.device)
         return {"pixel_values": patches, "image_grid_thw": grid}
 
-    def _places(self, height: int, width: int) -> int:
+    def image_tokens(self, height: int, width: int) -> int:
         return (height // self._unit) * (width // self._unit)
 
-    def _extra(self, ids: Tensor) -> dict[str, Any]:
+    def _token_inputs(self, ids: Tensor) -> dict[str, Any]:
         return {"mm_token_type_ids": (ids == self.model.config.image_token_id).int()}
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        picture, limits = open_picture(image), self.processor.size
+        rgb, limits = open_image(image), self.processor.size
         height, width = smart_resize(
-            picture.height, picture.width, self._unit,
+            rgb.height, rgb.width, self._unit,
             min_pixels=limits["shortest_edge"], max_pixels=limits["longest_edge"],
         )  # fmt: skip
-        resized = picture.resize((width, height), Resampling.BICUBIC)
+        resized = rgb.resize((width, height), Resampling.BICUBIC)
         return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float() / 255
 
 
@@ -164,28 +164,40 @@ def load(
     *,
     name: str,
     tokenizer: Any = None,
+    processor: Any = None,
     dtype: torch.dtype = torch.float32,
-    **settings: Any,
+    device_map: str | None = None,
 ) -> QwenVL:
     """Load a Qwen-VL from the hub or a folder, or wrap one that is already loaded.
 
     Raises:
-        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+        ModelError: the files are unavailable or unreadable, or the tokenizer did not really load.
     """
     if isinstance(source, nn.Module):
         config: Any = source.config
-        seen = tower(source)
-        processor = Qwen2VLImageProcessorPil(
-            patch_size=seen.patch_size,
-            merge_size=seen.layout.merge,
+        view = tower(source)
+        processor = image_processor(
+            source,
+            name,
+            processor,
+            Qwen2VLImageProcessorPil,
+            patch_size=view.patch_size,
+            merge_size=view.layout.merge,
             temporal_patch_size=config.vision_config.temporal_patch_size,
-            image_mean=list(seen.mean),
-            image_std=list(seen.std),
+            image_mean=list(view.mean),
+            image_std=list(view.std),
         )
         return qwen_vl(name, source, tokenizer, processor, chat_template(None, tokenizer, TEMPLATE))
     from transformers import AutoModelForImageTextToText
 
     model, tokenizer, processor = pretrained(
-        AutoModelForImageTextToText, Qwen2VLImageProcessorPil, source, name, tokenizer, dtype, **settings
+        AutoModelForImageTextToText,
+        Qwen2VLImageProcessorPil,
+        source,
+        name,
+        tokenizer=tokenizer,
+        processor=processor,
+        dtype=dtype,
+        device_map=device_map,
     )
     return qwen_vl(name, model, tokenizer, processor, chat_template(source, tokenizer, TEMPLATE))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ._dual import DualEncoder
-from ._pretrained import pretrained
+from ._pretrained import image_processor, pretrained
 from ._tower import Layout, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "load", "siglip", "tower"]
@@ -30,12 +30,17 @@ def siglip(name: str, model: Any, tokenizer: Any, processor: Any) -> DualEncoder
 
 
 def load(
-    source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32
+    source: str | Path | nn.Module,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    processor: Any = None,
+    dtype: torch.dtype = torch.float32,
 ) -> DualEncoder:
     """Load a SigLIP from the hub or a folder, or wrap one that is already loaded.
 
     Raises:
-        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+        ModelError: the files are unavailable or unreadable, or the tokenizer did not really load.
     """
     from transformers import SiglipModel
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -43,5 +48,10 @@ def load(
     if isinstance(source, nn.Module):
         wrapped: Any = source
         side = wrapped.config.vision_config.image_size
-        return siglip(name, source, tokenizer, SiglipImageProcessorPil(size={"height": side, "width": side}))
-    return siglip(name, *pretrained(SiglipModel, SiglipImageProcessorPil, source, name, tokenizer, dtype))
+        size = {"height": side, "width": side}
+        processor = image_processor(wrapped, name, processor, SiglipImageProcessorPil, size=size)
+        return siglip(name, source, tokenizer, processor)
+    parts = pretrained(
+        SiglipModel, SiglipImageProcessorPil, source, name, tokenizer=tokenizer, processor=processor, dtype=dtype
+    )
+    return siglip(name, *parts)

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from radapt._picture import open_picture
 from radapt.errors import InputError
+from radapt.images import open_image
 from radapt.types import Embeddings, Pixels
 
 from ._dual import DualEncoder
-from ._pretrained import pretrained
+from ._pretrained import image_processor, pretrained
 from ._tower import Grid, Layout, PixelHook, Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "PatchTower", "Siglip2", "load", "patchify", "siglip2", "tower", "unpatchify"]
@@ -74,10 +74,10 @@ class _PatchHook(PixelHook):
         tokens = [rows * columns for rows, columns in self.grids]
         if len(set(self.grids)) == 1 and tokens[0] == hidden.shape[1]:
             return self.mount.attention(hidden, self.grids[:1], self.layout), *output[1:]
-        seen = torch.arange(hidden.shape[1]) < torch.tensor(tokens)[:, None]
-        seen = seen.to(hidden.device)
+        real = torch.arange(hidden.shape[1]) < torch.tensor(tokens)[:, None]
+        real = real.to(hidden.device)
         changed = hidden.clone()
-        changed[seen] = self.mount.attention(hidden[seen], self.grids, self.layout)
+        changed[real] = self.mount.attention(hidden[real], self.grids, self.layout)
         return changed, *output[1:]
 
 
@@ -110,7 +110,7 @@ def tower(model: nn.Module) -> Tower:
 class Siglip2(DualEncoder):
     """A SigLIP 2 that keeps the shape of an image; sides are multiples of the patch size.
 
-    ``image_size`` is that of a square picture; the number of tokens follows the size of the images given.
+    ``image_size`` is that of a square image; the number of tokens follows the size of the images given.
     """
 
     @staticmethod
@@ -123,13 +123,13 @@ class Siglip2(DualEncoder):
         if min(height, width) < patch or height % patch or width % patch:
             raise InputError(
                 f"{self.name} takes images whose sides are multiples of {patch} pixels, got {height} x {width}; "
-                "bring pictures to such a size with preprocess"
+                "bring images to such a size with preprocess"
             )
         embedding: Tensor = self.model.get_image_features(**_inputs(normalized, patch)).pooler_output
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        patches = self.processor(open_picture(image), do_normalize=False, return_tensors="pt")
+        patches = self.processor(open_image(image), do_normalize=False, return_tensors="pt")
         rows, columns = patches["spatial_shapes"][0].tolist()
         values = torch.as_tensor(patches["pixel_values"][:1, : rows * columns])
         return unpatchify(values, (rows, columns), self.processor.patch_size)[0].clamp(0, 1)
@@ -141,12 +141,17 @@ def siglip2(name: str, model: Any, tokenizer: Any, processor: Any) -> Siglip2:
 
 
 def load(
-    source: str | Path | nn.Module, *, name: str, tokenizer: Any = None, dtype: torch.dtype = torch.float32
+    source: str | Path | nn.Module,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    processor: Any = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Siglip2:
     """Load a SigLIP 2 with variable resolution from the hub or a folder, or wrap one that is already loaded.
 
     Raises:
-        ModelError: the files cannot be had or read, or the tokenizer did not really load.
+        ModelError: the files are unavailable or unreadable, or the tokenizer did not really load.
     """
     from transformers import Siglip2Model
     from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
@@ -154,6 +159,10 @@ def load(
     if isinstance(source, nn.Module):
         wrapped: Any = source
         config = wrapped.config.vision_config
-        processor = Siglip2ImageProcessorPil(patch_size=config.patch_size, max_num_patches=config.num_patches)
+        patches = {"patch_size": config.patch_size, "max_num_patches": config.num_patches}
+        processor = image_processor(wrapped, name, processor, Siglip2ImageProcessorPil, **patches)
         return siglip2(name, source, tokenizer, processor)
-    return siglip2(name, *pretrained(Siglip2Model, Siglip2ImageProcessorPil, source, name, tokenizer, dtype))
+    parts = pretrained(
+        Siglip2Model, Siglip2ImageProcessorPil, source, name, tokenizer=tokenizer, processor=processor, dtype=dtype
+    )
+    return siglip2(name, *parts)

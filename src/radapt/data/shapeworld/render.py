@@ -1,4 +1,4 @@
-"""Rendering of scenes: a batch of 8-bit pictures from (world, split, seed, indices)."""
+"""Rendering of scenes: a batch of 8-bit images from (world, split, seed, indices)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .scene import BACKGROUNDS, COLOURS, SHAPES, Scene, World, generator, sample
 __all__ = ["RENDERER", "render"]
 
 RENDERER = 2
-"""Version of the pictures: raised with every change that alters them, so that no stale cache is read."""
+"""Version of the images: raised with every change that alters them, so that no stale cache is read."""
 
 _Mask = NDArray[np.bool_]
 _Plane = NDArray[np.float32]
@@ -157,21 +157,21 @@ def _scatter(image: NDArray[np.float32], rngs: Sequence[np.random.Generator], co
     """Paint small discs of random colours over the background, in place."""
     size = image.shape[1]
     axis = (np.arange(size) + 0.5) / size
-    for picture, rng in zip(image, rngs, strict=True):
+    for canvas, rng in zip(image, rngs, strict=True):
         for x, y, r, *tint in rng.random((count, 6)):
             disc = np.hypot(axis[None, :] - x, axis[:, None] - y) < 0.02 + 0.04 * r
-            picture[disc] = np.asarray(tint, dtype=np.float32)
+            canvas[disc] = np.asarray(tint, dtype=np.float32)
 
 
 def render(
     world: World, split: str, indices: Sequence[int], *, size: int = 48, seed: int = 0
 ) -> tuple[NDArray[np.uint8], list[Scene]]:
-    """Render pictures of a world.
+    """Render images of a world.
 
-    Picture ``i`` depends on (world, split, seed, i, size) only, never on its neighbours.
+    Image ``i`` depends on (world, split, seed, i, size) only, never on its neighbours.
 
     Returns:
-        uint8 pictures, N x size x size x 3, and their scenes.
+        uint8 images, N x size x size x 3, and their scenes.
     """
     name = stream(split, seed)
     parts = [_chunk(world, name, indices[i : i + 64], size) for i in range(0, len(indices), 64)]

@@ -1,4 +1,4 @@
-"""Scenes of the procedural world: what a picture shows, drawn per (seed, index)."""
+"""Scenes of the procedural world: what an image shows, drawn per (seed, index)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from radapt.errors import SettingsError
-from radapt.find import nearest
-
-from .._plain import plain
+from radapt.registry import nearest
+from radapt.schema import STRICT, parse
 
 __all__ = [
     "ATTRIBUTES",
@@ -96,9 +95,14 @@ class World:
         grey: draw object and background without colour.
         noise: standard deviation of the natural-spectrum (1/f) noise, in pixel units.
         clutter: number of small distractor discs.
-        contrast: contrast of the finished picture about mid-grey, relative to the palette. The default halves it, so
+        contrast: contrast of the finished image about mid-grey, relative to the palette. The default halves it, so
             that a perturbation of 4/255 is as large beside the cues as it is in photographs.
+
+    Raises:
+        SettingsError: a value is unknown or out of range, or nothing can be drawn.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     shape: tuple[str, ...] = ()
     colour: tuple[str, ...] = ()
@@ -161,20 +165,21 @@ class World:
                 raise SettingsError(f"{colour} objects would be invisible on every allowed background; allow others")
 
     @classmethod
-    def of(cls, options: Mapping[str, object]) -> World:
+    def from_dict(cls, options: Mapping[str, object], *, where: str = "world") -> World:
         """Build a world from plain YAML values; a single name stands for a list of one.
 
+        Args:
+            options: some of the fields above.
+            where: what to call them in error messages.
+
         Raises:
-            SettingsError: for an unknown key or a wrong value.
+            SettingsError: an unknown key or a wrong value.
         """
-        hints = {field.name: str(field.type) for field in fields(cls)}
-        settings: dict[str, Any] = {}
-        for key, value in options.items():
-            if key not in hints:
-                raise SettingsError(f"unknown world option {key!r}{nearest(key, hints)}")
-            single = key in ATTRIBUTES and isinstance(value, str)
-            settings[key] = plain(key, hints[key], [value] if single else value)
-        return cls(**settings)
+        lists = {
+            key: [value] if key in ATTRIBUTES and isinstance(value, str) else value for key, value in options.items()
+        }
+        world: World = parse(cls, lists, where=where)
+        return world
 
     def classes(self, label: str) -> list[tuple[str, ...]]:
         """Values of a label attribute, in class order; compositions are (colour, shape) pairs."""
@@ -195,7 +200,7 @@ def _compositions(world: World) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one picture shows; lengths in image widths, angles in radians."""
+    """What one image shows; lengths in image widths, angles in radians."""
 
     shape: str
     colour: str
@@ -215,7 +220,7 @@ class Scene:
 
 
 def held_out(shape: str, colour: str) -> bool:
-    """Whether a composition is kept out of every training picture (24 of the 120)."""
+    """Whether a composition is kept out of every training image (24 of the 120)."""
     return (SHAPES.index(shape) + 2 * list(COLOURS).index(colour)) % 5 == 0
 
 
@@ -273,5 +278,5 @@ def sample(world: World, index: int, rng: np.random.Generator) -> Scene:
 
 
 def draw(world: World, split: str, indices: Sequence[int], *, seed: int = 0) -> list[Scene]:
-    """Scenes of a split without their pictures; the same as :func:`render` returns."""
+    """Scenes of a split without their images; the same as :func:`render` returns."""
     return [sample(world, index, generator(stream(split, seed), index)) for index in indices]

@@ -1,0 +1,44 @@
+"""Adapters: make, attach, tune and store them.
+
+Every file here without a leading underscore is a method; its name is the method's name, and its ``METHOD`` an
+:class:`AdapterMethod`.
+"""
+
+from ._adapter import Adapter, Attachment, adapter_of, attached, detach
+from ._anchor import capture_anchor
+from ._build import adapter_for
+from ._gaussian import cutoff_from_d0, gaussian_filter
+from ._method import REGISTRY, AdapterMethod, adapt
+from ._settings import AdapterSettings
+from ._tune import Trial, Tuned, tune
+from .data_driven import data_driven
+from .model_guided import model_guided
+from .training_free import training_free
+
+__all__ = [
+    "REGISTRY",
+    "Adapter",
+    "AdapterMethod",
+    "AdapterSettings",
+    "Attachment",
+    "Trial",
+    "Tuned",
+    "adapt",
+    "adapter_for",
+    "adapter_of",
+    "attached",
+    "capture_anchor",
+    "cutoff_from_d0",
+    "data_driven",
+    "detach",
+    "gaussian_filter",
+    "model_guided",
+    "names",
+    "training_free",
+    "tune",
+]
+
+
+def names() -> list[str]:
+    """Names of all adapter methods."""
+    return REGISTRY.names()

@@ -1,0 +1,183 @@
+"""Adapter: the Gaussian filter before the vision tower and the anchor in one of its blocks, with their settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from radapt.errors import AdapterError, SettingsError
+from radapt.models import VLM, Grid, Layout, Tower, place_tokens, tower_of
+from radapt.registry import nearest
+from radapt.types import Anchor
+
+from ._anchor import blend
+from ._gaussian import gaussian_filter
+from ._settings import AdapterSettings
+from ._storage import push, read, save
+
+__all__ = ["Adapter", "Attachment", "adapter_of", "attached", "detach"]
+
+
+class _AdapterMount:
+    """What the hooks call: filters images, blends attention outputs, and keeps the anchor as last placed."""
+
+    def __init__(self, settings: AdapterSettings, anchor: Tensor) -> None:
+        self.settings, self.anchor, self.block = settings, anchor, settings.block
+        self._key: object = None
+        self._placed = self.anchor
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return images if self.settings.cutoff is None else gaussian_filter(images, self.settings.cutoff)
+
+    def attention(self, output: Tensor, grids: Sequence[Grid], layout: Layout) -> Tensor:
+        settings = self.settings
+        if settings.alpha == 0:
+            return output
+        key = (tuple(grids), output.device, output.dtype, torch.is_inference_mode_enabled())
+        if key != self._key or self.anchor.requires_grad:
+            placed = [place_tokens(self.anchor, settings.grid, grid, layout) for grid in grids]
+            scaled = settings.alpha * torch.cat(placed)
+            self._placed, self._key = scaled.to(output.device, output.dtype), key
+        return blend(output, self._placed, settings.alpha, settings.mix)
+
+
+class Attachment:
+    """An adapter on a model; leaving the ``with`` block, or :meth:`detach`, restores the model exactly."""
+
+    def __init__(self, tower: Tower, mount: _AdapterMount) -> None:
+        self._tower, self._mount = tower, mount
+        tower.mount(mount)
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapter is still on the model."""
+        return self._tower.mounted() is self._mount
+
+    def detach(self) -> None:
+        """Restore the model; does nothing when this adapter is detached already."""
+        if self.active:
+            self._tower.unmount()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+class Adapter:
+    """A Gaussian input filter and a fixed robustness anchor (arXiv 2603.12799), for one kind of vision tower.
+
+    Args:
+        settings: filter, blend and the tower that the anchor fits.
+        anchor: tokens x features, prefix tokens first, then patches row by row.
+
+    Raises:
+        AdapterError: the anchor does not fit the settings, or is not finite.
+    """
+
+    def __init__(self, settings: AdapterSettings, anchor: Anchor) -> None:
+        shape = (settings.prefix + settings.grid[0] * settings.grid[1], settings.width)
+        if tuple(anchor.shape) != shape:
+            raise AdapterError(f"the anchor has shape {tuple(anchor.shape)}, its settings ask for {shape}")
+        if not bool(torch.isfinite(anchor).all()):
+            raise AdapterError(f"the anchor holds {int((~torch.isfinite(anchor)).sum())} values that are not finite")
+        self.settings, self.anchor = settings, anchor
+        self._attachments: list[Attachment] = []
+
+    def __repr__(self) -> str:
+        s = self.settings
+        d0 = "no filter" if s.d0 is None else f"cutoff={s.cutoff:.4g} (D0={s.d0:.3g} at 224 px)"
+        return (
+            f"Adapter({s.method}, {d0}, alpha={s.alpha:g}, mix={s.mix!r}, tokens={len(self.anchor)}, width={s.width})"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that changes a model's output; names the adapter in results."""
+        s = self.settings
+        facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
+        weights = self.anchor.detach().float().cpu().contiguous().numpy().tobytes() if s.alpha else b""
+        return hashlib.sha256(facts.encode() + weights).hexdigest()[:16]
+
+    def change(self, **settings: object) -> Adapter:
+        """A copy with other settings (``alpha``, ``cutoff``, ``mix``) and the same anchor."""
+        known = asdict(self.settings)
+        for name in settings:
+            if name not in known:
+                raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
+        return Adapter(replace(self.settings, **settings), self.anchor)  # type: ignore[arg-type]
+
+    def attach(self, model: VLM | nn.Module) -> Attachment:
+        """Put the adapter on a model; weights and state dict stay as they are.
+
+        The anchor is interpolated over the token grid when only the image size differs.
+
+        Returns:
+            An attachment, to be used as a context manager or to be detached later.
+
+        Raises:
+            AdapterError: another adapter is attached, the tower has another width, patch size or class token, or too
+                few blocks.
+            ModelError: the model is of an unsupported family.
+        """
+        tower = tower_of(model)
+        s = self.settings
+        asked = {"width": s.width, "prefix tokens": s.prefix, "patch size": s.patch_size}
+        got = {"width": tower.width, "prefix tokens": tower.layout.prefix, "patch size": tower.patch_size}
+        differing = [f"{name} {got[name]} instead of {asked[name]}" for name in asked if got[name] != asked[name]]
+        if differing:
+            raise AdapterError(
+                f"this adapter was made for another vision tower ({s.base_model}): the model has "
+                f"{', '.join(differing)}; make one for this model, e.g. radapt.training_free(model)"
+            )
+        attachment = Attachment(tower, _AdapterMount(s, self.anchor))
+        self._attachments = [*(a for a in self._attachments if a.active), attachment]  # forget those that are over
+        return attachment
+
+    def detach(self) -> None:
+        """Remove this adapter from every model that it was attached to."""
+        while self._attachments:
+            self._attachments.pop().detach()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card into a folder."""
+        return save(self.settings, self.anchor, self.fingerprint, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path) -> Adapter:
+        """Read an adapter from a folder or from the Hugging Face hub.
+
+        Raises:
+            AdapterError: missing, truncated, of another format, or with unknown keys.
+        """
+        return cls(*read(name_or_folder))
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the adapter's folder to the Hugging Face hub and return its address."""
+        return push(self.settings, self.anchor, self.fingerprint, repository, private=private, token=token)
+
+
+def adapter_of(model: VLM | nn.Module) -> Adapter | None:
+    """The adapter that a model carries, equal to the one that was attached; None without one."""
+    mount = tower_of(model).mounted()
+    return Adapter(mount.settings, mount.anchor) if isinstance(mount, _AdapterMount) else None
+
+
+def attached(model: VLM | nn.Module) -> bool:
+    """Whether a model carries an adapter, or anything else that is mounted on its tower."""
+    return tower_of(model).mounted() is not None
+
+
+def detach(model: VLM | nn.Module) -> bool:
+    """Remove the adapter of a model (or of a deep copy of one), and say whether it had one."""
+    return tower_of(model).unmount()

@@ -1,0 +1,96 @@
+"""FRA, the Fixed Robustness Anchor: the first block's attention output on a uniform image, or on another one."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from radapt.errors import InputError, SettingsError
+from radapt.models import VLM, Tower, tower_of
+from radapt.registry import nearest
+from radapt.types import Anchor, AnchorImage, Mix, Pixels
+
+__all__ = ["blend", "capture_anchor"]
+
+_UNIFORM = {"white": 1.0, "grey": 0.5, "black": 0.0}
+
+
+def blend(output: Tensor, scaled: Tensor, alpha: float, mix: Mix) -> Tensor:
+    """Combine an attention output with a fixed anchor A.
+
+    ``interpolate``: (1 - alpha) Attn(x) + alpha A; ``add``: Attn(x) + alpha A. The paper leaves the form open; the
+    symmetric fall of its curves around alpha = 1 favours the first, which is the default everywhere.
+
+    Args:
+        output: attention output, ... x tokens x features.
+        scaled: alpha A, tokens x features, in the type of ``output``.
+        alpha: weight of the anchor.
+        mix: ``interpolate`` or ``add``.
+    """
+    return torch.add(scaled, output, alpha=1 - alpha if mix == "interpolate" else 1.0)
+
+
+def capture_anchor(
+    model: VLM | nn.Module, *, image: AnchorImage = "white", pixels: Pixels | None = None, block: int = 0
+) -> Anchor:
+    """Attention output of a block, after the output projection, of a model on one image.
+
+    A uniform image is the same filtered and unfiltered, so its anchor does not depend on the cut-off; noise and a mean
+    image are taken unfiltered.
+
+    Args:
+        model: the model, of any supported family, without an adapter.
+        image: ``white``, ``grey`` or ``black``; ``noise``: every value drawn from [0, 1], always the same ones;
+            ``mean``: the mean of ``pixels``.
+        pixels: images in [0, 1] of the tower's own size, for ``mean`` alone.
+        block: the block, from 0, the paper's.
+
+    Returns:
+        One vector per token, float32 on the CPU: prefix tokens, then patches row by row.
+
+    Raises:
+        SettingsError: an unknown image, or the model carries an adapter.
+        InputError: ``pixels`` are missing, not wanted, or of another size.
+        AdapterError: there is no such block.
+    """
+    tower = tower_of(model)
+    if tower.mounted() is not None:
+        raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
+    shown = _image(tower, image, pixels)
+    captured: list[Tensor] = []
+
+    def hook(module: nn.Module, args: object, output: Tensor | tuple[Any, ...]) -> None:
+        captured.append(output[0] if isinstance(output, tuple) else output)
+
+    weight = next(tower.root.parameters())
+    handle = tower.attention_of(block).register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            tower.run(tower.normalize(shown.to(weight.device)).to(weight.dtype))
+    finally:
+        handle.remove()
+    tokens = captured[0].float().cpu().reshape(tower.tokens, tower.width)
+    prefix, patches = tokens[: tower.layout.prefix], tokens[tower.layout.prefix :]
+    rows = torch.empty_like(patches)
+    rows[tower.layout.order(tower.grid)] = patches
+    return torch.cat([prefix, rows])
+
+
+def _image(tower: Tower, image: AnchorImage, pixels: Pixels | None) -> Tensor:
+    """The image of an anchor, 1 x 3 x height x width in [0, 1]."""
+    if image not in get_args(AnchorImage):
+        raise SettingsError(f"unknown anchor image {image!r}{nearest(image, get_args(AnchorImage))}")
+    size = (3, tower.grid[0] * tower.patch_size, tower.grid[1] * tower.patch_size)
+    if (pixels is not None) != (image == "mean"):
+        raise InputError(f"pixels are for image='mean', which needs them; got image={image!r}")
+    if image == "noise":
+        return torch.rand((1, *size), generator=torch.Generator().manual_seed(0))
+    if pixels is None:
+        return torch.full((1, *size), _UNIFORM[image])
+    if len(pixels) == 0 or tuple(pixels.shape[1:]) != size:
+        raise InputError(
+            f"the images of a mean image must be N x {' x '.join(map(str, size))}, got {tuple(pixels.shape)}"
+        )
+    return pixels.float().mean(0, keepdim=True)

@@ -1,0 +1,50 @@
+"""An adapter for a model's tower with a given anchor."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from radapt.models import VLM, tower_of
+from radapt.types import Anchor, Mix
+
+from ._adapter import Adapter
+from ._settings import AdapterSettings
+
+__all__ = ["D0", "adapter_for"]
+
+D0 = 40.0
+"""Default cut-off, as the paper's D0 at 224 pixels (its figures favour 30 to 40)."""
+
+
+def adapter_for(
+    model: VLM | nn.Module,
+    anchor: Anchor,
+    *,
+    cutoff: float | None,
+    alpha: float,
+    mix: Mix,
+    method: str,
+    origin: dict[str, object],
+    block: int = 0,
+) -> Adapter:
+    """An adapter for a model's tower with a given anchor."""
+    tower = tower_of(model)
+    name = (
+        model.name
+        if isinstance(model, VLM)
+        else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    )
+    settings = AdapterSettings(
+        cutoff=cutoff,
+        alpha=alpha,
+        mix=mix,
+        width=tower.width,
+        grid=tower.grid,
+        prefix=tower.layout.prefix,
+        patch_size=tower.patch_size,
+        method=method,
+        base_model=name,
+        origin=origin,
+        block=block,
+    )
+    return Adapter(settings, anchor)

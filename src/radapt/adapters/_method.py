@@ -1,0 +1,134 @@
+"""Adapter methods by name: what each needs, and the one call that makes an adapter with any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from radapt.data import Dataset, load_dataset
+from radapt.errors import SettingsError
+from radapt.io import checkpoint_path
+from radapt.models import VLM, load, zero_shot
+from radapt.registry import Registry
+from radapt.schema import check_keywords
+
+from ._adapter import Adapter
+from ._gaussian import cutoff_from_d0
+
+__all__ = ["REGISTRY", "AdapterMethod", "adapt"]
+
+REGISTRY = Registry("radapt.adapters", "adapter method", "METHOD")
+
+
+@dataclass(frozen=True)
+class AdapterMethod:
+    """A way to make an adapter.
+
+    Args:
+        make: called with the model, then with what is needed, and with its own settings by keyword: ``make(model)``,
+            ``make(model, guide)`` or ``make(model, pixels)``. A method that is trained also takes ``checkpoint`` and
+            ``quiet``, and for ``loss="text"`` labels and a ``classifier``.
+        needs_guide: it is made from a robust twin of the model.
+        needs_images: it is trained on images.
+    """
+
+    make: Callable[..., Adapter]
+    needs_guide: bool = False
+    needs_images: bool = False
+
+    def settings(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that ``make`` takes by keyword, with ``d0`` as a cut-off (0 stands for no filter).
+
+        Raises:
+            SettingsError: ``make`` does not take one, or a value is of the wrong kind.
+        """
+        settings = dict(given)
+        if "d0" in settings:
+            d0 = settings.pop("d0")
+            if isinstance(d0, bool) or not isinstance(d0, int | float):
+                raise SettingsError(f"{where}: d0 must be a number, 0 for no filter, got {d0!r}")
+            settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
+        check_keywords(where, self.make, settings)
+        return settings
+
+
+def adapt(
+    method: str | AdapterMethod,
+    model: str | Path | VLM | nn.Module = "micro/clip",
+    *,
+    guide: str | Path | VLM | nn.Module | None = None,
+    data: str | Path | Dataset = "objects",
+    n: int = 2000,
+    out: str | Path | None = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    device_map: str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Adapter:
+    """Make an adapter by the name of its method, as ``radapt adapt`` does.
+
+    Args:
+        method: ``training-free``, ``model-guided``, ``data-driven``, or one that another package adds.
+        model: the model to adapt, or its name; it is not changed.
+        guide: the robust twin, for a method that needs one.
+        data: the dataset, or its name, whose train split is used by a method that is trained, and for
+            ``image="mean"``.
+        n: how many of its images.
+        out: folder that the adapter is saved to; None: it is not saved.
+        checkpoint: file to resume from when a training is killed, by default beside ``out``.
+        device, dtype, device_map: for models by name; see :func:`radapt.load`.
+        quiet: no progress bar.
+        settings: what else the method takes (``alpha``, ``mix``, ``steps``...); ``d0`` is the cut-off as the paper's
+            D0 at 224 pixels, 0 for no filter.
+
+    Raises:
+        SettingsError: an unknown method or setting, a guide that is missing or not wanted.
+        RadaptError: as the method's own function.
+    """
+    chosen: AdapterMethod = REGISTRY.get(method) if isinstance(method, str) else method
+    name = method if isinstance(method, str) else getattr(method.make, "__name__", "the method")
+    if chosen.needs_guide != (guide is not None):
+        raise SettingsError(
+            f"{name} needs a guide, the robust twin, such as micro/fare"
+            if chosen.needs_guide
+            else f"{name} takes no guide; leave it out, or take model-guided"
+        )
+    taken = chosen.settings(name, settings)
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)
+    if guide is not None:
+        twin = guide if isinstance(guide, VLM | nn.Module) else load(guide, **place)
+        adapter = chosen.make(vlm, twin, **taken, **_mean_pixels(taken, data, n, vlm))
+    elif not chosen.needs_images:
+        adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm))
+    else:
+        file = checkpoint_path(Path(out)) if checkpoint is None and out is not None else checkpoint
+        adapter = _trained(chosen, vlm, _images(data, n, vlm), taken, checkpoint=file, quiet=quiet)
+    if out is not None:
+        adapter.save_pretrained(out)
+    return adapter
+
+
+def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[str, Any], **training: Any) -> Adapter:
+    labelled: dict[str, Any] = {}
+    if settings.get("loss") == "text":
+        labelled = {"labels": images.labels, "classifier": zero_shot(model).classifier(images.prompts)}
+    return method.make(model, images.pixels(range(len(images))), **settings, **labelled, **training)
+
+
+def _images(data: str | Path | Dataset, n: int, model: VLM) -> Dataset:
+    return data if isinstance(data, Dataset) else load_dataset(str(data), split="train", n=n, size=model.image_size[0])
+
+
+def _mean_pixels(settings: Mapping[str, Any], data: str | Path | Dataset, n: int, model: VLM) -> dict[str, Any]:
+    """The images that an anchor of a mean image is made of."""
+    if settings.get("image") != "mean" or "pixels" in settings:
+        return {}
+    images = _images(data, n, model)
+    return {"pixels": images.pixels(range(len(images)))}

@@ -1,0 +1,198 @@
+"""R-Adapt+: the anchor is optimised, alone, on a few thousand adversarial images; every weight stays frozen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective
+from radapt.attacks.pgd import PGD
+from radapt.errors import InputError, SettingsError
+from radapt.fingerprint import digest
+from radapt.models import VLM, load, zero_shot
+from radapt.registry import nearest
+from radapt.training import Schedule, epoch_rows, fit
+from radapt.types import Adversary, AnchorLoss, Classifier, Embeddings, Labels, Mix, Pixels
+
+from ._adapter import Adapter
+from ._build import D0
+from ._gaussian import cutoff_from_d0
+from ._method import AdapterMethod
+from .training_free import training_free
+
+__all__ = ["METHOD", "data_driven"]
+
+
+class _Anchor:
+    """Loss of the adapter with a trainable anchor, over batches that depend on (seed, step) only."""
+
+    def __init__(
+        self, model: VLM, adapter: Adapter, clean: Pixels, labels: Labels | None, classifier: Classifier | None,
+        attack: PGD, adversary: Adversary, batch_size: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.model, self.adapter, self.clean, self.labels, self.classifier = model, adapter, clean, labels, classifier
+        self.attack, self.adversary, self.batch_size, self.seed = attack, adversary, batch_size, seed
+        self.reference = self._encode_all(clean)
+        self.fixed: Pixels | None = None
+
+    def _encode_all(self, pixels: Pixels) -> Embeddings:
+        device = self.model.device
+        with torch.no_grad():
+            return torch.cat(
+                [self.model.encode_image(part.to(device)).float() for part in pixels.split(self.batch_size)]
+            )
+
+    def objective(self, rows: Tensor) -> Objective:
+        """What the adversary maximises on these rows: the loss that the anchor minimises."""
+        if self.classifier is None or self.labels is None:
+            return EmbeddingObjective(self.model.encode_image, self.reference[rows])
+        logits = partial(zero_shot(self.model).logits, classifier=self.classifier)
+        return ClassificationObjective(logits, self.labels[rows], len(self.classifier), stop=False)
+
+    def adversarial(self, rows: Tensor, stream: str) -> Pixels:
+        """Adversarial images of these rows against the model as it stands."""
+        keys = [f"{stream}/{row}" for row in rows.tolist()]
+        pixels = self.clean[rows].to(self.model.device)
+        return self.attack(self.objective(rows), pixels, keys=keys, seed=self.seed, batch_size=len(rows)).pixels
+
+    def make_static(self) -> None:
+        """Adversarial images of everything, made once against the undefended model, as in the paper."""
+        rows = torch.arange(len(self.clean)).split(self.batch_size)
+        self.fixed = torch.cat([self.adversarial(part, "static").cpu() for part in rows])
+
+    def rows(self, step: int) -> Tensor:
+        """Rows of a step: a fresh permutation of all images every epoch."""
+        total = len(self.clean)
+        return torch.from_numpy(epoch_rows(step, min(self.batch_size, total), total, self.seed))
+
+    def __call__(self, step: int) -> Tensor:
+        rows = self.rows(step)
+        if self.fixed is not None:
+            with self.adapter.attach(self.model):
+                return self.loss(self.fixed[rows].to(self.model.device), rows)
+        with Adapter(self.adapter.settings, self.adapter.anchor.detach()).attach(self.model):
+            pixels = self.adversarial(rows, f"adaptive/{step}")
+        with self.adapter.attach(self.model):
+            return self.loss(pixels, rows)
+
+    def loss(self, pixels: Pixels, rows: Tensor) -> Tensor:
+        """Embedding: ||f_A(x_adv) - f(x)||^2 (as FARE, eq. 3); text: cross-entropy of the logits (as TeCoA)."""
+        if self.classifier is not None and self.labels is not None:
+            logits = zero_shot(self.model).logits(pixels, self.classifier)
+            return F.cross_entropy(logits, self.labels[rows].to(logits.device))
+        embedding = self.model.encode_image(pixels).float()
+        return (embedding - self.reference[rows]).square().sum(1).mean()
+
+
+def data_driven(
+    model: VLM | nn.Module,
+    pixels: Pixels,
+    labels: Labels | None = None,
+    *,
+    classifier: Classifier | None = None,
+    loss: AnchorLoss = "embedding",
+    adversary: Adversary = "static",
+    eps: float = 4 / 255,
+    attack_steps: int | None = None,
+    steps: int = 120,
+    batch_size: int = 128,
+    lr: float = 2e-2,
+    cutoff: float | None = cutoff_from_d0(D0),
+    alpha: float = 0.8,
+    mix: Mix = "interpolate",
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    quiet: bool = False,
+) -> Adapter:
+    """Optimise an anchor on adversarial images, starting from the training-free one (R-Adapt+).
+
+    The paper leaves the loss open: ``embedding`` is the squared L2 distance between the adapted model on the
+    adversarial image and the original model on the clean one (no labels); ``text`` is the cross-entropy of zero-shot
+    logits. The adversary is ``static`` (images made once against the undefended model, as in the paper) or
+    ``adaptive`` (remade through the adapter at each step, about three times the time).
+
+    Args:
+        model: the model to adapt; it is not changed.
+        pixels: training images in [0, 1], N x 3 x H x W; the paper takes 2,000.
+        labels, classifier: for ``loss="text"``: true classes, and unit vectors from ``model.classifier(prompts)``.
+        loss: ``embedding`` or ``text``.
+        adversary: ``static`` or ``adaptive``.
+        eps: l-inf radius of the training attack, in pixel units.
+        attack_steps: PGD steps; by default 10 (static) or 4 (adaptive).
+        steps, batch_size, lr: AdamW without decay, warm-up of 10 %, cosine decay.
+        cutoff, alpha, mix: as in :func:`radapt.training_free`; alpha 0.8 is where the paper's R-Adapt+ peaks.
+        seed: seed of the batches and the attack.
+        checkpoint: file to resume from when the training is killed; removed at the end.
+        quiet: no progress bar.
+
+    Raises:
+        InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
+        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), or a setting out of range.
+    """
+    for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):
+        if got not in allowed:
+            raise SettingsError(f"unknown {name} {got!r}{nearest(got, allowed)}")
+    if alpha == 0:
+        raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
+    if {labels is not None, classifier is not None} != {loss == "text"}:
+        raise InputError(
+            "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
+        )
+    if len(pixels) == 0:
+        raise InputError("no training images; the paper takes 2,000")
+    if labels is not None and len(labels) != len(pixels):
+        raise InputError(f"there must be one label per image, got {len(labels)} labels for {len(pixels)} images")
+    if batch_size < 1:
+        raise SettingsError(f"batch_size must be 1 or more, got {batch_size}")
+    vlm = load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
+    start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
+    default = 10 if adversary == "static" else 4
+    inner = default if attack_steps is None else attack_steps
+    attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
+    anchor = start.anchor.to(vlm.device).requires_grad_()
+    training = _Anchor(
+        vlm, Adapter(start.settings, anchor), pixels, labels, classifier, attack, adversary, batch_size, seed
+    )
+    if adversary == "static":
+        training.make_static()
+    file = None if checkpoint is None else Path(checkpoint)
+    schedule = Schedule(steps=steps, lr=lr)
+    settings: dict[str, object] = {
+        "loss": loss,
+        "adversary": adversary,
+        "eps": eps,
+        "attack_steps": inner,
+        "batch": batch_size,
+        "seed": seed,
+    }
+    data = [tensor for tensor in (pixels, labels, classifier) if tensor is not None]
+    settings |= {"start": start.fingerprint, "weights": digest(vlm.model.parameters()), "data": digest(data)}
+    parameters = {"anchor": anchor}
+    history = fit(
+        parameters, training, schedule, label="anchor", checkpoint=file, every=20, settings=settings, quiet=quiet
+    )
+    if file is not None:
+        file.unlink(missing_ok=True)
+    origin: dict[str, object] = {
+        "loss": loss,
+        "adversary": adversary,
+        "images": len(pixels),
+        "eps": eps,
+        "attack": f"PGD-{inner}",
+        "steps": steps,
+        "batch": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "first_loss": round(history[0], 4),
+        "last_loss": round(sum(history[-10:]) / len(history[-10:]), 4),
+    }
+    return Adapter(replace(start.settings, method="data-driven", origin=origin), anchor.detach().cpu())
+
+
+METHOD = AdapterMethod(data_driven, needs_images=True)

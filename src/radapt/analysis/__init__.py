@@ -1,0 +1,39 @@
+"""Analyses: what makes one model harder to fool than another, as plots with their numbers.
+
+Every file here without a leading underscore is an analysis; its name is the analysis's name, and its ``ANALYSIS`` the
+class.
+"""
+
+from __future__ import annotations
+
+from ._analysis import REGISTRY, Analysis
+from ._analyze import analyze, make
+from .attention import attention_maps
+from .cka import cka
+from .insensitivity import insensitivity
+from .kernels import kernel_spectrum
+from .perturbations import perturbation_spectrum
+from .replacement import replaced, stage_candidates, stages
+from .response import frequency_response
+
+__all__ = [
+    "REGISTRY",
+    "Analysis",
+    "analyze",
+    "attention_maps",
+    "cka",
+    "frequency_response",
+    "insensitivity",
+    "kernel_spectrum",
+    "make",
+    "names",
+    "perturbation_spectrum",
+    "replaced",
+    "stage_candidates",
+    "stages",
+]
+
+
+def names() -> list[str]:
+    """Names of all analyses."""
+    return REGISTRY.names()

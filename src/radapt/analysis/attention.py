@@ -1,0 +1,121 @@
+"""Attention: where a block looks, and how much that depends on the image at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from radapt.data import Dataset
+from radapt.errors import InputError, ModelError, SettingsError
+from radapt.models import VLM
+from radapt.registry import nearest
+from radapt.results.plots import Images, Plot
+from radapt.types import Pixels
+
+from ._analysis import Analysis
+from ._attention_weights import attention_weights
+
+__all__ = ["ANALYSIS", "AttentionMaps", "attention_maps"]
+
+_QUERIES = ("mean", "class")
+_DIGITS = 4
+
+
+def attention_maps(model: VLM | Mapping[str, VLM], pixels: Pixels, *, block: int = 0, query: str = "mean") -> Images:
+    """How much each patch of some images is attended to in a block: the mean over heads, and over queries.
+
+    Every map is stretched to [0, 1] by itself, so that maps compare in shape and not in strength.
+
+    Args:
+        model: a model, or several by the name of their row.
+        pixels: images in [0, 1], of the models' size.
+        block: number of the block, 0 being the first.
+        query: whose attention is shown: the ``mean`` over all tokens, or the ``class`` token's.
+
+    Returns:
+        The images in the first row, and below it a row of maps per model, each as large as its image.
+
+    Raises:
+        SettingsError: an unknown query, or no such block.
+        ModelError: a model gives no attention maps, or has no class token.
+        InputError: there are no models or images, or images of the wrong shape.
+    """
+    if query not in _QUERIES:
+        raise SettingsError(f"unknown query {query!r}{nearest(query, _QUERIES)}")
+    models = {model.name: model} if isinstance(model, VLM) else dict(model)
+    if not models or not len(pixels):
+        raise InputError(f"attention maps need models and images, got {len(models)} and {len(pixels)}")
+    for name, each in models.items():
+        depth = len(each.tower.blocks)
+        if not 0 <= block < depth:
+            raise SettingsError(f"{name} has no block {block}; its blocks are 0 to {depth - 1}")
+        if query == "class" and not each.tower.layout.prefix:
+            raise ModelError(f"{name} has no class token; use query 'mean'")
+    images = [_plain(image.permute(1, 2, 0)) for image in pixels]
+    maps = [[_plain(each) for each in _maps(model, pixels, block, query)] for model in models.values()]
+    asked = "the class token" if query == "class" else "all tokens"
+    return Images(
+        title=f"Attention in block {block + 1}",
+        rows=("image", *models),
+        columns=tuple(str(number) for number in range(1, len(pixels) + 1)),
+        images=(tuple(images), *map(tuple, maps)),
+        note=f"Attention of {asked} to each patch, mean over the heads; 0 is the least of a map, 1 the most.",
+    )
+
+
+def _maps(model: VLM, pixels: Pixels, block: int, query: str) -> Float[Tensor, "images height width"]:
+    """Maps of the size of the images."""
+    tower = model.tower
+    [weights] = attention_weights(model, pixels, [block], lambda weights: weights.float().mean(1))
+    # The tiles of an image follow one another, the whole image first (LLaVA-NeXT): that one is shown.
+    weights = weights.view(len(pixels), -1, *weights.shape[1:])[:, 0]
+    attended = weights[:, 0] if query == "class" else weights.mean(1)
+    patches = attended[:, tower.layout.prefix :]
+    height, width = pixels.shape[-2:]
+    grid = (height // tower.patch_size, width // tower.patch_size)
+    if grid[0] * grid[1] != patches.shape[1]:
+        grid = tower.grid
+    low, high = patches.aminmax(dim=1, keepdim=True)
+    scaled = (patches - low) / (high - low).where(high > low, 1.0)
+    return F.interpolate(scaled.view(-1, 1, *grid), size=(height, width), mode="nearest")[:, 0]
+
+
+def _plain(image: Float[Tensor, "height width *channels"]) -> Any:
+    """An image as tuples of numbers."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else round(value, _DIGITS)
+
+    return tuples(image.detach().cpu().double().tolist())
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AttentionMaps(Analysis):
+    """What a block attends to in the first images; see :func:`attention_maps`.
+
+    Args:
+        block: the block, from 0.
+        query: ``mean`` or ``class``.
+        images: how many images are shown.
+    """
+
+    name: ClassVar[str] = "attention"
+    block: int = 0
+    query: str = "mean"
+    images: int = 5
+
+    def __call__(
+        self, models: Mapping[str, VLM], data: Dataset, *, folder: Path | None = None, quiet: bool = False
+    ) -> list[Plot]:
+        shown = data.pixels(range(min(self.images, len(data))))
+        return [attention_maps(models, shown, block=self.block, query=self.query)]
+
+
+ANALYSIS = AttentionMaps

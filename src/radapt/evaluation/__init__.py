@@ -1,0 +1,34 @@
+"""Evaluation: what a model gets right, clean and under attack, with the source of every attack.
+
+Every file here without a leading underscore is a task; its name is the task's name, and its ``TASK`` the class.
+"""
+
+from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of, defence_of, split_candidate
+from ._defence import Defence, InputDefence
+from ._evaluate import REGISTRY, evaluate
+from ._task import Answer, BoundTask, Task
+from ._threat import Threat
+
+__all__ = [
+    "REGISTRY",
+    "Answer",
+    "BoundTask",
+    "Candidate",
+    "CandidateLike",
+    "Defence",
+    "InputDefence",
+    "ModelLike",
+    "Models",
+    "Task",
+    "Threat",
+    "candidates_of",
+    "defence_of",
+    "evaluate",
+    "names",
+    "split_candidate",
+]
+
+
+def names() -> list[str]:
+    """Names of all tasks."""
+    return REGISTRY.names()

@@ -1,0 +1,171 @@
+"""What is evaluated: candidates, a model each, with or without a defence; by name or as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from radapt.adapters import Adapter
+from radapt.errors import ModelError, SettingsError
+from radapt.models import VLM, ClassifierModel, load, supports
+
+from ._defence import Defence, InputDefence
+
+__all__ = ["Candidate", "CandidateLike", "ModelLike", "Models", "candidates_of", "defence_of", "split_candidate"]
+
+ModelLike = str | Path | VLM | nn.Module | Callable[..., Any]
+"""A model by name, as an object, or any classifier from pixels to logits."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One line of a report: a defended (or undefended) model.
+
+    Args:
+        method: its name in reports.
+        model: the model, without a defence.
+        adapter: the adapter, or any other defence, that is put on it; None for nothing.
+    """
+
+    method: str
+    model: VLM
+    adapter: Defence | None = None
+
+    def defended(self) -> AbstractContextManager[Any]:
+        """The candidate with its defence, for the time of a ``with`` block."""
+        return nullcontext() if self.adapter is None else self.adapter.attach(self.model)
+
+
+CandidateLike = Candidate | ModelLike | tuple[ModelLike, "str | Path | Defence | Callable[..., Any]"]
+"""A candidate, a model, or a model and what defends it."""
+
+
+class Models:
+    """Loads models by name, each once.
+
+    Args:
+        settings: what else :func:`radapt.load` takes (``device``, ``dtype``...).
+        image_size: of classifiers that are given as functions or modules; None: not known.
+        before: called with the name of a model before it is loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        before: Callable[[str], None] | None = None,
+    ) -> None:
+        self._settings, self.image_size, self._before = dict(settings or {}), image_size, before
+        self._loaded: dict[str, VLM] = {}
+        self._wrapped: dict[int, VLM] = {}
+
+    def get(self, model: ModelLike, label: str | None = None) -> VLM:
+        """A model, loaded or wrapped where it is not one yet.
+
+        Args:
+            model: the model.
+            label: name of a classifier of your own.
+
+        Raises:
+            ModelError, UnknownModelError: it cannot be loaded.
+        """
+        if isinstance(model, VLM):
+            return model
+        if isinstance(model, str | Path):
+            name = str(model)
+            if name not in self._loaded:
+                if self._before is not None:
+                    self._before(name)
+                self._loaded[name] = load(name, **self._settings)
+            return self._loaded[name]
+        if id(model) not in self._wrapped:
+            self._wrapped[id(model)] = self._wrap(model, label)
+        return self._wrapped[id(model)]
+
+    def _wrap(self, model: nn.Module | Callable[..., Any], label: str | None) -> VLM:
+        if isinstance(model, nn.Module) and supports(model):
+            return load(model)
+        if self.image_size is None:
+            raise ModelError(
+                "the size of the images is not known; wrap the classifier: "
+                "radapt.models.ClassifierModel(name, model, image_size=(height, width))"
+            )
+        name = label or str(getattr(model, "__name__", type(model).__name__))
+        return ClassifierModel(name, model, image_size=self.image_size)
+
+
+def candidates_of(
+    given: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
+    models: Models,
+) -> list[Candidate]:
+    """Candidates from names and objects.
+
+    Args:
+        given: one of them, a list, or a mapping by label. A text is ``[LABEL=]MODEL[+ADAPTER]``, as on the command
+            line; a tuple is a pair of a model and its defence: an adapter, the folder of one, a :class:`Defence`, or a
+            function or module that maps images to images.
+        models: loads the models.
+
+    Raises:
+        SettingsError: nothing is given, or a text is not of that form.
+        RadaptError: a model or an adapter cannot be loaded.
+    """
+    if isinstance(given, Mapping):
+        return [_candidate(each, label, models) for label, each in given.items()]
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        pair = isinstance(given, tuple) and not all(isinstance(each, Candidate) for each in given)
+        return [_candidate(each, None, models) for each in ([given] if pair else given)]
+    return [_candidate(given, None, models)]
+
+
+def _candidate(given: Any, label: str | None, models: Models) -> Candidate:
+    if isinstance(given, Candidate):
+        return given if label is None else Candidate(method=label, model=given.model, adapter=given.adapter)
+    if isinstance(given, str) and label is None:
+        label, model, folder = split_candidate(given)
+        adapter = None if folder is None else Adapter.from_pretrained(folder)
+        return Candidate(method=label, model=models.get(model), adapter=adapter)
+    pair = given if isinstance(given, tuple) else (given, None)
+    if len(pair) != 2:
+        raise SettingsError(f"a candidate is a model, or a pair of a model and its defence; got {len(pair)} objects")
+    model, defence = pair
+    vlm = models.get(model, label)
+    return Candidate(method=label or vlm.name, model=vlm, adapter=defence_of(defence))
+
+
+def split_candidate(text: str) -> tuple[str, str, str | None]:
+    """Label, model and adapter of ``[LABEL=]MODEL[+ADAPTER]``; the label is the text where it has none.
+
+    Raises:
+        SettingsError: one of them is empty.
+    """
+    label, equals, rest = text.partition("=")
+    name, plus, folder = (rest if equals else text).partition("+")
+    if not name or (equals and not label) or (plus and not folder):
+        raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {text!r}")
+    return (label if equals else text), name, folder if plus else None
+
+
+def defence_of(given: object) -> Defence | None:
+    """A defence from an object, or from the folder or hub name of an adapter.
+
+    Raises:
+        SettingsError: it is none.
+        AdapterError: there is no adapter there.
+    """
+    if given is None or isinstance(given, Defence):
+        return given
+    if isinstance(given, str | Path):
+        return Adapter.from_pretrained(given)
+    if callable(given):
+        return InputDefence(given)
+    raise SettingsError(
+        f"a defence is an adapter, the folder of one, an object with `fingerprint` and `attach`, or a function of "
+        f"images; got {type(given).__name__}"
+    )

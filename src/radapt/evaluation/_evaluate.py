@@ -1,0 +1,199 @@
+"""Evaluation: every candidate on every dataset, clean and under every threat, into a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from radapt.attacks import Attack
+from radapt.data import Dataset
+from radapt.errors import SettingsError
+from radapt.models import VLM
+from radapt.registry import Registry, nearest
+from radapt.results import Result, Results
+from radapt.types import Norm, Split
+
+from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
+from ._inputs import DataLike, datasets_of, listed, size_of_data, threats_of
+from ._targeted import Targeted
+from ._task import Task
+from ._threat import Threat, setting_of, weights_of
+from ._units import Runner, Unit, identity_of
+
+__all__ = ["REGISTRY", "evaluate"]
+
+REGISTRY = Registry("radapt.evaluation", "task", "TASK")
+
+
+def evaluate(
+    candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
+    *,
+    data: DataLike | Sequence[DataLike],
+    attack: str | Attack | None = "apgd",
+    eps: float | str | Sequence[float | str] = 4 / 255,
+    norm: Norm = "linf",
+    source: str | Sequence[str] = ("undefended", "self"),
+    options: Mapping[str, object] | None = None,
+    threats: Sequence[Threat] | None = None,
+    results: str | Path | Results = "results.sqlite",
+    undefended: ModelLike | None = None,
+    task: str | None = None,
+    target: str | None = None,
+    n: int | None = None,
+    split: Split = "test",
+    seed: int = 0,
+    batch_size: int = 32,
+    sanity: bool = True,
+    models: Models | None = None,
+    quiet: bool = False,
+    **loading: Any,
+) -> list[Result]:
+    """Evaluate candidates on datasets, clean and under attack; what the results file holds already is not redone.
+
+    Images for a transfer threat are made against its source with the whole budget (no early stop) and shared by all
+    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence.
+
+    Args:
+        candidates: the lines of the report: one, a list, or a mapping by label, of :class:`Candidate`, models (names,
+            objects, or any classifier from pixels to logits), or pairs of a model and its defence. A text is
+            ``[LABEL=]MODEL[+ADAPTER]``, as on the command line.
+        data: one or several datasets, by name, as the path of a card, or as objects; each sample of each is used, for
+            the task that is on its card. A :class:`Task` says both.
+        attack: name of the attack, or the attack itself, with its own settings; None: clean results only.
+        eps: one or several radii in pixel units, as numbers or texts such as ``4/255``.
+        norm: ``linf`` or ``l2``.
+        source: whose gradients make the attack, one or several: ``self`` (white-box), ``undefended`` (transfer), or
+            the label of a candidate (transfer).
+        options: other settings of the attack.
+        threats: instead of ``attack``, ``eps``, ``norm``, ``source`` and ``options``: attacks with their sources.
+        results: a results file, open or by its path; rows are committed every 128 samples.
+        undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.
+        task: what the datasets are used for, by name; by default what their cards say.
+        target: a sentence that attacks drive generative models to say; results are then the share that does not say it.
+        n, split: samples of each dataset by name, and its split.
+        seed: seed of the per-sample random numbers.
+        batch_size: images per pass of the model; results at one batch size are the same bit for bit.
+        sanity: run the sanity checks and store their flags.
+        models: loads models by name, where several calls are to share them.
+        quiet: no progress bar.
+        loading: ``device``, ``dtype`` and whatever else :func:`radapt.load` takes, for models by name.
+
+    Returns:
+        The results of this plan, in order.
+
+    Raises:
+        SettingsError: nothing to evaluate, two candidates of one name or with the same results, a model that carries an
+            adapter already, an unknown source, or a dataset of a task that cannot be evaluated.
+    """
+    if batch_size < 1:
+        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
+    loader = models or Models(loading)
+    chosen_data = listed(data)
+    if loader.image_size is None:
+        loader.image_size = size_of_data(chosen_data)
+    chosen = candidates_of(candidates, loader)
+    if not chosen or not chosen_data:
+        raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
+    sets = datasets_of(chosen_data, n=n, split=split, models=[candidate.model for candidate in chosen])
+    plan = threats_of(attack, eps, norm, source, options) if threats is None else list(threats)
+    base = None if undefended is None else loader.get(undefended)
+    _check_candidates(chosen, base)
+    tasks = [each if isinstance(each, Task) else _task(each, task, target) for each in sets]
+    with nullcontext(results) if isinstance(results, Results) else Results(results) as file:
+        return _evaluate(chosen, tasks, plan, file, base, seed, batch_size, sanity, quiet)
+
+
+def _evaluate(
+    candidates: Sequence[Candidate],
+    tasks: Sequence[Task],
+    threats: Sequence[Threat],
+    results: Results,
+    undefended: VLM | None,
+    seed: int,
+    batch_size: int,
+    sanity: bool,
+    quiet: bool,
+) -> list[Result]:
+    units = list(_units(candidates, tasks, threats, undefended, seed))
+    for unit in units:
+        done = results.begin(unit.setting)
+        unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
+    runner = Runner(results, undefended, seed, batch_size, sanity)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=quiet, transient=True) as progress:
+        bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
+        for unit in units:
+            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=str(unit))
+            if unit.todo:
+                runner.run(unit, lambda n: progress.update(bar, advance=n))
+    keys = {unit.setting.key: i for i, unit in enumerate(units)}
+    found = [result for result in results.all() if result.setting.key in keys]
+    return sorted(found, key=lambda result: keys[result.setting.key])
+
+
+def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:
+    names = [candidate.method for candidate in candidates]
+    if len(set(names)) < len(names):
+        raise SettingsError(f"candidates must have different names, got {', '.join(names)}")
+    seen: dict[str, str] = {}
+    for candidate in candidates:
+        first = seen.setdefault(identity_of(candidate), candidate.method)
+        if first != candidate.method:
+            raise SettingsError(
+                f"candidates {first!r} and {candidate.method!r} have the same model name ({candidate.model.name}) and "
+                "adapter, so their results would be one; leave one out, or give different models different names"
+            )
+    models = {candidate.method: candidate.model for candidate in candidates}
+    for name, model in (models if undefended is None else {**models, "undefended": undefended}).items():
+        if model.defended:
+            raise SettingsError(f"the model of {name!r} carries an adapter already; detach it and give it as adapter=")
+
+
+def _task(data: Dataset, name: str | None, target: str | None) -> Task:
+    if target is not None:
+        return Targeted(data, target)
+    chosen = name or data.card.task
+    tasks = REGISTRY.names()
+    if chosen not in tasks:
+        raise SettingsError(f"{data.name} is a set for {chosen}, which cannot be evaluated{nearest('', tasks)}")
+    task: Task = REGISTRY.get(chosen)(data)
+    return task
+
+
+def _units(
+    candidates: Sequence[Candidate],
+    tasks: Sequence[Task],
+    threats: Sequence[Threat],
+    undefended: VLM | None,
+    seed: int,
+) -> Iterable[Unit]:
+    by_name = {candidate.method: candidate for candidate in candidates}
+    known: dict[VLM, str] = {}
+    for task in tasks:
+        for candidate in candidates:
+            for threat in (None, *threats):
+                source = None if threat is None else _source(candidate, threat, by_name, undefended)
+                held = weights_of(candidate, source, known)
+                setting = setting_of(candidate, task, threat, identity_of(source), seed, held)
+                yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting)
+
+
+def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate], undefended: VLM | None) -> Candidate:
+    if threat.source == "self":
+        return candidate
+    if threat.source == "undefended":
+        return Candidate(method="undefended", model=undefended or candidate.model)
+    if threat.source not in by_name:
+        allowed = ("self", "undefended", *by_name)
+        raise SettingsError(f"unknown source {threat.source!r}{nearest(threat.source, allowed)}")
+    return by_name[threat.source]

@@ -1,0 +1,73 @@
+"""Datasets and threats by name or as objects, one or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from radapt.attacks import Attack
+from radapt.data import Dataset, load_dataset
+from radapt.io import fraction
+from radapt.models import VLM, common_image_size
+from radapt.types import Norm, Split
+
+from ._task import Task
+from ._threat import Threat
+
+__all__ = ["DataLike", "datasets_of", "listed", "size_of_data", "threats_of"]
+
+DataLike = str | Path | Dataset | Task
+"""A dataset by name, as the path of a card, or as an object; or a task on one."""
+
+
+def listed(given: Any) -> list[Any]:
+    """One thing, or several, as a list."""
+    return [given] if isinstance(given, str | float | int | Path | Dataset | Task) or given is None else list(given)
+
+
+def size_of_data(datasets: Sequence[DataLike]) -> tuple[int, int] | None:
+    """Height and width of the images of the first dataset that is an object; else those of the first by name."""
+    objects = [each.data if isinstance(each, Task) else each for each in datasets if isinstance(each, Dataset | Task)]
+    if objects:
+        return objects[0].image_size
+    names = [each for each in datasets if isinstance(each, str | Path)]
+    return load_dataset(names[0], n=1).image_size if names else None
+
+
+def datasets_of(
+    given: Sequence[DataLike], *, n: int | None, split: Split, models: Sequence[VLM]
+) -> list[Dataset | Task]:
+    """Datasets, those by name with images of the size that the models take.
+
+    Raises:
+        SettingsError: an unknown name, too few samples, or models that take images of different sizes.
+    """
+    size = common_image_size(models)
+    return [
+        each if isinstance(each, Dataset | Task) else load_dataset(each, split=split, n=n, size=size) for each in given
+    ]
+
+
+def threats_of(
+    attack: str | Attack | None,
+    eps: float | str | Sequence[float | str],
+    norm: Norm,
+    source: str | Sequence[str],
+    options: Mapping[str, object] | None,
+) -> list[Threat]:
+    """Every radius from every source; none without an attack.
+
+    Raises:
+        SettingsError: an unknown attack or option, or a value out of range.
+    """
+    if attack is None or attack == "none":
+        return []
+    if not isinstance(attack, str):
+        return [Threat(attack=attack, source=who) for who in listed(source)]
+    radii = [fraction(each) for each in listed(eps)]
+    return [
+        Threat(attack=attack, eps=radius, norm=norm, source=who, options=options)
+        for radius in radii
+        for who in listed(source)
+    ]

@@ -1,0 +1,164 @@
+"""Checks that run by themselves and whose flags are stored with the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from radapt.attacks import Attack, Outcome, SearchAttack
+from radapt.attacks.apgd import APGD
+from radapt.attacks.square import SAFE_GROWTH, Square
+from radapt.models import VLM
+from radapt.results import Results, Setting
+from radapt.types import Pixels
+
+from ._task import BoundTask
+from ._threat import Threat
+
+__all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs"]
+
+_LARGE_EPS = 64 / 255
+_RANDOM = 1e-4
+_QUERIES = 500
+_SIGNS = (
+    "loss not rising",
+    "zero gradient",
+    "failed",
+    "unconfirmed",
+    "square beats gradients",
+    "given up",
+    "8 bits",
+)
+
+
+@dataclass
+class Tally:
+    """Per-sample signs of a failing attack, summed over the batches of one run of a setting."""
+
+    attacked: int = 0
+    flat: int = 0
+    vanished: int = 0
+    failed: int = 0
+    unconfirmed: int = 0
+    blind: int = 0
+    audited: int = 0
+    misjudged: int = 0
+    rounded: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the samples of one batch."""
+        tried = outcome.iterations > 0
+        self.attacked += int(tried.sum())
+        self.flat += int((tried & ~outcome.loss_rose).sum())
+        self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
+        self.failed += int(outcome.failed.sum())
+        self.unconfirmed += int(outcome.unconfirmed.sum())
+        self.blind += int((outcome.fooled & outcome.blind & (outcome.backwards > 0)).sum())
+        self.audited += int(outcome.audited.sum())
+        self.misjudged += int(outcome.misjudged.sum())
+        self.rounded += int((tried & outcome.fooled & ~outcome.fooled_8bit).sum())
+
+    def flags(self) -> dict[str, object]:
+        """Flags of the run, which say how many samples it attacked; empty when nothing is wrong."""
+        signs: dict[str, str] = {}
+        if self.flat > 0.05 * self.attacked:
+            signs["loss not rising"] = f"the loss did not rise on {self.flat}"
+        if self.vanished > 0.05 * self.attacked:
+            signs["zero gradient"] = f"gradients were zero on {self.vanished}"
+        if self.failed:
+            signs["failed"] = f"the search ended early on {self.failed}: loss or gradient not finite"
+        if self.unconfirmed:
+            signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
+        if self.blind > max(1, 0.01 * self.attacked):
+            signs["square beats gradients"] = f"{self.blind} were fooled without gradients only: masked gradients?"
+        if self.misjudged:
+            signs["given up"] = (
+                f"{self.misjudged} of {self.audited} checked searches succeeded after others like them would have been "
+                "given up; attack with growth=None"
+            )
+        if self.rounded > 0.05 * self.attacked:
+            signs["8 bits"] = f"{self.rounded} adversarial images do not fool once they are rounded to 8 bits"
+        return {name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()}
+
+
+def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
+    """Signs that earlier runs left in the flags of a setting: what they counted is not stored with the samples."""
+    flags = next((result.flags for result in results.all() if result.setting.key == setting.key), {})
+    return {name: flags[name] for name in _SIGNS if name in flags}
+
+
+def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
+    """Whether repeated passes of a model agree; a random defence needs expectation over transformations."""
+    with torch.no_grad():
+        first, second = (model.encode_image(pixels.to(model.device)).float() for _ in range(2))
+    spread = float((first - second).abs().max() / first.abs().max())
+    if spread <= _RANDOM:
+        return {}
+    return {"random": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"}
+
+
+def check_white_box(
+    bound: BoundTask,
+    threat: Threat,
+    pixels: Pixels,
+    keys: Sequence[str],
+    positions: Sequence[int],
+    *,
+    survivors: Sequence[int],
+    seed: int,
+) -> dict[str, object]:
+    """Signs of masked gradients, on a few samples: a large ball must leave nothing, and neither more steps nor an
+    attack without gradients must help.
+
+    Args:
+        bound: the task on the defended model, its adapter attached.
+        threat: the white-box threat.
+        pixels, keys, positions: the samples that the check uses.
+        survivors: rows of those that the attack did not fool.
+        seed: as in the evaluation.
+    """
+    flags: dict[str, object] = {}
+
+    def gained(attack: Attack, rows: Sequence[int]) -> int:
+        outcome = bound.attack(
+            attack,
+            pixels[list(rows)],
+            [positions[row] for row in rows],
+            keys=[keys[row] for row in rows],
+            seed=seed,
+            batch_size=len(rows),
+            stop=True,
+        )
+        return int(outcome.fooled.sum())
+
+    if threat.norm == "linf" and threat.eps < _LARGE_EPS:
+        left = len(positions) - gained(threat.make(eps=_LARGE_EPS), range(len(positions)))
+        if left > 0.05 * len(positions):
+            flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
+    if survivors:
+        steps = 3 * threat.make().steps
+        # An ensemble is long already: its first attack stands in for it.
+        single = isinstance(threat.make(), SearchAttack)
+        longer = threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps)
+        more = gained(longer, survivors)
+        if more > 0.05 * len(positions):
+            flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
+        loss = "margin" if "margin" in bound.objective(positions, stop=False).losses else ""
+        square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=SAFE_GROWTH, loss=loss)
+        more = gained(square, survivors)
+        if more > 0.05 * len(positions):
+            flags["square beats gradients"] = (
+                f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {_QUERIES} "
+                "queries: masked gradients?"
+            )
+    return flags
+
+
+def check_undefended(scores: Sequence[float]) -> dict[str, object]:
+    """Whether the undefended model falls under the white-box attack; if not, the attack is weak or the cue is easy."""
+    left = sum(scores)
+    if left <= 0.1 * len(scores):
+        return {}
+    return {"undefended stands": f"the undefended model keeps {left:.0f} of {len(scores)}: weak attack, or an easy cue"}

@@ -1,0 +1,128 @@
+"""What a task is: it attacks a model on the samples of a dataset, and scores what the model answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+from radapt.attacks import Attack, Objective, Outcome
+from radapt.data import Dataset
+from radapt.models import VLM
+from radapt.types import Pixels
+
+__all__ = ["Answer", "BoundTask", "Task", "batches"]
+
+
+class Answer(NamedTuple):
+    """A model's answer on one sample.
+
+    Its number (-1 for free text), its score (of the task's metric), the words for it, and its scores by other metrics.
+    """
+
+    prediction: int
+    score: float
+    text: str
+    also: Mapping[str, float] = {}
+
+
+class BoundTask(ABC):
+    """A task on a dataset, bound to one model as it stands (with or without an adapter).
+
+    Args:
+        model: the model.
+        data: the dataset.
+    """
+
+    def __init__(self, model: VLM, data: Dataset) -> None:
+        self.model, self.data = model, data
+
+    @abstractmethod
+    def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
+        """What an attack maximises on these samples.
+
+        ``stop`` says whether a fooled sample is done (white-box), or whether the attack spends its whole budget, as
+        images that are made to be shown to another model must.
+        """
+
+    def attack(
+        self,
+        attack: Attack,
+        pixels: Pixels,
+        positions: Sequence[int],
+        *,
+        keys: Sequence[str],
+        seed: int,
+        batch_size: int,
+        stop: bool,
+    ) -> Outcome:
+        """Attack images of these samples; ``fooled`` says whose score is low enough.
+
+        Args:
+            attack: the attack.
+            pixels: the clean images.
+            positions: their numbers in the dataset.
+            keys, seed, batch_size: as for the attack.
+            stop: as for :meth:`objective`.
+        """
+        objective = self.objective(positions, stop=stop)
+        outcome = attack(objective, pixels.to(self.model.device), keys=keys, seed=seed, batch_size=batch_size)
+        return self.judged(outcome, positions, batch_size)
+
+    def judged(self, outcome: Outcome, positions: Sequence[int], batch_size: int) -> Outcome:
+        """An outcome with the task's own verdicts, where those of its objective are others."""
+        return outcome
+
+    @abstractmethod
+    def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
+        """The model's answers on images of these samples."""
+
+    def answers(self, pixels: Pixels, positions: Sequence[int], batch_size: int) -> list[Answer]:
+        """Answers by batches of ``batch_size``, the last one padded, so that they do not depend on the batch."""
+        answers = list[Answer]()
+        for rows, count in batches(len(positions), batch_size):
+            answers += self.answer(pixels[rows], [positions[row] for row in rows])[:count]
+        return answers
+
+
+def batches(count: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
+    """Rows 0 to ``count`` - 1 by batches, the last one filled up with its first row; and how many of each count."""
+    for first in range(0, count, batch_size):
+        rows = list(range(first, min(first + batch_size, count)))
+        yield rows + [rows[0]] * (batch_size - len(rows)), len(rows)
+
+
+class Task(ABC):
+    """A task: what is asked about the samples of a dataset, and how answers are scored.
+
+    Attributes:
+        name: its name in reports.
+        low: the highest score that an attack is content with.
+        checked: samples that the sanity checks of an attack take.
+        context: what else its results depend on; recorded with them.
+    """
+
+    name: ClassVar[str]
+    low: ClassVar[float] = 0.0
+    checked: ClassVar[int] = 16
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+        self.context: dict[str, object] = {}
+
+    @property
+    def metric(self) -> str:
+        """What the score of a sample measures."""
+        return self.data.card.metric
+
+    @abstractmethod
+    def bind(self, model: VLM) -> BoundTask:
+        """Prepare the task for a model (encode its prompts)."""
+
+    @abstractmethod
+    def truth(self, position: int) -> str:
+        """The right answer in words."""
+
+    def label(self, position: int) -> int:
+        """The right answer as a number (-1 where there is none)."""
+        return -1

@@ -1,0 +1,106 @@
+"""Scores of free text: CIDEr, BLEU, and the accuracy of short answers."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from radapt.errors import SettingsError
+
+__all__ = ["Cider", "bleu", "canonical", "says_yes", "vqa_accuracy", "words"]
+
+_MARKS = re.compile(r"[^\w\s]|_")
+_ARTICLES = frozenset({"a", "an", "the"})
+_NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+_NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_PEOPLE = 3
+
+
+def _scorer(name: str) -> Any:
+    """A module of pycocoevalcap, which is large and serves this task alone."""
+    try:
+        return importlib.import_module(f"pycocoevalcap.{name}.{name}_scorer")
+    except ImportError as error:
+        raise SettingsError('scores of captions need pycocoevalcap: pip install "radapt[captions]"') from error
+
+
+def words(text: str) -> str:
+    """A caption as COCO's evaluation compares it: lower case, without punctuation, one space between words.
+
+    (COCO's own tokenizer is a Java program; on plain sentences it gives the same.)
+    """
+    return " ".join(_MARKS.sub(" ", text.lower().replace("'", "")).split())
+
+
+class Cider:
+    """CIDEr (Vedantam et al. 2015, arXiv:1411.5726), as pycocoevalcap computes it, with word weights of a fixed corpus.
+
+    So the score of a sample does not depend on which others are evaluated with it. Scores lie in [0, 10].
+
+    Args:
+        corpus: the references of every image.
+
+    Raises:
+        SettingsError: pycocoevalcap, the extra ``captions``, is not installed.
+    """
+
+    def __init__(self, corpus: Sequence[Sequence[str]]) -> None:
+        self._scorer = _scorer("cider")
+        self._corpus = [self._scorer.cook_refs([words(text) for text in texts]) for texts in corpus]
+        counting = self._scorer.CiderScorer()
+        counting.crefs = self._corpus
+        counting.compute_doc_freq()
+        self._frequency = counting.document_frequency
+
+    def __call__(self, answer: str, references: Sequence[str]) -> float:
+        """Score of one answer; 0 for an empty one."""
+        scorer = self._scorer.CiderScorer()
+        scorer.document_frequency = self._frequency
+        scorer.ctest = [self._scorer.cook_test(words(answer))]
+        # Only as many references are read as there are answers; their number is the size of the corpus.
+        scorer.crefs = [self._scorer.cook_refs([words(text) for text in references]), *self._corpus[1:]]
+        return float(scorer.compute_cider()[0])
+
+
+def bleu(answer: str, references: Sequence[str]) -> float:
+    """BLEU-4 of one sentence (Papineni et al. 2002), in [0, 1], as pycocoevalcap computes it.
+
+    Raises:
+        SettingsError: pycocoevalcap, the extra ``captions``, is not installed.
+    """
+    scorer = _scorer("bleu").BleuScorer(words(answer), [words(text) for text in references], n=4)
+    _, by_order = scorer.compute_score(option="closest", verbose=0)
+    return min(1.0, float(by_order[3][0]))
+
+
+def canonical(answer: str) -> str:
+    """A short answer as VQA's evaluation compares it: no punctuation, no articles, numbers as digits.
+
+    Apostrophes go too, where the official code completes contractions: ``dont`` and ``don't`` agree either way.
+    """
+    without = (word for word in words(answer).split() if word not in _ARTICLES)
+    return " ".join(_NUMBERS.get(word, word) for word in without)
+
+
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """VQA accuracy (Antol et al. 2015): mean over the people of ``min(1, agreeing others / 3)``.
+
+    Where fewer than four people answered, as many must agree as there are others; a single one must be matched.
+    """
+    text, correct = canonical(answer), [canonical(each) for each in references]
+    if len(correct) == 1:
+        return float(text == correct[0])
+    needed = min(_PEOPLE, len(correct) - 1)
+    shares = []
+    for left_out in range(len(correct)):
+        others = correct[:left_out] + correct[left_out + 1 :]
+        shares.append(min(1.0, others.count(text) / needed))
+    return sum(shares) / len(shares)
+
+
+def says_yes(answer: str) -> bool:
+    """Whether an answer means yes, as POPE reads it (Li et al. 2023): unless its first sentence says no or not."""
+    first = answer.split(".")[0].replace(",", "").lower().split()
+    return not {"no", "not"} & set(first)

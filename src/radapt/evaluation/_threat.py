@@ -1,0 +1,132 @@
+"""What candidates are evaluated under: threats, an attack each, and whose gradients it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from radapt._version import __version__
+from radapt.attacks import Attack, make
+from radapt.errors import SettingsError
+from radapt.models import VLM
+from radapt.results import Setting
+from radapt.types import Norm
+
+from ._candidates import Candidate
+from ._task import Task
+
+__all__ = ["Threat", "setting_of", "weights_of"]
+
+
+@dataclass(frozen=True, init=False)
+class Threat:
+    """An attack and whose gradients it uses.
+
+    Args:
+        attack: name of the attack, or the attack itself, which then says its norm, radius and other settings.
+        eps: radius of the ball in pixel units (4/255).
+        norm: ``linf`` or ``l2``.
+        source: ``self`` (white-box: the attacker sees the whole defended model), ``undefended`` (transfer), or the
+            ``method`` of another candidate (transfer).
+        options: the attack's other settings (``steps``, ``restarts``...).
+
+    Raises:
+        SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own.
+    """
+
+    attack: str | Attack
+    eps: float
+    source: str
+    norm: Norm = "linf"
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)  # a mapping has no hash
+
+    def __init__(
+        self,
+        *,
+        attack: str | Attack,
+        source: str,
+        eps: float | None = None,
+        norm: Norm | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        if not source:
+            raise SettingsError("a threat must say whose gradients make the attack: source='self' or 'undefended'")
+        values: dict[str, Any] = {"eps": eps, "norm": norm or "linf", "options": dict(options or {})}
+        if isinstance(attack, str):
+            if eps is None:
+                raise SettingsError(f"the threat by {attack} needs a radius, such as eps=4/255")
+        else:
+            own: dict[str, Any] = {entry.name: getattr(attack, entry.name) for entry in fields(attack)}
+            values = {"eps": own.pop("eps"), "norm": own.pop("norm"), "options": own}
+            for name, given in (("eps", eps), ("norm", norm), ("options", options)):
+                if given is not None and given != values[name]:
+                    raise SettingsError(
+                        f"an attack that is given as an object says its {name} itself; leave {name} out"
+                    )
+        for name, value in {"attack": attack, "source": source, **values}.items():
+            object.__setattr__(self, name, value)
+        _ = self.make()
+
+    @property
+    def name(self) -> str:
+        """Name of the attack."""
+        return self.attack if isinstance(self.attack, str) else self.attack.name
+
+    def make(self, **changes: object) -> Attack:
+        """The attack itself, with some settings changed."""
+        if not isinstance(self.attack, str):
+            changed: Any = changes
+            return replace(self.attack, **changed)
+        return make(self.attack, **{"eps": self.eps, "norm": self.norm, **self.options, **changes})
+
+    def settings(self) -> dict[str, object]:
+        """Every setting of the attack, defaults included, but for its norm and radius."""
+        attack = self.make()
+        return {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
+
+
+def weights_of(candidate: Candidate, source: Candidate | None, known: dict[VLM, str]) -> str:
+    """Hash of a candidate's weights, and behind a colon of those of a source that is another model.
+
+    Args:
+        candidate, source: the candidate, and whose gradients make the attack.
+        known: hashes by model, added to.
+    """
+    models = [candidate.model]
+    if source is not None and source.model is not candidate.model:
+        models.append(source.model)
+    for model in models:
+        if model not in known:
+            known[model] = model.fingerprint
+    return ":".join(known[model] for model in models)
+
+
+def setting_of(
+    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, weights: str
+) -> Setting:
+    """The setting of one result; ``threat`` None is the clean result, ``source`` names the source's model."""
+    options, data, attacked = dict(task.context), task.data, dict[str, Any]()
+    precision = str(candidate.model.dtype).removeprefix("torch.")
+    if precision != "float32":
+        options["dtype"] = precision
+    if threat is not None:
+        options |= threat.settings()
+        attacked = {"attack": threat.name, "norm": threat.norm, "eps": threat.eps}
+        attacked |= {"source": threat.source, "seed": seed}
+        if threat.source != "self":
+            options["source_model"] = source
+    return Setting(
+        method=candidate.method,
+        model=candidate.model.name,
+        weights=weights,
+        adapter="" if candidate.adapter is None else candidate.adapter.fingerprint,
+        task=task.name,
+        metric=task.metric,
+        dataset=data.name,
+        split=data.split,
+        n=len(data),
+        version=__version__,
+        options=options,
+        **attacked,
+    )

@@ -1,0 +1,110 @@
+"""Retrieval: captions of an image among those of all images, and images of a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from radapt.attacks import ClassificationObjective, Objective, Outcome, round_8bit
+from radapt.data import Dataset
+from radapt.errors import InputError
+from radapt.models import VLM, contrastive
+from radapt.types import Logits, Pixels
+
+from ._task import Answer, BoundTask, Task
+
+__all__ = ["TASK", "Retrieval"]
+
+_RANKS = (1, 5, 10)
+_BATCH = 32
+
+
+class Retrieval(Task):
+    """Recall at 1, 5 and 10, from image to caption and from caption to image.
+
+    An image is found at ``k`` where one of its own captions is among the ``k`` nearest; a caption of it where the
+    image is among the ``k`` nearest, its result being the mean over the captions. An attack changes one image; the rest
+    of the gallery stays as it is, so that the result of a sample does not depend on what happened to the others. It
+    drives the image away from its own captions with its whole budget, as a worse rank is worse at 5 and at 10, too.
+    """
+
+    name = "retrieval"
+
+    def __init__(self, data: Dataset) -> None:
+        if not data.captions:
+            raise InputError(f"{data.name} has no captions (it is a set for {data.card.task})")
+        if len(data) < 2:
+            raise InputError(f"{data.name}: retrieval needs at least two images, got {len(data)}")
+        super().__init__(data)
+        self.context = {"gallery": len(data)}
+
+    def bind(self, model: VLM) -> BoundTask:
+        return _Bound(model, self.data)
+
+    def truth(self, position: int) -> str:
+        return self.data.captions[position][0]
+
+
+class _Bound(BoundTask):
+    def __init__(self, model: VLM, data: Dataset) -> None:
+        super().__init__(model, data)
+        self._encoder = contrastive(model)
+        self._owner = torch.tensor([at for at, texts in enumerate(data.captions) for _ in texts])
+        flat = [text for texts in data.captions for text in texts]
+        parts = [self._encoder.encode_text(flat[first : first + 256]) for first in range(0, len(flat), 256)]
+        self._captions = F.normalize(torch.cat(parts).float(), dim=-1)
+
+    @cached_property
+    def _gallery(self) -> Tensor:
+        """Unit embeddings of the clean images, by the model as it stands when this is first asked."""
+        return torch.cat([self._embed(part) for part in self.data.pixels(range(len(self.data))).split(_BATCH)])
+
+    def _embed(self, pixels: Pixels) -> Tensor:
+        with torch.no_grad():
+            return F.normalize(self.model.encode_image(pixels.to(self.model.device)).float(), dim=-1)
+
+    def logits(self, pixels: Pixels) -> Logits:
+        """For every image of the dataset, the scaled cosine of the nearest of its captions."""
+        embedding = F.normalize(self.model.encode_image(pixels).float(), dim=-1)
+        cosine = embedding @ self._captions.T
+        owner = self._owner.to(cosine.device).expand_as(cosine)
+        best = torch.full((len(cosine), len(self.data)), -torch.inf, device=cosine.device)
+        return self._encoder.logit_scale * best.scatter_reduce(1, owner, cosine, "amax")
+
+    def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
+        labels = torch.as_tensor(positions, dtype=torch.int64)
+        return ClassificationObjective(self.logits, labels, len(self.data), stop=False)
+
+    def judged(self, outcome: Outcome, positions: Sequence[int], batch_size: int) -> Outcome:
+        def lost(images: Pixels) -> Tensor:
+            answers = self.answers(images, positions, batch_size)
+            return torch.tensor([answer.score == 0 for answer in answers], device=images.device)
+
+        return replace(outcome, fooled=lost(outcome.pixels), fooled_8bit=lost(round_8bit(outcome.pixels)))
+
+    def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
+        return [self._one(unit, position) for unit, position in zip(self._embed(pixels), positions, strict=True)]
+
+    def _one(self, unit: Tensor, position: int) -> Answer:
+        cosine = self._captions @ unit
+        own = self._owner.to(cosine.device) == position
+        nearest = int(torch.where(own, cosine, -torch.inf).argmax())
+        # A tie counts as lost: what would then be shown first is a matter of chance.
+        rank = int((cosine[~own] >= cosine[nearest]).sum())
+        gallery = self._gallery.clone()
+        gallery[position] = unit
+        near = self._captions[own] @ gallery.T
+        ranks = (near >= near[:, [position]]).sum(1) - 1
+        also = {f"recall@{k}": float(rank < k) for k in _RANKS[1:]}
+        also |= {f"text to image recall@{k}": float((ranks < k).float().mean()) for k in _RANKS}
+        first = int(cosine.argmax())
+        texts = [text for texts in self.data.captions for text in texts]
+        return Answer(rank, float(rank == 0), texts[first], also)
+
+
+TASK = Retrieval

@@ -1,0 +1,18 @@
+"""Experiments: the tables and figures of the paper, experiments of your own, and the demo."""
+
+from .demo import Demo, demo
+from .run import Event, Reproduction, all_experiments, run
+from .spec import Experiment, Profile, experiments, read
+
+__all__ = [
+    "Demo",
+    "Event",
+    "Experiment",
+    "Profile",
+    "Reproduction",
+    "all_experiments",
+    "demo",
+    "experiments",
+    "read",
+    "run",
+]

@@ -1,0 +1,190 @@
+"""The candidates of an experiment, and where each of them stands in a diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from radapt.adapters import REGISTRY as METHODS
+from radapt.adapters import Adapter, AdapterMethod
+from radapt.analysis import stage_candidates
+from radapt.data import load_dataset
+from radapt.errors import SettingsError
+from radapt.evaluation import Candidate, Threat
+from radapt.finetuning import finetune
+from radapt.io import digest_of
+from radapt.models import VLM
+from radapt.results.sweep import Position
+from radapt.schema import check_keywords
+
+from .artifacts import Report, trained_adapter, trained_twin
+from .parts import AttackSpec, DefenceSpec, Sweep
+from .spec import Profile
+
+__all__ = ["Builder", "Comparison", "axis_of"]
+
+_CHANGED = ("alpha", "mix")
+"""Settings of an adapter that are changed on it as it was made; ``d0`` is one, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Candidates that are compared with one undefended model.
+
+    Args:
+        base: the undefended model.
+        candidates: the lines of the table.
+        positions: where they stand in a diagram, if there is one.
+        ticks: names of the places on its axis, where they are no numbers.
+    """
+
+    base: VLM
+    candidates: list[Candidate]
+    positions: list[Position]
+    ticks: tuple[str, ...] = ()
+
+
+def axis_of(sweep: Sweep) -> tuple[list[float], tuple[str, ...]]:
+    """Places of a sweep's values, and their names where they are no numbers."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in sweep.values):
+        return [float(value) for value in sweep.values], ()
+    return [float(at) for at in range(len(sweep.values))], tuple(map(str, sweep.values))
+
+
+class Builder:
+    """Makes the models, twins and adapters of a profile, each once.
+
+    Args:
+        profile: what is compared.
+        model: gives a model by name.
+        artifacts: folder of the adapters and twins that are trained on the way.
+        report: told what happens.
+        quiet: no progress bars.
+
+    Raises:
+        SettingsError: a setting that a method does not take, before anything is made.
+    """
+
+    def __init__(
+        self, profile: Profile, model: Callable[[str], VLM], artifacts: Path, *, report: Report, quiet: bool
+    ) -> None:
+        self._profile, self._model, self._artifacts, self._report, self._quiet = (
+            profile,
+            model,
+            artifacts,
+            report,
+            quiet,
+        )
+        self._adapters: dict[str, Adapter] = {}
+        for title, spec in profile.defences.items():
+            self._method(title, spec)
+        for label, training in profile.trained.items():
+            check_keywords(label, finetune, training.settings)
+
+    def twins(self) -> dict[str, VLM]:
+        """The twins of the profile's first model by label, those that it trains included."""
+        profile = self._profile
+        base = self._model(next(iter(profile.models.values())))
+        twins = {label: self._model(name) for label, name in profile.twins.items()}
+        for label, training in profile.trained.items():
+            slug = "".join(letter if letter.isalnum() else "-" for letter in label)
+            folder = self._artifacts / f"{slug}-{digest_of([base.name, str(training)], length=8)}"
+            twins[label] = trained_twin(base, training, folder, report=self._report, quiet=self._quiet)
+        return twins
+
+    def comparisons(self) -> Iterator[Comparison]:
+        """For each undefended model, what is compared with it."""
+        profile, twins = self._profile, self.twins()
+        for number, (label, name) in enumerate(profile.models.items()):
+            yield self._comparison(label, self._model(name), twins if number == 0 else {})
+
+    def _comparison(self, label: str, base: VLM, twins: dict[str, VLM]) -> Comparison:
+        profile, sweep = self._profile, self._profile.sweep
+        candidates = [Candidate(method=label, model=base)]
+        candidates += [Candidate(method=twin, model=each) for twin, each in twins.items()]
+        fixed = [candidate.method for candidate in candidates]
+        positions, ticks = list[Position](), tuple[str, ...]()
+        for defence, spec in profile.defences.items():
+            title = f"{label}, {defence}" if len(profile.models) > 1 else defence
+            if sweep is None or sweep.over == "attack":
+                candidates.append(Candidate(method=title, model=base, adapter=self.adapter(title, spec, base)))
+            else:
+                positions += self._swept(title, spec, sweep, base, candidates)
+        if sweep is not None:
+            axis, ticks = axis_of(sweep)
+            if sweep.over == "attack":
+                positions = [
+                    Position(method=each.method, line=each.method, x=x, attack=_measured_with(part))
+                    for each in candidates
+                    for x, part in zip(axis, profile.attacks, strict=True)
+                ]
+            else:  # what does not depend on the setting stands beside it as a level line
+                ends = dict.fromkeys((axis[0], axis[-1]))
+                positions = [Position(method=method, line=method, x=x) for method in fixed for x in ends] + positions
+        if profile.replacement is not None and label == next(iter(profile.models)):
+            others = {twin: self._model(name) for twin, name in profile.replacement.twins.items()}
+            stages, at, ticks = stage_candidates(label, base, others, profile.replacement.order)
+            candidates += stages
+            positions += at
+        return Comparison(base=base, candidates=candidates, positions=positions, ticks=ticks)
+
+    def _swept(
+        self, title: str, spec: DefenceSpec, sweep: Sweep, base: VLM, candidates: list[Candidate]
+    ) -> Iterator[Position]:
+        """Add a defence with every value of a sweep; equal adapters are one candidate at several positions."""
+        known = {each.adapter.fingerprint: each.method for each in candidates if each.adapter is not None}
+        for value, x in zip(sweep.values, axis_of(sweep)[0], strict=True):
+            method = f"{title}, {sweep.over} {value}"
+            adapter = self._with_setting(title, spec, base, sweep.over, value)
+            if adapter.fingerprint not in known:
+                known[adapter.fingerprint] = method
+                candidates.append(Candidate(method=method, model=base, adapter=adapter))
+            yield Position(method=known[adapter.fingerprint], line=title, x=x)
+
+    def _with_setting(self, title: str, spec: DefenceSpec, base: VLM, over: str, value: Any) -> Adapter:
+        """A defence with another value of one setting."""
+        if over in ("d0", "alpha") and not isinstance(value, int | float):
+            raise SettingsError(f"the values of a sweep over {over} must be numbers, got {value!r}")
+        if over == "d0":
+            cutoff = self._method(title, spec)[0].settings(title, {"d0": value})["cutoff"]
+            return self.adapter(title, spec, base).change(cutoff=cutoff)
+        if over in _CHANGED:
+            return self.adapter(title, spec, base).change(**{over: value})
+        if over in ("n", "guide", "data", "on"):
+            return self.adapter(title, replace(spec, **{over: value}), base)
+        return self.adapter(title, replace(spec, settings={**spec.settings, over: value}), base)
+
+    def adapter(self, title: str, spec: DefenceSpec, base: VLM) -> Adapter:
+        """The adapter of a defence."""
+        key = digest_of([title, str(spec), base.name])
+        if key not in self._adapters:
+            self._adapters[key] = self._make(title, spec, base if spec.on is None else self._model(spec.on))
+        return self._adapters[key]
+
+    def _method(self, title: str, spec: DefenceSpec) -> tuple[AdapterMethod, dict[str, Any]]:
+        method: AdapterMethod = METHODS.get(spec.method)
+        return method, method.settings(title, spec.settings)
+
+    def _make(self, title: str, spec: DefenceSpec, vlm: VLM) -> Adapter:
+        method, settings = self._method(title, spec)
+        pixels = None
+        if spec.data is not None and (method.needs_images or settings.get("image") == "mean"):
+            images = load_dataset(spec.data, split="train", n=spec.n, size=vlm.image_size[0])
+            pixels = images.pixels(range(len(images)))
+        if spec.guide is not None:
+            return method.make(vlm, self._model(spec.guide), **settings, pixels=pixels)
+        if not method.needs_images or pixels is None:
+            return method.make(vlm, **settings, pixels=pixels)
+        # Equal trainings of several experiments are one, whatever their names there.
+        facts = [vlm.name, spec.data, spec.n, settings]
+        kind = "anchor" if spec.method == "data-driven" else spec.method
+        folder = self._artifacts / f"{kind}-{digest_of(facts, length=8, default=str)}"
+        return trained_adapter(method, vlm, pixels, settings, folder, report=self._report, quiet=self._quiet)
+
+
+def _measured_with(part: AttackSpec) -> dict[str, object]:
+    """What results under an attack of a sweep were measured with."""
+    threat = Threat(attack=part.attack, eps=part.eps[0], norm=part.norm, source="self", options=part.options)
+    return {"attack": threat.name, "norm": threat.norm, "eps": threat.eps, **threat.settings()}

@@ -1,0 +1,195 @@
+"""The parts of an experiment's file: defences, trained twins, attacks, sweeps, replacements and analyses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, MinLen
+from pydantic import BeforeValidator
+
+from radapt.adapters import REGISTRY as METHODS
+from radapt.adapters import AdapterMethod
+from radapt.errors import SettingsError
+from radapt.io import fraction
+from radapt.schema import STRICT
+from radapt.types import Norm, ReplacementOrder
+
+__all__ = [
+    "AnalysisSpec",
+    "AttackSpec",
+    "DefenceSpec",
+    "Names",
+    "ReplacementSpec",
+    "Sweep",
+    "TrainingSpec",
+    "collect",
+    "number_of",
+]
+
+
+def number_of(value: Any) -> Any:
+    """A text that is a number or a fraction as that number (YAML reads 3e-4 as a text), anything else as it is."""
+    try:
+        return fraction(value) if isinstance(value, str) else value
+    except SettingsError:
+        return value
+
+
+def _listed(value: Any) -> Any:
+    """A single value, or a list of them, as a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _names(value: Any) -> Any:
+    return tuple(str(each) if isinstance(each, int | float) else each for each in _listed(value))
+
+
+def _radii(value: Any) -> Any:
+    return tuple(fraction(each) if isinstance(each, str | int | float) else each for each in _listed(value))
+
+
+def _numbers(value: Any) -> Any:
+    return tuple(number_of(each) for each in value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+"""A name, or a list of names."""
+_Radii = Annotated[tuple[float, ...], BeforeValidator(_radii), MinLen(1)]
+_Count = Annotated[int, Ge(1)]
+
+
+def collect(kind: type[Any]) -> BeforeValidator:
+    """Puts the keys that are no fields of a part into its ``settings``, with fractions as numbers."""
+
+    def split(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        own = {entry.name for entry in fields(kind)} - {"settings"}
+        settings = {key: number_of(item) for key, item in value.items() if key not in own}
+        for key in ("eps", "alpha"):
+            if key in settings:
+                fraction(settings[key])
+        return {**{key: item for key, item in value.items() if key in own}, "settings": settings}
+
+    return BeforeValidator(split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenceSpec:
+    """How an adapter is made.
+
+    Args:
+        method: an adapter method, as in ``radapt adapt``.
+        guide: the robust twin, for a method that needs one.
+        on: the model on which the adapter is made, for the towers of others; None: the model itself.
+        data, n: for a method that is trained, and an anchor of a mean image: the dataset whose train split is used,
+            and how many of its images.
+        settings: what else the method takes (``alpha``, ``eps``, ``steps``, ``adversary``...), or ``d0``, the cut-off
+            as the paper's D0 at 224 pixels (0: no filter).
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    method: str
+    guide: str | None = None
+    on: str | None = None
+    data: str | None = None
+    n: _Count = 2000
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        method: AdapterMethod = METHODS.get(self.method)
+        if method.needs_guide != (self.guide is not None):
+            raise SettingsError("guide belongs to model-guided, and model-guided needs it")
+        if method.needs_images and self.data is None:
+            raise SettingsError(f"{self.method} needs data")
+        if self.settings.get("image") == "mean" and self.data is None:
+            raise SettingsError("the image mean needs data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """How a twin is trained.
+
+    Args:
+        method: a method of fine-tuning.
+        data, n: the dataset whose train split is used, and how many of its images.
+        settings: what else ``radapt.finetune`` takes (``layers``, ``eps``, ``steps``, ``batch_size``, ``lr``...).
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    method: str
+    data: str
+    n: _Count = 2000
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """An attack at some radii, from some sources; white-box is always among them."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    attack: str
+    eps: _Radii
+    norm: Norm = "linf"
+    source: Names = ("undefended", "self")
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "self" not in self.source:
+            raise SettingsError("source must name self, too: no result by transfer without its white-box one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Every defence, once with each value of a setting; or every model, once under each of some options of the attack.
+
+    Args:
+        over: ``alpha``, ``d0``, ``mix`` (changed on the adapter as it was made), another setting of the defences (made
+            again: ``n``, ``image``, ``block``...), or ``attack`` for the entries of ``attacks``.
+        values: the values; for ``attack`` the places of the entries on the axis.
+        label: name of the axis.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    over: str
+    values: Annotated[tuple[Any, ...], BeforeValidator(_numbers), MinLen(1)]
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplacementSpec:
+    """The model with more and more of its twins' weights.
+
+    Args:
+        twins: the twins, by label: names of models.
+        order: ``progressive``, ``single`` or ``reverse``.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    twins: Annotated[Mapping[str, str], MinLen(1)]
+    order: ReplacementOrder = "progressive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSpec:
+    """An analysis of the first model and its twins.
+
+    Args:
+        analysis: its name, as in ``radapt analyze``.
+        data, n: the dataset whose test split is shown, and how many of its images.
+        options: what else the analysis takes.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    analysis: str
+    data: str = "objects"
+    n: _Count = 1000
+    options: Mapping[str, Any] = field(default_factory=dict)

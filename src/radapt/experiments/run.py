@@ -1,0 +1,280 @@
+"""Running experiments: their tables, diagrams and analyses, kept in a folder, and one page of all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from radapt._version import __version__
+from radapt.analysis import make as make_analysis
+from radapt.data import load_dataset
+from radapt.errors import SettingsError
+from radapt.evaluation import Threat, evaluate
+from radapt.fingerprint import digest
+from radapt.io import digest_of, write_text
+from radapt.models import VLM, common_image_size, load
+from radapt.registry import nearest
+from radapt.reports import Part, write_experiments, write_plots, write_report
+from radapt.results import Result, Results
+from radapt.results.plots import Plot, dump_plots, read_plots
+from radapt.results.sweep import curves
+
+from .artifacts import identity
+from .candidates import Builder, Comparison
+from .parts import AttackSpec
+from .spec import Experiment, Profile, experiments, read
+
+__all__ = ["Event", "Reproduction", "all_experiments", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What a run tells while it goes on.
+
+    Args:
+        experiment: name of the experiment.
+        text: one line or more for the user.
+        part: the finished experiment; None until then.
+        written: files that were written for it.
+        failed: whether the experiment ended with an error, while others go on.
+    """
+
+    experiment: str
+    text: str
+    part: Part | None = None
+    written: tuple[Path, ...] = ()
+    failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What a run has made.
+
+    Args:
+        folder: where everything lies.
+        page: the page of all experiments.
+        parts: the experiments.
+        results: all their results.
+        failed: of ``all``, the experiments that failed, with what went wrong; the next run tries them again.
+    """
+
+    folder: Path
+    page: Path
+    parts: tuple[Part, ...]
+    results: tuple[Result, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """How an experiment is run; see :func:`run`."""
+
+    profile: str
+    folder: Path
+    artifacts: Path
+    command: str
+    n: int | None
+    seed: int
+    batch_size: int
+    device: str
+    sanity: bool
+    report: Callable[[str], None]
+    quiet: bool
+
+
+def run(
+    experiment: str | Path | Experiment,
+    *,
+    profile: str = "micro",
+    out: str | Path | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str = "cpu",
+    sanity: bool = True,
+    progress: Callable[[Event], None] | None = None,
+    quiet: bool = False,
+) -> Reproduction:
+    """Make a table or figure of the paper, all of them, or one of your own; an interrupted run continues.
+
+    Adapters and twins are made, everything is attacked and analysed, and one page is written. With ``all``, an
+    experiment that fails costs the others nothing: it is named in the end, and tried again by the next run.
+
+    Args:
+        experiment: name of the experiment, ``all``, the path of a YAML file, or an experiment itself.
+        profile: ``micro`` (ships with the package, minutes) or ``paper`` (its models).
+        out: folder of results and reports; by default ``runs/NAME-PROFILE``.
+        n: samples per dataset, and images of an analysis at most; None: the file's numbers.
+        seed: of the attacks.
+        batch_size: images per pass of the model.
+        device: where the models are.
+        sanity: whether the checks of the attacks run, where the profile wants them.
+        progress: called as experiments begin and end, and with what happens between.
+        quiet: no progress bars.
+
+    Raises:
+        SettingsError: there is no such experiment or profile, or its file is wrong.
+        RadaptError: what the experiment needs is unavailable.
+    """
+    every = experiment == "all"
+    if isinstance(experiment, Experiment):
+        name, chosen = experiment.title, {"experiment": experiment}
+    else:
+        name = str(experiment)
+        chosen = all_experiments() if every else {name: read(experiment)}
+    for each, found in chosen.items():
+        if profile not in found.profiles:
+            raise SettingsError(f"{each} has no profile {profile!r}{nearest(profile, found.profiles)}")
+    stem = "experiment" if isinstance(experiment, Experiment) else Path(name).stem
+    folder = Path(out) if out is not None else Path("runs") / f"{stem}-{profile}"
+    tell = progress or (lambda event: None)
+    parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
+    for each, found in chosen.items():
+        tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
+        settings = _Settings(
+            profile=profile,
+            folder=folder / Path(each).stem if every else folder,
+            artifacts=folder / "made",
+            command=_command(each, profile, n, seed, batch_size, sanity),
+            n=n,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            sanity=sanity,
+            report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
+            quiet=quiet,
+        )
+        try:
+            part, own = _run(each, found, settings)
+        except Exception as error:
+            if not every:
+                raise
+            failed[each] = str(error)  # the others are worth having, and this one is tried again next time
+            tell(Event(experiment=each, text=f"{each} failed: {type(error).__name__}: {error}", failed=True))
+            continue
+        parts.append(part)
+        results += own
+        written = _write(part, settings.folder)
+        write_experiments(parts, page)  # after each, so that it can be looked at meanwhile
+        tell(Event(experiment=each, text=f"Published: {part.published}", part=part, written=tuple(written)))
+    if failed and progress is None:
+        warnings.warn(f"{len(failed)} of {len(chosen)} experiments failed: {failed}; the rest is written", stacklevel=2)
+    return Reproduction(folder=folder, page=page, parts=tuple(parts), results=tuple(results), failed=failed)
+
+
+def all_experiments() -> dict[str, Experiment]:
+    """All experiments that come with the library, those of the paper first."""
+    found = {name: read(name) for name in experiments()}
+    return dict(sorted(found.items(), key=lambda pair: pair[1].place is None))
+
+
+def _command(name: str, profile: str, n: int | None, seed: int, batch_size: int, sanity: bool) -> str:
+    """What a user types to run an experiment again."""
+    command = f"radapt reproduce {name} --profile {profile}" + (f" --n {n}" if n else "")
+    command += (f" --seed {seed}" if seed else "") + (f" --batch-size {batch_size}" if batch_size != 32 else "")
+    return command + ("" if sanity else " --no-sanity")
+
+
+def _run(name: str, experiment: Experiment, settings: _Settings) -> tuple[Part, list[Result]]:
+    """Run an experiment, or go on with it: its part of a page, and its results."""
+    profile = experiment.profiles[settings.profile]
+    for spec in profile.analyses:
+        make_analysis(spec.analysis, **spec.options)  # what is wrong is said before anything is made
+
+    @cache
+    def model(name: str) -> VLM:
+        return load(name, device=settings.device, dtype=profile.dtype)
+
+    builder = Builder(profile, model, settings.artifacts, report=settings.report, quiet=settings.quiet)
+    results, plots = _table(profile, builder, settings) if profile.attacks else ([], [])
+    plots = [*_analyses(profile, model, builder, settings), *plots]
+    unchecked = profile.attacks and not (profile.sanity and settings.sanity)
+    note = "The checks of the attacks did not run here: white-box results are upper bounds." if unchecked else ""
+    part = Part(
+        name=name,
+        title=experiment.title + (f" ({experiment.place})" if experiment.place else ""),
+        description=experiment.description,
+        published=experiment.published,
+        command=settings.command,
+        results=settings.folder / "results.sqlite" if profile.attacks else None,
+        plots=tuple(plots),
+        note=note,
+    )
+    return part, results
+
+
+def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[list[Result], list[Plot]]:
+    """Evaluate everything into the results file, and draw the diagrams, if there is an axis."""
+    results: list[Result] = []
+    plots: list[Plot] = []
+    with Results(settings.folder / "results.sqlite") as file:
+        for comparison in builder.comparisons():
+            size = common_image_size([candidate.model for candidate in comparison.candidates])
+            n = settings.n or profile.n
+            found = evaluate(
+                comparison.candidates,
+                data=[load_dataset(each, split="test", n=n, size=size) for each in profile.data],
+                threats=_threats(profile.attacks),
+                results=file,
+                undefended=comparison.base,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+                sanity=profile.sanity and settings.sanity,
+                quiet=settings.quiet,
+            )
+            results += found
+            plots += _curves(profile, comparison, found)
+    return results, plots
+
+
+def _threats(attacks: Sequence[AttackSpec]) -> list[Threat]:
+    return [
+        Threat(attack=part.attack, eps=eps, norm=part.norm, source=source, options=part.options)
+        for part in attacks
+        for eps in part.eps
+        for source in part.source
+    ]
+
+
+def _curves(profile: Profile, comparison: Comparison, results: Sequence[Result]) -> list[Plot]:
+    sweep = profile.sweep
+    if profile.replacement is not None:
+        title, label = f"{profile.replacement.order.capitalize()} replacement", "stages of the twin"
+    elif sweep is not None:
+        title, label = sweep.label[:1].upper() + sweep.label[1:], sweep.label
+    else:
+        return []
+    if not comparison.positions:
+        return []
+    return list(curves(results, comparison.positions, title=title, x_label=label, ticks=comparison.ticks))
+
+
+def _analyses(profile: Profile, model: Callable[[str], VLM], builder: Builder, settings: _Settings) -> list[Plot]:
+    """The analyses of a profile, each made once and read afterwards."""
+    plots: list[Plot] = []
+    if not profile.analyses:
+        return plots
+    label, name = next(iter(profile.models.items()))
+    models = {label: model(name), **builder.twins()}
+    identities = [[label, *identity(each)] for label, each in models.items()]
+    for spec in profile.analyses:
+        n = min(spec.n, settings.n) if settings.n else spec.n
+        data = load_dataset(spec.data, split="test", n=n, size=common_image_size(list(models.values())))
+        shown = digest([data.pixels(range(len(data)))])
+        key = digest_of([__version__, str(spec), shown, *identities], length=8)
+        file = settings.folder / "analyses" / f"{spec.analysis}-{key}.json"
+        if not file.exists():
+            settings.report(f"{spec.analysis} of {', '.join(models)}")
+            analysis = make_analysis(spec.analysis, **spec.options)
+            write_text(file, dump_plots(analysis(models, data, folder=file.with_suffix(""), quiet=settings.quiet)))
+        plots += read_plots(file)
+    return plots
+
+
+def _write(part: Part, folder: Path) -> list[Path]:
+    """The report of one experiment, and its plots."""
+    written = write_report(part.results, folder / "report") if part.results is not None else []
+    return [*written, *(write_plots(part.plots, folder / "plots") if part.plots else [])]

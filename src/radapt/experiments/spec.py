@@ -1,0 +1,119 @@
+"""Experiments: YAML files that say which models, defences, datasets and attacks make a table or a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import yaml
+from annotated_types import Ge, MinLen
+
+from radapt.errors import SettingsError
+from radapt.registry import nearest
+from radapt.schema import STRICT, parse
+
+from .parts import AnalysisSpec, AttackSpec, DefenceSpec, Names, ReplacementSpec, Sweep, TrainingSpec, collect
+
+__all__ = ["Experiment", "Profile", "experiments", "read"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One size of an experiment: a table or curves (``data``, ``n`` and ``attacks``), or analyses.
+
+    Args:
+        models: the undefended models, by label.
+        twins: fine-tuned models, by label, whose undefended model is the first of ``models``.
+        trained: twins that are trained on the first of ``models``, by label.
+        defences: adapters put on each of the models, by label.
+        sweep: makes lines of a diagram out of the defences, or of the attacks.
+        replacement: adds the first model with the stages of its twins replaced, as lines of a diagram.
+        data: names of datasets.
+        n: samples of each.
+        attacks: the attacks.
+        analyses: analyses of the first model and its twins.
+        dtype: of the weights.
+        sanity: whether the checks of the attacks run; they take longer than small experiments themselves.
+
+    Raises:
+        SettingsError: there is nothing to make, or a sweep does not match the attacks.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    models: Annotated[Mapping[str, str], MinLen(1)]
+    twins: Mapping[str, str] = field(default_factory=dict)
+    trained: Mapping[str, Annotated[TrainingSpec, collect(TrainingSpec)]] = field(default_factory=dict)
+    defences: Mapping[str, Annotated[DefenceSpec, collect(DefenceSpec)]] = field(default_factory=dict)
+    sweep: Sweep | None = None
+    replacement: ReplacementSpec | None = None
+    data: Names = ()
+    n: Annotated[int, Ge(1)] | None = None
+    attacks: tuple[AttackSpec, ...] = ()
+    analyses: tuple[AnalysisSpec, ...] = ()
+    dtype: str = "float32"
+    sanity: bool = True
+
+    def __post_init__(self) -> None:
+        table = (bool(self.data), self.n is not None, bool(self.attacks))
+        if any(table) != all(table) or not (any(table) or self.analyses):
+            raise SettingsError("give data, n and attacks for a table, or analyses")
+        if self.sweep is not None and self.sweep.over == "attack":
+            _check_attacks(self.sweep, self.attacks)
+
+
+def _check_attacks(sweep: Sweep, attacks: Sequence[AttackSpec]) -> None:
+    if len(sweep.values) != len(attacks):
+        raise SettingsError(f"a sweep over attacks needs one value for each of the {len(attacks)} attacks")
+    if len({(each.attack, each.norm, each.eps) for each in attacks}) > 1 or len(attacks[0].eps) > 1:
+        raise SettingsError("the attacks of a sweep differ in options alone, and have one eps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table or figure: what it shows, what the paper reports, and how it is made, by profile.
+
+    Args:
+        title: what it is about, in a line.
+        description: what is compared, and how.
+        published: what the paper reports.
+        profiles: its sizes.
+        place: which table or figure of the paper it is; None for one that the paper does not have.
+    """
+
+    __pydantic_config__: ClassVar = {**STRICT, "str_strip_whitespace": True, "str_min_length": 1}
+
+    title: str
+    description: str
+    published: str
+    profiles: Mapping[str, Profile]
+    place: str | None = None
+
+
+def experiments() -> dict[str, Path]:
+    """The files of the experiments that come with the library, by name."""
+    folder = Path(str(files("radapt.experiments"))) / "paper"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read(name: str | Path) -> Experiment:
+    """An experiment by name, or the path of a YAML file of your own.
+
+    Raises:
+        SettingsError: there is no such experiment, or its file is wrong.
+    """
+    known = experiments()
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else known.get(str(name))
+    if path is None:
+        raise SettingsError(f"unknown experiment {name!r}{nearest(str(name), known)} (or the path of a .yaml file)")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read the experiment {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    experiment: Experiment = parse(Experiment, content, where=path.name)
+    return experiment

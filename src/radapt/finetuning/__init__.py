@@ -1,0 +1,12 @@
+"""Fine-tuning: robust twins of a model, one file per method (``METHOD`` is its class)."""
+
+from __future__ import annotations
+
+from ._method import REGISTRY, FineTuned, Method, Twin, finetune, make
+
+__all__ = ["REGISTRY", "FineTuned", "Method", "Twin", "finetune", "make", "names"]
+
+
+def names() -> list[str]:
+    """Names of all methods."""
+    return REGISTRY.names()

@@ -1,0 +1,34 @@
+"""FARE: unsupervised adversarial fine-tuning of the embedding (Schlarmann et al. 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from radapt.attacks import EmbeddingObjective, Objective
+from radapt.types import Pixels
+
+from ._method import Method, Twin
+
+__all__ = ["FARE", "METHOD"]
+
+
+class FARE(Method):
+    """max over the ball of ||f(x + d) - f_original(x)||^2, minimised over f; no labels, no text (eq. 3)."""
+
+    name = "fare"
+    needs_labels = False
+
+    def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
+        return EmbeddingObjective(twin.tuned.encode_image, self._reference(twin, clean))
+
+    def loss(self, twin: Twin, rows: Tensor, clean: Pixels, adversarial: Pixels) -> Tensor:
+        difference = twin.tuned.encode_image(adversarial).float() - self._reference(twin, clean)
+        return difference.square().sum(1).mean()
+
+    def _reference(self, twin: Twin, clean: Pixels) -> Tensor:
+        with torch.no_grad():
+            return twin.original.encode_image(clean).float()
+
+
+METHOD = FARE

@@ -1,0 +1,102 @@
+"""Classifiers that are no vision-language models: any module or function from pixels to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from radapt.errors import InputError, ModelError
+from radapt.fingerprint import code_digest
+from radapt.types import Classifier, Embeddings, Logits, Pixels
+
+from ._tower import Tower
+from ._zero_shot import ZeroShotModel
+
+__all__ = ["ClassifierModel"]
+
+
+class _Function(nn.Module):
+    """A function as a module without weights."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.function(pixels)
+
+
+class ClassifierModel(ZeroShotModel):
+    """A classifier of pixels in [0, 1], such as a defended model of your own, for zero-shot sets of its classes.
+
+    Its logits are those of the dataset's classes, in their order; there is no vision tower that an adapter could be
+    attached to, and no text encoder. A module keeps its mode: put it into evaluation mode yourself.
+
+    Args:
+        name: what reports call it.
+        model: a module or a function from pixels (batch x 3 x height x width, in [0, 1], before normalisation) to
+            logits (batch x classes), or to an object whose ``logits`` they are.
+        image_size: height and width of its input, in pixels.
+    """
+
+    def __init__(self, name: str, model: nn.Module | Callable[..., Any], *, image_size: tuple[int, int]) -> None:
+        module = model if isinstance(model, nn.Module) else _Function(model)
+        super().__init__(name, module, image_size=image_size)
+        self._source = model
+
+    @property
+    def tower(self) -> Tower:
+        raise ModelError(f"{self.name} is a classifier of your own, without a vision tower that is known here")
+
+    def image_parameters(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    @property
+    def defended(self) -> bool:
+        return self.input_transform is not None
+
+    @property
+    def fingerprint(self) -> str:
+        return code_digest(self._source)
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """The logits: what the classifier makes of images."""
+        return self._run(pixels)
+
+    def classifier(self, prompts: Sequence[Sequence[str]]) -> Classifier:
+        """One unit vector per class, for :meth:`logits` to know their number; the prompts are not used."""
+        return torch.eye(len(prompts))
+
+    def logits(self, pixels: Pixels, classifier: Classifier) -> Logits:
+        """The classifier's own logits.
+
+        Raises:
+            InputError: they are not one per class of the dataset.
+        """
+        logits = self._run(pixels)
+        if logits.shape[1] != len(classifier):
+            raise InputError(
+                f"{self.name} gives {logits.shape[1]} logits, but the dataset has {len(classifier)} classes; they must "
+                "be those of the dataset, in its order"
+            )
+        return logits
+
+    def _run(self, pixels: Pixels) -> Tensor:
+        output = self.model(self.transformed(pixels))
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(pixels):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+            raise InputError(f"{self.name} must map {len(pixels)} images to logits, batch x classes; got {got}")
+        return logits.float()
+
+    def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
+        raise ModelError(f"{self.name} is a classifier of your own; resize images to {self.image_size} yourself")
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        raise ModelError(f"{self.name} is a classifier of your own; save it yourself")

@@ -1,0 +1,94 @@
+"""Reports: tables, figures and pages of results files, and figures of plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from radapt.errors import SettingsError
+from radapt.registry import nearest
+from radapt.results import Results
+from radapt.results.sweep import curves
+
+from . import html
+from ._files import write
+from ._render import csv_text, latex_text, markdown_text, terminal
+from ._style import png, svg
+from .experiments import Part, write_experiments
+from .figures import draw_plot, write_plots
+from .table import Table, rows, tabulate
+from .tradeoff import can_draw, draw_tradeoff
+
+__all__ = [
+    "FORMATS",
+    "Part",
+    "curves",
+    "draw_plot",
+    "print_table",
+    "write_experiments",
+    "write_plots",
+    "write_report",
+]
+
+FORMATS = ("md", "csv", "tex", "json", "png", "svg", "html")
+"""What ``write_report`` can write."""
+
+
+def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write the report of a results file and return what was written.
+
+    ``table.md``, ``table.csv``, ``table.tex``, ``results.json``, ``tradeoff.png`` and ``.svg`` (with
+    ``tradeoff_datasets`` beside them where there are several datasets) and ``report.html``. Everything is made before
+    anything is written, and each file replaces its older version at once. Without a method that has both a clean
+    result and one under attack there is no trade-off to draw: its files are then left out, unless nothing else was
+    asked for.
+
+    Args:
+        path: the results file.
+        out: folder of the report, created when missing.
+        formats: some of ``FORMATS``.
+
+    Raises:
+        SettingsError: an unknown format.
+        ResultsError: the results file is missing, unusable or empty, or the folder cannot be written.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
+    with Results(path, read_only=True) as store:
+        results = store.all()
+        table = tabulate(results)
+        makers: dict[str, Callable[[], dict[str, bytes]]] = {
+            "md": lambda: {"table.md": markdown_text(table).encode()},
+            "csv": lambda: {"table.csv": csv_text(table).encode()},
+            "tex": lambda: {"table.tex": latex_text(table).encode()},
+            "json": lambda: {"results.json": (json.dumps(rows(results), indent=2) + "\n").encode()},
+            "png": lambda: _tradeoffs(table, "png"),
+            "svg": lambda: _tradeoffs(table, "svg"),
+            "html": lambda: {"report.html": html.page(store).encode()},
+        }
+        chosen = [name for name in FORMATS if name in formats]
+        if not set(chosen) <= {"png", "svg"} and not can_draw(table):
+            chosen = [name for name in chosen if name not in ("png", "svg")]
+        contents = {name: content for kind in chosen for name, content in makers[kind]().items()}
+    return write(Path(out), contents)
+
+
+def print_table(store: Results, console: Console) -> None:
+    """Print the table of an open results file.
+
+    Raises:
+        ResultsError: there are no results.
+    """
+    console.print(terminal(tabulate(store.all())))
+
+
+def _tradeoffs(table: Table, kind: str) -> dict[str, bytes]:
+    figures = {"tradeoff": draw_tradeoff(table)}
+    if any(section.mean for section in table.sections):
+        figures["tradeoff_datasets"] = draw_tradeoff(table, datasets=True)
+    encode = png if kind == "png" else lambda figure: svg(figure).encode()
+    return {f"{name}.{kind}": encode(figure) for name, figure in figures.items()}

@@ -1,0 +1,90 @@
+"""Points: a method's clean result beside its transfer and white-box results, over the same datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from radapt.results.intervals import mean_interval
+from radapt.results.labels import noun
+from radapt.results.records import KINDS, Kind
+
+from .table import Cell, Line, Section, Table
+
+__all__ = ["Panel", "Point", "panels_of"]
+
+_Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """(percent, low, high) of a method, each the mean over the same ``over`` datasets; ``index`` gives its colour."""
+
+    method: str
+    index: int
+    clean: _Interval
+    transfer: _Interval | None
+    white_box: _Interval | None
+    over: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The points of one dataset, or of the mean over ``total`` datasets, under one threat."""
+
+    title: str
+    threat: str
+    noun: str
+    total: int
+    points: tuple[Point, ...]
+
+
+def panels_of(table: Table, *, mean: bool) -> list[Panel]:
+    """One panel per threat and task (``mean``; a lone dataset is its own mean) or per threat and dataset.
+
+    Where several attacks or sources share a ball, the lowest result of each dataset counts. Where a method's
+    results cover different datasets, only those that all of them cover count, so that differences are meaningful.
+    """
+    panels = []
+    threats = {column.threat: column.group.split(",")[0] for column in table.columns if column.kind != "clean"}
+    for threat, text in threats.items():
+        for task in dict.fromkeys(section.task for section in table.sections):
+            sections = [part for part in table.sections if part.task == task and not part.mean and part.main]
+            if not sections:
+                continue
+            titles = [section.title for section in table.sections if section.task == task]
+            for title, chosen in [(titles[0], sections)] if mean else [(part.title, [part]) for part in sections]:
+                points = tuple(filter(None, (_point(table, name, threat, chosen) for name in table.methods)))
+                if any(point.transfer or point.white_box for point in points):
+                    panels.append(Panel(title=title, threat=text, noun=noun(task), total=len(chosen), points=points))
+    return panels
+
+
+def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequence[Section]) -> Point | None:
+    lines = [line for section in sections for line in section.lines if line.method == name]
+    cells = {kind: [_lowest(table, line, kind, threat) for line in lines] for kind in KINDS}
+    kinds = [kind for kind, measured in cells.items() if any(measured)]
+    common = [at for at in range(len(lines)) if all(cells[kind][at] for kind in kinds)]
+    if "clean" not in kinds or not common:
+        return None
+    means = {
+        kind: mean_interval([(cell.percent, cell.low, cell.high) for at in common if (cell := cells[kind][at])])
+        for kind in kinds
+    }
+    return Point(
+        method=name,
+        index=table.methods.index(name),
+        clean=means["clean"],
+        transfer=means.get("transfer"),
+        white_box=means.get("white-box"),
+        over=len(common),
+    )
+
+
+def _lowest(table: Table, line: Line, kind: Kind, threat: tuple[str, float]) -> Cell | None:
+    cells = [
+        cell
+        for column, cell in zip(table.columns, line.cells, strict=True)
+        if cell and column.kind == kind and (kind == "clean" or column.threat == threat)
+    ]
+    return min(cells, key=lambda cell: cell.percent, default=None)

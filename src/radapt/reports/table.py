@@ -1,0 +1,278 @@
+"""The table: one line per method, one section per dataset, one column per clean, transfer or white-box result."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from radapt.errors import ResultsError
+from radapt.results import Result, Setting
+from radapt.results.intervals import mean_interval
+from radapt.results.labels import ball_text, noun, places_of, title_of
+from radapt.results.records import KINDS, Kind
+
+__all__ = ["Cell", "Column", "Line", "Section", "Table", "plain", "rows", "tabulate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A result in its place.
+
+    Args:
+        percent, low, high: the result and its 95 % interval.
+        n: number of samples; of all datasets together in a mean.
+        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``); empty for nothing.
+        unpaired: for a transfer result, what is missing of its white-box partner; empty for nothing.
+        marks: numbers of the footnotes that belong to it.
+    """
+
+    percent: float
+    low: float
+    high: float
+    n: int
+    partial: str = ""
+    unpaired: str = ""
+    marks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """``group`` names the threat (empty for the clean column), ``name`` the column within its group."""
+
+    kind: Kind
+    norm: str = ""
+    eps: float = 0.0
+    group: str = ""
+    name: str
+
+    @property
+    def threat(self) -> tuple[str, float]:
+        """The ball that both partners, transfer and white-box, share."""
+        return self.norm, self.eps
+
+    @property
+    def title(self) -> str:
+        """Full title, for formats with a single line of headings."""
+        if not self.group:
+            return self.name
+        name, bracket, rest = self.name.partition(" (") if self.kind == "white-box" else (self.name, "", "")
+        return f"{name}, {self.group}{bracket}{rest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A method and its cells, one per column; None where nothing was measured."""
+
+    method: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The lines of one dataset, or of the mean over those of a task, by its main metric or by another; ``n`` None: it
+    differs."""
+
+    title: str
+    task: str
+    n: int | None
+    lines: tuple[Line, ...]
+    mean: bool = False
+    main: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Sections of equal columns, and numbered footnotes (``notes[0]`` is footnote 1)."""
+
+    columns: tuple[Column, ...]
+    sections: tuple[Section, ...]
+    methods: tuple[str, ...]
+    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def plain(text: object) -> str:
+    """Text that every format can hold: control characters and lone surrogates become a visible replacement."""
+    return "".join(
+        "\ufffd" if unicodedata.category(character) in ("Cc", "Cs") else character for character in str(text)
+    )
+
+
+def rows(results: Iterable[Result]) -> list[dict[str, object]]:
+    """The results as a flat list of JSON objects."""
+    return [result.row() for result in results]
+
+
+def tabulate(results: Sequence[Result]) -> Table:
+    """Arrange results in a table.
+
+    A method's name is split by model and adapter, and a column by the attack's options and seed, only where two
+    results would otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
+
+    Raises:
+        ResultsError: there are no results.
+    """
+    if not results:
+        raise ResultsError("there are no results to report: the results file is empty; fill it with `radapt evaluate`")
+    settings = [result.setting for result in results]
+    places = places_of(settings)
+    lesser = {place for place, result in zip(places, results, strict=True) if not result.main}
+    lines, threats = _identify(settings, places)
+    grid: dict[tuple[Any, Any, Any], Result] = {}
+    for place, line, threat, result in zip(places, lines, threats, results, strict=True):
+        grid[place, line, threat] = result  # the last one registered wins
+    order = sorted(dict.fromkeys(threats), key=lambda threat: _rank(threat, list(dict.fromkeys(threats))))
+    columns = _columns(order, {place[0] for place in places})
+    names = {line: plain(" · ".join(part or "no adapter" for part in line)) for line in dict.fromkeys(lines)}
+    notes: dict[str, int] = {}
+    sections: list[Section] = []
+    for task in dict.fromkeys(place[0] for place in places):
+        measured = []
+        for place in [place for place in dict.fromkeys(places) if place[0] == task]:
+            blocks = {
+                name: _pair(columns, [_cell(grid.get((place, line, threat)), notes) for threat in order])
+                for line, name in names.items()
+            }
+            measured.append(replace(_section(plain(title_of(place, places)), task, blocks), main=place not in lesser))
+        sections += [_mean(measured, columns, task, places), *measured] if len(measured) > 1 else measured
+    return Table(
+        columns=columns,
+        sections=tuple(sections),
+        methods=tuple(names.values()),
+        notes=tuple(notes),
+        remarks=tuple(_remarks(results, list(grid.values()), columns, order, threats)),
+    )
+
+
+def _refine(names: Sequence[Any], others: Sequence[Any], values: Sequence[str]) -> list[Any]:
+    """Lengthen each name under which two values would share a place."""
+    values_at = defaultdict(set)
+    for name, other, value in zip(names, others, values, strict=True):
+        values_at[name, other].add(value)
+    clashing = {name for (name, _), different in values_at.items() if len(different) > 1}
+    return [(*name, value) if name in clashing else name for name, value in zip(names, values, strict=True)]
+
+
+def _identify(settings: Sequence[Setting], places: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[Any]]:
+    lines: list[Any] = [(setting.method,) for setting in settings]
+    threats: list[Any] = [
+        (setting.kind, setting.source, setting.norm, setting.eps, setting.attack if setting.source else "")
+        for setting in settings
+    ]
+    for values in ([s.model for s in settings], [s.adapter[:8] for s in settings]):
+        lines = _refine(lines, list(zip(places, threats, strict=True)), values)
+    for values in ([_options(s.options) for s in settings], [f"seed={s.seed}" for s in settings]):
+        threats = _refine(threats, list(zip(places, lines, strict=True)), values)
+    return lines, threats
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={json.dumps(value, sort_keys=True)}" for name, value in sorted(options.items()))
+
+
+def _rank(threat: tuple[Any, ...], threats: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Clean first; then by ball, by attack as they were registered, transfer before white-box."""
+    kind, _, norm, eps, attack, *extra = threat
+    attacks = list(dict.fromkeys(other[4] for other in threats))
+    return kind != "clean", norm, eps, attacks.index(attack), extra, KINDS.index(kind), threats.index(threat)
+
+
+def _columns(order: Sequence[tuple[Any, ...]], tasks: set[str]) -> tuple[Column, ...]:
+    several = len({attack for kind, _, _, _, attack, *_ in order if kind != "clean"}) > 1
+    accuracy = "accuracy" if all(noun(task) == "accuracy" for task in tasks) else "score"
+    columns = []
+    for kind, source, norm, eps, attack, *extra in order:
+        extra_text = "".join(f", {part or 'default options'}" for part in extra)
+        ball = ball_text(norm, eps)
+        name = {
+            "clean": "clean" + extra_text,
+            "transfer": f"transfer from {source}",
+            "white-box": f"white-box (robust {accuracy})",
+        }[kind]
+        group = "" if kind == "clean" else ball + (f", {attack}" if several else "") + extra_text
+        columns.append(Column(kind=kind, norm=norm, eps=eps, group=plain(group), name=plain(name)))
+    return tuple(columns)
+
+
+def _cell(result: Result | None, notes: dict[str, int]) -> Cell | None:
+    if result is None:
+        return None
+    texts = [plain(f"{name}: {value}") for name, value in result.flags.items()]
+    return Cell(
+        percent=result.percent,
+        low=result.low,
+        high=result.high,
+        n=result.n,
+        partial=f"{result.n} of {result.setting.n} samples" if result.n < result.setting.n else "",
+        marks=tuple(notes.setdefault(text, len(notes) + 1) for text in texts),
+    )
+
+
+def _pair(columns: Sequence[Column], cells: Sequence[Cell | None]) -> tuple[Cell | None, ...]:
+    """Mark the transfer results of one line that have no white-box result in the same ball."""
+    pairs = list(zip(columns, cells, strict=True))
+    measured = {column.threat for column, cell in pairs if cell and column.kind == "white-box"}
+    return tuple(
+        replace(cell, unpaired="white-box not measured")
+        if cell and column.kind == "transfer" and column.threat not in measured
+        else cell
+        for column, cell in pairs
+    )
+
+
+def _section(title: str, task: str, blocks: Mapping[str, tuple[Cell | None, ...]], mean: bool = False) -> Section:
+    lines = tuple(Line(method=name, cells=cells) for name, cells in blocks.items() if any(cells))
+    sizes = {cell.n for line in lines for cell in line.cells if cell}
+    return Section(title=title, task=task, n=sizes.pop() if len(sizes) == 1 else None, lines=lines, mean=mean)
+
+
+def _mean(sections: Sequence[Section], columns: Sequence[Column], task: str, places: Sequence[Any]) -> Section:
+    blocks: dict[str, tuple[Cell | None, ...]] = {}
+    for name in dict.fromkeys(line.method for section in sections for line in section.lines):
+        lines = [line for section in sections for line in section.lines if line.method == name]
+        cells = [
+            _mean_cell([cell for line in lines if (cell := line.cells[index])], len(sections))
+            for index in range(len(columns))
+        ]
+        blocks[name] = _pair(columns, cells)
+    tasks = {place[0] for place in places}
+    title = f"mean over {len(sections)} data sets" + (f", {plain(task)}" if len(tasks) > 1 else "")
+    return _section(title, task, blocks, mean=True)
+
+
+def _mean_cell(cells: Sequence[Cell], total: int) -> Cell | None:
+    if not cells:
+        return None
+    percent, low, high = mean_interval([(cell.percent, cell.low, cell.high) for cell in cells])
+    missing = [f"{len(cells)} of {total} data sets"] if len(cells) < total else []
+    missing += ["not all samples"] if any(cell.partial for cell in cells) else []
+    marks = tuple(sorted({mark for cell in cells for mark in cell.marks}))
+    n = sum(cell.n for cell in cells)
+    return Cell(percent=percent, low=low, high=high, n=n, partial=", ".join(missing), marks=marks)
+
+
+def _remarks(
+    results: Sequence[Result],
+    shown: Sequence[Result],
+    columns: Sequence[Column],
+    order: Sequence[Any],
+    threats: Sequence[Any],
+) -> list[str]:
+    """What a reader must know about the table as a whole."""
+    remarks = ["Results in per cent with 95 % intervals (Wilson; square-and-add for means)."]
+    attacks = dict.fromkeys(result.setting.attack for result in results if result.setting.source)
+    if len(attacks) == 1:
+        remarks.append(f"Attack: {plain(*attacks)}.")
+    if len(shown) < len(results):
+        remarks.append(f"{len(results) - len(shown)} earlier results of the same cells are left out (older versions).")
+    for column, threat in zip(columns, order, strict=True):
+        options = {_options(r.setting.options) for r, other in zip(results, threats, strict=True) if other == threat}
+        if len(options) > 1:
+            remarks.append(
+                f"{column.title}: the attack's settings are not the same for every result; see the settings."
+            )
+    return remarks

@@ -1,0 +1,19 @@
+"""Results: one row per sample and setting in an SQLite file, and the numbers and plots that are drawn from them."""
+
+from .intervals import mean_interval, ratio_interval, score_interval, wilson
+from .metrics import summarise
+from .records import Example, Result, Sample, Setting
+from .store import Results
+
+__all__ = [
+    "Example",
+    "Result",
+    "Results",
+    "Sample",
+    "Setting",
+    "mean_interval",
+    "ratio_interval",
+    "score_interval",
+    "summarise",
+    "wilson",
+]

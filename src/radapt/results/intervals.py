@@ -1,0 +1,84 @@
+"""95 % intervals of results, in per cent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from radapt.errors import ResultsError
+
+__all__ = ["mean_interval", "ratio_interval", "score_interval", "wilson"]
+
+_Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Wilson 95 % interval of a proportion, in per cent (Wilson 1927).
+
+    The two p that solve ``(p - successes / n)^2 = z^2 p (1 - p) / n`` with z = 1.96. ``successes`` may be a sum of
+    scores in [0, 1]; their variance is at most that of a proportion, so the interval is then wider than it need be.
+
+    Args:
+        successes: number of successes, or sum of the scores, in [0, n].
+        n: number of samples; none gives (0, 100).
+
+    Raises:
+        ResultsError: ``successes`` is outside [0, n].
+    """
+    if n == 0:
+        return 0.0, 100.0
+    if not 0 <= successes <= n:
+        raise ResultsError(f"a proportion needs successes between 0 and {n}, got {successes}")
+    share, spread = successes / n, _Z * _Z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread * spread / 4) / (1 + spread)
+    return 100 * max(0.0, min(middle - half, share)), 100 * min(1.0, max(middle + half, share))
+
+
+def score_interval(total: float, squares: float, n: int, *, proportion: bool) -> tuple[float, float]:
+    """95 % interval of a mean score: Wilson in [0, 1], else ``mean +- z s / sqrt(n)`` (CIDEr can exceed 1).
+
+    Args:
+        total, squares: sums of the scores and of their squares.
+        n: number of scores.
+        proportion: whether every score is in [0, 1].
+    """
+    if proportion:
+        return wilson(total, n)
+    mean = total / n
+    half = _Z * math.sqrt(max(0.0, squares / n - mean * mean) / max(1, n - 1))
+    return 100 * (mean - half), 100 * (mean + half)
+
+
+def mean_interval(results: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Mean of independent results and its 95 % interval, by square-and-add (Newcombe 1998, Zou & Donner 2008).
+
+    ``low = m - sqrt(sum (p_d - l_d)^2) / D`` and ``high = m + sqrt(sum (u_d - p_d)^2) / D``: from the results' own
+    limits, so that it neither shrinks to nothing at 0 or 100 % nor leaves the range, and is Wilson's for one result.
+
+    Args:
+        results: (percent, low, high) of each dataset.
+    """
+    count = len(results)
+    mean = math.fsum(percent for percent, _, _ in results) / count
+    below = math.sqrt(math.fsum((percent - low) ** 2 for percent, low, _ in results)) / count
+    above = math.sqrt(math.fsum((high - percent) ** 2 for percent, _, high in results)) / count
+    return mean, mean - below, mean + above
+
+
+def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float, float]:
+    """The ratio of two sums, ``R = sum a / sum b``, and its 95 % interval, in per cent; clipped to [0, 100].
+
+    The ratio estimator (Cochran 1977, 6.4): ``var R = n / (n - 1) sum (a - R b)^2 / (sum b)^2``. If the
+    denominator is 0, so is the ratio.
+
+    Args:
+        tops, bottoms: a and b of every sample.
+    """
+    n, bottom = len(tops), math.fsum(bottoms)
+    if not bottom:
+        return 0.0, 0.0, 100.0
+    ratio = math.fsum(tops) / bottom
+    residual = math.fsum((a - ratio * b) ** 2 for a, b in zip(tops, bottoms, strict=True))
+    half = _Z * math.sqrt(residual * n / max(1, n - 1)) / bottom
+    return 100 * ratio, 100 * max(0.0, ratio - half), 100 * min(1.0, ratio + half)

@@ -1,0 +1,40 @@
+"""From the scores of all samples to a metric's value: a result in per cent and its 95 % interval."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from .intervals import mean_interval, ratio_interval, score_interval, wilson
+
+__all__ = ["summarise"]
+
+
+def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    """A result in per cent and its 95 % interval.
+
+    - ``mean-per-class``: the mean over the classes of their accuracies (square-and-add interval of Wilson's).
+    - ``F1``: ``2 TP / (2 TP + FP + FN)`` of the answer 1 (Rijsbergen 1979; ratio estimator).
+    - any other: the mean of the scores (Wilson in [0, 1], else normal).
+
+    Args:
+        metric: name of the metric.
+        scores: the scores of all samples; at least one.
+        answers: (label, prediction) of all samples.
+    """
+    if metric == "mean-per-class":
+        by_class = defaultdict(list)
+        for (label, _), score in zip(answers, scores, strict=True):
+            by_class[label].append(score)
+        each = [(100 * sum(own) / len(own), *wilson(sum(own), len(own))) for own in by_class.values()]
+        return mean_interval(each)
+    if metric == "F1":
+        hits = [2.0 * (label == prediction == 1) for label, prediction in answers]
+        sizes = [float((label == 1) + (prediction == 1)) for label, prediction in answers]
+        return ratio_interval(hits, sizes)
+    n, total = len(scores), math.fsum(scores)
+    squares = math.fsum(score * score for score in scores)
+    proportion = min(scores) >= 0 and max(scores) <= 1
+    low, high = score_interval(total, squares, n, proportion=proportion)
+    return 100 * total / n, low, high

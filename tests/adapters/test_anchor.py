@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import radapt
+from radapt.adapters import capture_anchor, model_guided, training_free
+from radapt.errors import AdapterError, SettingsError
+from radapt.models import Layout, place_tokens
+
+
+def attention_output(model: Any, attention: Any, run: Any) -> Tensor:
+    """What the first attention really gives, by a hook of the test's own."""
+    seen: list[Tensor] = []
+    handle = attention.register_forward_hook(lambda m, i, o: seen.append(o[0] if isinstance(o, tuple) else o))
+    with torch.no_grad():
+        run()
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(("image", "value"), [("white", 1.0), ("grey", 0.5), ("black", 0.0)])
+def test_the_anchor_is_the_first_attention_on_a_uniform_image(tiny_clip: Any, image: str, value: float) -> None:
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    pixels = ((value - mean) / std)[None, :, None, None].expand(1, 3, 32, 32)
+    vision = tiny_clip.vision_model
+    expected = attention_output(tiny_clip, vision.encoder.layers[0].self_attn, lambda: vision(pixel_values=pixels))
+    anchor = capture_anchor(tiny_clip, image=image)
+    assert anchor.shape == (17, 32)
+    assert torch.allclose(anchor, expected[0], atol=1e-6)
+    assert not anchor.requires_grad
+
+
+def test_a_vlm_uses_its_own_normalisation(tiny_vlm: Any) -> None:
+    vision = tiny_vlm.model.vision_model
+    pixels = torch.full((1, 3, 32, 32), (1 - 0.5) / 0.25)
+    expected = attention_output(vision, vision.encoder.layers[0].self_attn, lambda: vision(pixel_values=pixels))
+    assert torch.allclose(capture_anchor(tiny_vlm), expected[0], atol=1e-6)
+
+
+def test_the_anchor_of_a_qwen_is_stored_row_by_row(tiny_qwen: Any) -> None:
+    visual = tiny_qwen.model.visual
+    patches = torch.ones(16, 3 * 2 * 8 * 8)  # (1 - 0.5) / 0.5
+    run = lambda: visual(patches, grid_thw=torch.tensor([[1, 4, 4]]))  # noqa: E731
+    sequence = attention_output(visual, visual.blocks[0].attn, run)
+    merged = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]  # row-major number at each position
+    anchor = capture_anchor(tiny_qwen)
+    assert torch.allclose(anchor[merged], sequence, atol=1e-6)
+    assert not torch.allclose(anchor, sequence, atol=1e-3)
+    assert torch.equal(place_tokens(anchor, (4, 4), (4, 4), Layout(merge=2)), anchor[merged])
+
+
+def test_a_llava_has_the_anchor_of_its_clip(tiny_clip: Any, tiny_llava: Any) -> None:
+    assert torch.equal(capture_anchor(tiny_llava), capture_anchor(tiny_clip))
+
+
+def test_capturing_leaves_no_hook_behind(tiny_clip: Any) -> None:
+    capture_anchor(tiny_clip)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_clip.modules())
+
+
+def test_a_model_with_an_adapter_is_refused(tiny_clip: Any) -> None:
+    with training_free(tiny_clip).attach(tiny_clip), pytest.raises(SettingsError, match="detach the model's adapter"):
+        capture_anchor(tiny_clip)
+
+
+def test_an_unknown_image_gets_the_nearest(tiny_clip: Any) -> None:
+    with pytest.raises(SettingsError, match="did you mean 'white'"):
+        capture_anchor(tiny_clip, image="whit")
+
+
+def test_training_free_stores_its_settings(tiny_vlm: Any) -> None:
+    adapter = training_free(tiny_vlm, cutoff=0.2, alpha=0.6, mix="add", image="grey")
+    settings = adapter.settings
+    assert (settings.cutoff, settings.alpha, settings.mix) == (0.2, 0.6, "add")
+    assert (settings.width, settings.grid, settings.prefix, settings.patch_size) == (32, (4, 4), 1, 8)
+    assert (settings.method, settings.base_model, settings.origin) == ("training-free", "tiny/clip", {"image": "grey"})
+    assert torch.equal(adapter.anchor, capture_anchor(tiny_vlm, image="grey"))
+    assert training_free(tiny_vlm).settings.d0 == pytest.approx(40)
+
+
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
+def test_model_guided_takes_the_anchor_of_the_guide(tiny_vlm: Any) -> None:
+    guide = radapt.load(type(tiny_vlm.model)(tiny_vlm.model.config).eval())
+    adapter = model_guided(tiny_vlm, guide, alpha=0.5)
+    assert torch.equal(adapter.anchor, capture_anchor(guide))
+    assert not torch.allclose(adapter.anchor, capture_anchor(tiny_vlm))
+    assert (adapter.settings.method, adapter.settings.base_model) == ("model-guided", "tiny/clip")
+    assert adapter.settings.origin == {"guide": guide.name, "image": "white"}
+    grey = model_guided(tiny_vlm, guide, image="grey")
+    assert torch.equal(grey.anchor, capture_anchor(guide, image="grey"))
+    assert grey.settings.origin["image"] == "grey"
+
+
+def test_a_guide_of_another_kind_is_refused(tiny_vlm: Any, tiny_qwen: Any) -> None:
+    with pytest.raises(AdapterError, match=re.escape("must be a fine-tuned twin")):
+        model_guided(tiny_vlm, tiny_qwen)

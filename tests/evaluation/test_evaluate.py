@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.tiny import SLOTS, own_labels, tiny_clip
+from torch import Tensor
+
+from radapt.adapters import Adapter, training_free
+from radapt.attacks import ClassificationObjective, Outcome, make
+from radapt.data import Dataset, load_dataset
+from radapt.errors import InputError, RadaptError, SettingsError
+from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.evaluation.zero_shot import ZeroShot
+from radapt.models import VLM
+from radapt.results import Example, Result, Results, Sample
+
+EPS = 3 / 255
+TRANSFER = Threat(attack="pgd", eps=EPS, source="undefended", options={"steps": 4})
+WHITE_BOX = Threat(attack="apgd", eps=EPS, source="self", options={"steps": 6})
+
+
+@pytest.fixture
+def clip() -> VLM:
+    return tiny_clip()
+
+
+@pytest.fixture
+def adapter(clip: VLM) -> Adapter:
+    return training_free(clip, alpha=0.3, cutoff=0.3)
+
+
+def lines(clip: VLM, adapter: Adapter) -> list[Candidate]:
+    return [Candidate(method="CLIP", model=clip), Candidate(method="R-Adapt", model=clip, adapter=adapter)]
+
+
+def run(
+    path: Path, candidates: Sequence[Candidate], data: Dataset, *threats: Threat, **settings: object
+) -> list[Result]:
+    with Results(path) as results:
+        return evaluate(
+            candidates,
+            data=[data],
+            threats=threats,
+            results=results,
+            **{"batch_size": SLOTS, "quiet": True, "sanity": False, **settings},
+        )
+
+
+def rows(path: Path) -> dict[tuple[str, str, str], list[Sample]]:
+    """Stored samples by method, attack and source."""
+    with Results(path, read_only=True) as results:
+        settings = [figure.setting for figure in results.all()]
+        return {(s.method, s.attack, s.source): results.samples(s) for s in settings}
+
+
+def direct(model: VLM, data: Dataset, threat: Threat, *, stop: bool, seed: int = 0) -> Outcome:
+    """The same attack, called directly on the model as it stands."""
+    classifier = model.classifier(data.prompts)
+    objective = ClassificationObjective(lambda x: model.logits(x, classifier), data.labels, len(classifier), stop=stop)
+    attack = make(threat.attack, eps=threat.eps, norm=threat.norm, **threat.options)
+    return attack(objective, data.pixels(range(len(data))), keys=data.keys, seed=seed, batch_size=SLOTS)
+
+
+def says(model: VLM, data: Dataset, pixels: Tensor) -> list[int]:
+    with torch.no_grad():
+        return model.logits(pixels, model.classifier(data.prompts)).argmax(1).tolist()
+
+
+def percent(predictions: Sequence[int], data: Dataset) -> float:
+    return 100 * float(np.mean([p == t for p, t in zip(predictions, data.labels.tolist(), strict=True)]))
+
+
+def test_figures_equal_a_computation_by_hand(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data = own_labels(clip, 10)
+    figures = run(tmp_path / "r.sqlite", lines(clip, adapter), data, TRANSFER, WHITE_BOX, seed=3)
+
+    images = data.pixels(range(10))
+    transferred = direct(clip, data, TRANSFER, stop=False, seed=3)
+    against_clip = direct(clip, data, WHITE_BOX, stop=True, seed=3)
+    expected = [says(clip, data, x) for x in (images, transferred.pixels, against_clip.pixels)]
+    with adapter.attach(clip):
+        against_both = direct(clip, data, WHITE_BOX, stop=True, seed=3)
+        expected += [says(clip, data, x) for x in (images, transferred.pixels, against_both.pixels)]
+
+    assert [f.percent for f in figures] == pytest.approx([percent(p, data) for p in expected])
+    assert figures[0].percent == 100
+    assert figures[1].percent < 100
+    assert figures[2].percent == pytest.approx(100 * float((~against_clip.fooled).float().mean()))
+    assert figures[5].percent == pytest.approx(100 * float((~against_both.fooled).float().mean()))
+    assert [f.kind for f in figures] == 2 * ["clean", "transfer", "white-box"]
+    stored = rows(tmp_path / "r.sqlite")
+    assert [[s.prediction for s in samples] for samples in stored.values()] == expected
+    attacks = {"undefended": (transferred, transferred), "self": (against_clip, against_both)}
+    for source, outcomes in attacks.items():
+        for method, outcome in zip(("CLIP", "R-Adapt"), outcomes, strict=True):
+            (samples,) = (kept for key, kept in stored.items() if (key[0], key[2]) == (method, source))
+            assert [s.loss for s in samples] == outcome.loss.tolist()
+    for samples in stored.values():
+        assert [s.position for s in samples] == list(range(10))
+        assert [s.label for s in samples] == data.labels.tolist()
+        assert [s.score for s in samples] == [float(s.prediction == s.label) for s in samples]
+
+
+def test_transferred_images_are_made_without_the_adapter(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data = own_labels(clip, 6)
+    run(tmp_path / "r.sqlite", [Candidate(method="R-Adapt", model=clip, adapter=adapter)], data, TRANSFER)
+    samples = rows(tmp_path / "r.sqlite")["R-Adapt", "pgd", "undefended"]
+    bare = direct(clip, data, TRANSFER, stop=False)
+    with adapter.attach(clip):
+        through = direct(clip, data, TRANSFER, stop=False)
+    assert [s.loss for s in samples] == bare.loss.tolist()
+    assert [s.loss for s in samples] != through.loss.tolist()
+    # The whole budget is spent on every sample, fooled or not.
+    assert {s.iterations for s in samples} == {4}
+    assert max(s.distance for s in samples) <= EPS + 1e-6
+
+
+def test_a_white_box_attack_goes_through_the_adapter(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data = own_labels(clip, 6)
+    run(tmp_path / "r.sqlite", [Candidate(method="R-Adapt", model=clip, adapter=adapter)], data, WHITE_BOX)
+    samples = rows(tmp_path / "r.sqlite")["R-Adapt", "apgd", "self"]
+    bare = direct(clip, data, WHITE_BOX, stop=True)
+    with adapter.attach(clip):
+        through = direct(clip, data, WHITE_BOX, stop=True)
+    assert [s.loss for s in samples] == through.loss.tolist()
+    assert [s.loss for s in samples] != bare.loss.tolist()
+    for name in ("iterations", "forwards", "backwards"):
+        assert [getattr(s, name) for s in samples] == getattr(through, name).tolist()
+
+
+def test_a_candidate_can_be_the_source_by_its_name(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data, other = own_labels(clip, 6), tiny_clip("other", seed=1)
+    candidates = [*lines(clip, adapter), Candidate(method="Twin", model=other)]
+    threats = [Threat(attack="pgd", eps=EPS, source=name, options={"steps": 4}) for name in ("Twin", "R-Adapt")]
+    figures = run(tmp_path / "r.sqlite", candidates, data, *threats)
+    stored = rows(tmp_path / "r.sqlite")
+    from_twin = direct(other, data, TRANSFER, stop=False)
+    with adapter.attach(clip):
+        from_adapted = direct(clip, data, TRANSFER, stop=False)
+    assert [s.loss for s in stored["CLIP", "pgd", "Twin"]] == from_twin.loss.tolist()
+    assert [s.prediction for s in stored["CLIP", "pgd", "Twin"]] == says(clip, data, from_twin.pixels)
+    assert [s.loss for s in stored["Twin", "pgd", "R-Adapt"]] == from_adapted.loss.tolist()
+    by_source = {f.setting.source: f for f in figures if f.setting.method == "CLIP"}
+    assert by_source["Twin"].kind == "transfer"
+    assert by_source["Twin"].setting.options["source_model"] == "other"
+    assert by_source["R-Adapt"].setting.options["source_model"] == f"tiny+{adapter.fingerprint}"
+
+
+def test_undefended_can_be_another_model(clip: VLM, tmp_path: Path) -> None:
+    data, other = own_labels(clip, 4), tiny_clip("other", seed=1)
+    run(tmp_path / "r.sqlite", [Candidate(method="CLIP", model=clip)], data, TRANSFER, undefended=other)
+    samples = rows(tmp_path / "r.sqlite")["CLIP", "pgd", "undefended"]
+    assert [s.loss for s in samples] == direct(other, data, TRANSFER, stop=False).loss.tolist()
+
+
+def test_a_figure_says_all_that_it_depends_on(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    import radapt
+
+    figures = run(tmp_path / "r.sqlite", lines(clip, adapter), own_labels(clip, 4), TRANSFER, WHITE_BOX, seed=5)
+    clean, transfer, white_box = (figure.setting for figure in figures[3:])
+    for setting in (clean, transfer, white_box):
+        assert (setting.model, setting.adapter) == ("tiny", adapter.fingerprint)
+        assert (setting.task, setting.dataset, setting.split, setting.n) == ("zero-shot", "shapes", "test", 4)
+        assert setting.version == radapt.__version__
+    assert (clean.attack, clean.source, clean.eps, clean.seed) == ("none", "", 0.0, 0)
+    assert (transfer.attack, transfer.norm, transfer.eps, transfer.seed) == ("pgd", "linf", EPS, 5)
+    # Settings that were not given are written down too, so that a changed default makes another figure.
+    assert transfer.options["random_start"] is True
+    assert transfer.options["source_model"] == "tiny"
+    assert white_box.options == {"steps": 6, "restarts": 1, "loss": "", "rho": 0.75, "growth": None}
+    assert len({figure.setting.key for figure in figures}) == 6
+
+
+def test_more_samples_extend_a_figure(
+    clip: VLM, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates, (few, many) = lines(clip, adapter), (own_labels(clip, n) for n in (5, 11))
+    run(tmp_path / "grown.sqlite", candidates, few, TRANSFER, WHITE_BOX)
+    run(tmp_path / "once.sqlite", candidates, many, TRANSFER, WHITE_BOX)
+    added: list[int] = []
+    add = Results.add
+
+    def watched(self: Results, setting: object, samples: Sequence[Sample], **more: object) -> None:
+        added.extend(sample.position for sample in samples)
+        add(self, setting, samples, **more)
+
+    monkeypatch.setattr(Results, "add", watched)
+    figures = run(tmp_path / "grown.sqlite", candidates, many, TRANSFER, WHITE_BOX)
+    assert sorted(added) == sorted(6 * list(range(5, 11)))
+    assert {(f.n, f.setting.n) for f in figures} == {(11, 11)}
+    assert rows(tmp_path / "grown.sqlite") == rows(tmp_path / "once.sqlite")
+
+
+def test_sizes_in_any_order_give_the_same_rows(clip: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 3)
+    candidates = [Candidate(method="CLIP", model=clip)]
+    for n in (7, 2, 12, 4):
+        run(tmp_path / "mixed.sqlite", candidates, own_labels(clip, n), TRANSFER, WHITE_BOX)
+    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 128)
+    run(tmp_path / "once.sqlite", candidates, own_labels(clip, 12), TRANSFER, WHITE_BOX)
+    assert rows(tmp_path / "mixed.sqlite") == rows(tmp_path / "once.sqlite")
+
+
+def test_transferred_images_of_one_data_set_are_not_shown_for_another(clip: VLM, tmp_path: Path) -> None:
+    sets, one = [own_labels(clip, 4), own_labels(clip, 4, "colours")], [Candidate(method="CLIP", model=clip)]
+    with Results(tmp_path / "r.sqlite") as results:
+        plan = {"data": sets, "threats": [TRANSFER], "batch_size": SLOTS, "quiet": True, "sanity": False}
+        figures = evaluate(one, results=results, **plan)
+        losses = [[s.loss for s in results.samples(f.setting)] for f in figures if f.kind == "transfer"]
+    assert losses == [direct(clip, data, TRANSFER, stop=False).loss.tolist() for data in sets]
+
+
+def test_example_pictures_are_kept_for_attacks(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data = own_labels(clip, 6)
+    figures = run(tmp_path / "r.sqlite", lines(clip, adapter), data, TRANSFER)
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        kept = [results.examples(figure.setting) for figure in figures]
+    assert [len(examples) for examples in kept] == [0, 4, 0, 4]
+    expected = (direct(clip, data, TRANSFER, stop=False).pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    after = {s.position: s.prediction for s in rows(tmp_path / "r.sqlite")["R-Adapt", "pgd", "undefended"]}
+    with adapter.attach(clip):
+        before = says(clip, data, data.pixels(range(6)))
+    for example in kept[3]:
+        row = example.position
+        assert np.array_equal(picture(example.clean), data.images[row])
+        assert np.array_equal(picture(example.adversarial), expected[row].numpy())
+        assert example.truth == data.classes[int(data.labels[row])]
+        assert example.before == data.classes[before[row]]
+        assert example.after == data.classes[after[row]]
+    assert isinstance(kept[3][0], Example)
+
+
+def picture(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_an_error_leaves_no_adapter_behind_and_keeps_what_was_done(
+    clip: VLM, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, encode = own_labels(clip, 4), clip.encode_image
+
+    def failing(pixels: Tensor) -> Tensor:
+        if clip.tower.mounted() is not None and pixels.requires_grad:
+            raise RuntimeError("out of memory")
+        return encode(pixels)
+
+    monkeypatch.setattr(clip, "encode_image", failing)
+    with pytest.raises(RadaptError, match="out of memory"):
+        run(tmp_path / "r.sqlite", lines(clip, adapter), data, WHITE_BOX)
+    assert clip.tower.mounted() is None
+    done = [("CLIP", "none", ""), ("CLIP", "apgd", "self"), ("R-Adapt", "none", "")]
+    assert list(rows(tmp_path / "r.sqlite")) == done
+    monkeypatch.undo()
+    run(tmp_path / "r.sqlite", lines(clip, adapter), data, WHITE_BOX)
+    assert clip.tower.mounted() is None
+    assert len(rows(tmp_path / "r.sqlite")) == 4
+
+
+def test_wrong_plans_are_refused_before_anything_is_computed(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data, one = own_labels(clip, 2), [Candidate(method="CLIP", model=clip)]
+    refused = {
+        "nothing to evaluate": ([], data, ()),
+        "different names, got CLIP, CLIP": ([*one, *one], data, ()),
+        "'CLIP' and 'Same' have the same model name": ([*one, Candidate(method="Same", model=clip)], data, ()),
+        "did you mean 'undefended'": (one, data, (Threat(attack="pgd", eps=EPS, source="undefnded"),)),
+        "did you mean 'CLIP'": (one, data, (Threat(attack="pgd", eps=EPS, source="CLIPP"),)),
+    }
+    for message, (candidates, chosen, threats) in refused.items():
+        with pytest.raises(SettingsError, match=message):
+            run(tmp_path / "r.sqlite", candidates, chosen, *threats)
+    with adapter.attach(clip), pytest.raises(SettingsError, match="'CLIP' carries an adapter already"):
+        run(tmp_path / "r.sqlite", one, data)
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        assert results.all() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attack": "pdg", "eps": EPS, "source": "self"}, "did you mean 'pgd'"),
+        ({"attack": "pgd", "eps": 4, "source": "self"}, "4/255 instead of 4"),
+        ({"attack": "pgd", "eps": EPS, "source": ""}, "whose gradients"),
+        ({"attack": "pgd", "eps": EPS, "source": "self", "norm": "l3"}, "norm"),
+        ({"attack": "pgd", "eps": EPS, "source": "self", "options": {"stepz": 3}}, "did you mean 'steps'"),
+    ],
+)
+def test_a_wrong_threat_is_refused_when_it_is_made(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Threat(**settings)
+
+
+def test_zero_shot_counts_a_tie_as_wrong_as_attacks_do(clip: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = own_labels(clip, 3)
+    logits = torch.zeros(3, 12)
+    data.labels[:] = torch.tensor([2, 2, 2])
+    logits[0, 2], logits[1, 5] = 1.0, 1.0  # right; wrong; a tie of all
+    monkeypatch.setattr(clip, "logits", lambda pixels, classifier: logits)
+    task = ZeroShot(data)
+    answers = task.bind(clip).answer(data.pixels(range(3)), range(3))
+    assert [a.score for a in answers] == [1.0, 0.0, 0.0]
+    assert [a.prediction for a in answers[:2]] == [2, 5]
+    assert answers[2].prediction != 2
+    assert [a.text for a in answers] == [data.classes[a.prediction] for a in answers]
+    assert (task.truth(0), task.label(0)) == (data.classes[2], 2)
+    fooled = task.bind(clip).objective(range(3), stop=True)(data.pixels(range(3)), torch.arange(3)).fooled
+    assert fooled.tolist() == [a.score == 0 for a in answers]
+
+
+def test_zero_shot_needs_classes() -> None:
+    with pytest.raises(InputError, match="shapeworld-retrieval has no classes"):
+        ZeroShot(load_dataset("shapeworld-retrieval", n=2))

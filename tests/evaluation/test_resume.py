@@ -1,0 +1,156 @@
+"""A run that dies at any moment is continued by the same command, with the figures of a run that did not."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import own_labels, tiny_clip
+
+import radapt
+from radapt.adapters import Adapter, training_free
+from radapt.data import load_dataset
+from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.results import Results, Sample
+
+ADDS = 6
+DYING = f"""
+import os, signal, sys, torch
+torch.set_num_threads(1)
+import radapt
+from pathlib import Path
+from radapt.evaluation import _units
+from radapt.results import Results
+from tests.evaluation.test_resume import plan
+
+add, left = Results.add, [{ADDS}]
+def dying(*given, **named):
+    add(*given, **named)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+Results.add, _units._CHUNK = dying, 4
+plan(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def plan(folder: Path, file: Path) -> None:
+    """Two candidates, three figures each, in three chunks each."""
+    model, adapter = radapt.load(folder), Adapter.from_pretrained(folder / "adapter")
+    with Results(file) as results:
+        evaluate(
+            [Candidate(method="CLIP", model=model), Candidate(method="R-Adapt", model=model, adapter=adapter)],
+            data=[load_dataset("colours", n=10)],
+            threats=[
+                Threat(attack="pgd", eps=2 / 255, source="undefended", options={"steps": 3}),
+                Threat(attack="apgd", eps=2 / 255, source="self", options={"steps": 3}),
+            ],
+            results=results,
+            batch_size=4,
+            quiet=True,
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = tiny_clip()
+    model.save_pretrained(tmp_path / "model")
+    training_free(model).save_pretrained(tmp_path / "model" / "adapter")
+    return tmp_path / "model"
+
+
+def stored(file: Path) -> list[tuple[str, dict[str, object], list[Sample]]]:
+    with Results(file, read_only=True) as results:
+        return [(f.setting.key, dict(f.flags), results.samples(f.setting)) for f in results.all()]
+
+
+def test_a_killed_run_continues_with_equal_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    command = [sys.executable, "-c", DYING, str(folder), str(tmp_path / "killed.sqlite")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    survived = sum(len(samples) for _, _, samples in stored(tmp_path / "killed.sqlite"))
+    assert survived == 2 * 10  # six chunks of 4, 4 and 2 samples
+
+    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 4)
+    plan(folder, tmp_path / "whole.sqlite")
+    added: list[int] = []
+    add = Results.add
+
+    def watched(self: Results, setting: object, samples: Sequence[Sample], **more: object) -> None:
+        added.append(len(samples))
+        add(self, setting, samples, **more)
+
+    monkeypatch.setattr(Results, "add", watched)
+    plan(folder, tmp_path / "killed.sqlite")
+    assert sum(added) == 60 - survived
+    assert stored(tmp_path / "killed.sqlite") == stored(tmp_path / "whole.sqlite")
+    plan(folder, tmp_path / "killed.sqlite")
+    assert sum(added) == 60 - survived  # a finished plan computes nothing
+
+
+def test_a_figure_is_complete_only_with_its_checks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object, **named: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("radapt.evaluation._units.check_white_box", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan(folder, tmp_path / "r.sqlite")
+    monkeypatch.setattr("radapt.evaluation._units.check_white_box", lambda *given, **named: {"checked": "yes"})
+    plan(folder, tmp_path / "r.sqlite")
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        flags = [figure.flags for figure in results.all() if figure.kind == "white-box"]
+    assert len(flags) == 2
+    assert all(each["checked"] == "yes" for each in flags)
+
+
+def another(model: Any) -> Any:
+    copied = copy.copy(model)
+    copied.model, copied.name = copy.deepcopy(model.model), "another"
+    return copied
+
+
+def test_a_model_whose_weights_changed_is_evaluated_anew(tiny_vlm: Any, tmp_path: Path) -> None:
+    data, threat = own_labels(tiny_vlm, 4), Threat(attack="pgd", eps=4 / 255, source="self", options={"steps": 1})
+
+    def run() -> list[Any]:
+        with Results(tmp_path / "r.sqlite") as results:
+            lines = [Candidate(method="A", model=tiny_vlm)]
+            evaluate(lines, data=[data], threats=[threat], results=results, sanity=False, quiet=True)
+            return [figure.setting.weights for figure in results.all()]
+
+    first = run()
+    assert len(set(first)) == 1
+    assert run() == first  # nothing is done twice
+    with torch.no_grad():
+        tiny_vlm.model.visual_projection.weight.mul_(-1)
+    both = run()
+    assert len(both) == 4
+    assert len(set(both)) == 2
+
+
+def test_a_transfer_figure_hangs_on_the_weights_of_its_source_too(tiny_vlm: Any, tmp_path: Path) -> None:
+    source = another(tiny_vlm)
+    data, threat = own_labels(tiny_vlm, 4), Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 1})
+
+    def run() -> list[Any]:
+        with Results(tmp_path / "r.sqlite") as results:
+            lines = [Candidate(method="A", model=tiny_vlm)]
+            given: dict[str, Any] = {"undefended": source, "sanity": False, "quiet": True}
+            evaluate(lines, data=[data], threats=[threat], results=results, **given)
+            return [figure.kind for figure in results.all()]
+
+    assert run() == ["clean", "transfer"]
+    with torch.no_grad():
+        source.model.visual_projection.weight.mul_(-1)
+    assert run() == ["clean", "transfer", "transfer"]

@@ -1,0 +1,257 @@
+"""The checks that run by themselves: they speak up on broken evaluations, and are silent on sound ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import own_labels, tiny_clip
+from torch import Tensor
+
+from radapt.adapters import training_free
+from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
+from radapt.data import Dataset
+from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.evaluation._sanity import Tally, check_model, check_undefended, check_white_box
+from radapt.evaluation.zero_shot import ZeroShot
+from radapt.models import VLM
+from radapt.results import Result, Results
+
+MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
+
+
+def flags_of(model: VLM, folder: Path, threat: Threat, **settings: object) -> list[Result]:
+    with Results(folder / "r.sqlite") as results:
+        return evaluate(
+            [Candidate(method="CLIP", model=model)],
+            data=[own_labels(model, 12)],
+            threats=[replace(threat, source="undefended"), threat],
+            results=results,
+            **{"batch_size": 12, "quiet": True, **settings},
+        )
+
+
+def defend(model: VLM, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda pixels: encode(change(pixels)))
+
+
+def test_an_honest_model_gets_no_flag(tmp_path: Path) -> None:
+    model = tiny_clip(factor=6.0)
+    threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 30})
+    figures = flags_of(model, tmp_path, threat, undefended=model)
+    assert figures[2].percent <= 10
+    assert [dict(figure.flags) for figure in figures] == [{}, {}, {}]
+
+
+def test_an_honest_model_that_partly_stands_gets_no_flag_for_its_gradients(tmp_path: Path) -> None:
+    threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
+    figures = flags_of(tiny_clip(), tmp_path, threat)
+    assert 10 < figures[2].percent < 100
+    assert [dict(figure.flags) for figure in figures] == [{}, {}, {}]
+
+
+def test_an_undefended_model_that_stands_is_flagged(tmp_path: Path) -> None:
+    model = tiny_clip()
+    threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
+    figures = flags_of(model, tmp_path, threat, undefended=model)
+    assert set(figures[2].flags) == {"undefended stands"}
+    assert "undefended stands: the undefended model keeps" in figures[2].row()["flags"]
+
+
+def test_a_random_model_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_clip()
+    defend(model, monkeypatch, lambda pixels: (pixels + 0.05 * torch.randn_like(pixels)).clamp(0, 1))
+    figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=1 / 255, source="self", options={"steps": 2}))
+    assert "EOT" in figures[0].flags["random"]
+
+
+def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_clip()
+    defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)  # the derivative of rounding is zero
+    options = {"steps": 5, "random_start": False}
+    figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=2 / 255, source="self", options=options))
+    assert figures[2].percent == 100  # what the masked gradients pretend
+    assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[2].flags)
+    assert figures[2].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
+    assert figures[0].flags == {}
+
+
+def test_too_few_steps_are_flagged(tmp_path: Path) -> None:
+    options = {"steps": 1, "step_size": 1 / 255, "random_start": False}
+    figures = flags_of(tiny_clip(), tmp_path, Threat(attack="pgd", eps=8 / 255, source="self", options=options))
+    assert "3 steps fool" in figures[2].flags["more steps help"]
+
+
+def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny_clip(), list[tuple[str, object]]()
+    adapter = training_free(model, alpha=0.3)
+
+    def check(name: str) -> Callable[..., dict[str, object]]:
+        def checked(*given: Any, **named: Any) -> dict[str, object]:
+            seen.append((name, model.tower.mounted() is not None))
+            return {}
+
+        return checked
+
+    for name in ("check_model", "check_white_box", "check_undefended"):
+        monkeypatch.setattr(f"radapt.evaluation._units.{name}", check(name))
+    with Results(tmp_path / "r.sqlite") as results:
+        candidates = [Candidate(method="R-Adapt", model=model, adapter=adapter)]
+        settings = {"threats": [MASKED], "results": results, "undefended": model, "batch_size": 4, "quiet": True}
+        evaluate(candidates, data=[own_labels(model, 4)], **settings)
+    # The adapted model is not the undefended one, which alone must fall.
+    assert seen == [("check_model", True), ("check_white_box", True)]
+
+
+def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = tiny_clip(), list[tuple[Any, ...]]()
+    data, attack = own_labels(model, 8), SearchAttack.__call__
+
+    def watched(self: Any, objective: Any, pixels: Tensor, **named: Any) -> Outcome:
+        outcome: Outcome = attack(self, objective, pixels, **named)
+        given.append((self.eps, self.steps, pixels, named["keys"], named["seed"], objective.labels.tolist()))
+        return outcome
+
+    monkeypatch.setattr(SearchAttack, "__call__", watched)
+    bound, images, few = ZeroShot(data).bind(model), data.pixels(range(8)), range(8)
+    check_white_box(bound, MASKED, images, data.keys, few, survivors=[1, 4, 6], seed=5)
+    large, longer, square = given
+    assert large[:2] == (64 / 255, 2)
+    assert torch.equal(large[2], images)
+    assert longer[:2] == (2 / 255, 6)
+    assert torch.equal(longer[2], images[[1, 4, 6]])
+    assert list(longer[3]) == [data.keys[row] for row in (1, 4, 6)]
+    assert longer[4:] == (5, data.labels[[1, 4, 6]].tolist())
+    assert square[:2] == (2 / 255, 500)
+    assert torch.equal(square[2], images[[1, 4, 6]])
+    given.clear()
+    ensemble = Threat(attack="autoattack", eps=2 / 255, source="self", options={"steps": 5, "queries": 5})
+    check_white_box(bound, ensemble, images, data.keys, few, survivors=[1, 4, 6], seed=5)
+    # Its own attacks in the large ball; then three times the steps of its first one, and Square.
+    assert [each[:2] for each in given[-2:]] == [(2 / 255, 15), (2 / 255, 500)]
+    assert {each[0] for each in given[:-2]} == {64 / 255}
+
+
+def test_gradients_that_lead_nowhere_are_flagged_by_an_attack_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip(factor=6.0)
+    defend(model, monkeypatch, lambda pixels: pixels.detach() + 0 * pixels)
+    threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 5})
+    figures = flags_of(model, tmp_path, threat)
+    assert "Square, which sees no gradients, fools" in figures[2].flags["square beats gradients"]
+
+
+def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_clip()
+    defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)
+    threat = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2})
+    assert [dict(f.flags) for f in flags_of(model, tmp_path, threat, sanity=False)] == [{}, {}, {}]
+
+
+def outcome(
+    n: int, *, flat: int = 0, vanished: int = 0, failed: int = 0, unconfirmed: int = 0, idle: int = 0
+) -> Outcome:
+    """An outcome of ``n`` samples, the first ``idle`` of which were fooled from the start."""
+    at = torch.arange(n)
+    objective = ClassificationObjective(lambda pixels: pixels.flatten(1)[:, :3], torch.zeros_like(at), 3)
+    return replace(
+        make("pgd", eps=0.1, steps=1)(objective, torch.rand(n, 3, 2, 2)),
+        unconfirmed=at >= n - unconfirmed,
+        failed=at >= n - failed,
+        fooled_8bit=at >= 0,
+        loss_rose=(at >= idle) & (at < n - flat),
+        iterations=(at >= idle).long(),
+        zero_gradient=(at >= n - vanished).float(),
+    )
+
+
+def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
+    tally = Tally()
+    tally.add(outcome(50, flat=3, idle=10))
+    tally.add(outcome(50, vanished=4, idle=10))
+    assert tally == Tally(attacked=80, flat=3, vanished=4)
+    assert tally.flags() == {}  # 5 % of 80 is 4: not more
+    tally.add(outcome(10, flat=2, vanished=1, failed=2, unconfirmed=1))
+    run = "in a run of 90 attacked samples"
+    assert tally.flags() == {
+        "loss not rising": f"{run}, the loss did not rise on 5",
+        "zero gradient": f"{run}, gradients were zero on 5",
+        "failed": f"{run}, the search ended early on 2: loss or gradient not finite",
+        "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh float32 pass",
+    }
+    odd, at = Tally(), torch.arange(10)
+    odd.add(replace(outcome(10), fooled=at < 8, blind=at < 3, backwards=at - 1, audited=at < 4, misjudged=at < 1))
+    # Two were tried with gradients before: sample 0 has none, sample 1 has 0 passes, so one is left of three.
+    assert (odd.blind, odd.audited, odd.misjudged) == (1, 4, 1)
+    odd.add(replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, blind=at > 5, backwards=at))
+    assert odd.flags() == {
+        "square beats gradients": "in a run of 20 attacked samples, 3 were fooled without gradients only: masked "
+        "gradients?",
+        "given up": "in a run of 20 attacked samples, 1 of 4 checked searches succeeded after others like them would "
+        "have been given up; attack with growth=None",
+        "8 bits": "in a run of 20 attacked samples, 2 adversarial images do not fool once they are rounded to 8 bits",
+    }
+    idle = Tally()
+    idle.add(outcome(10, idle=10))
+    assert idle.flags() == {}
+
+
+def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, object]:
+    """Flags of the white-box figure after one more run on the same results file, but for those of the checks."""
+    with Results(folder / "r.sqlite") as results:
+        candidates = [Candidate(method="CLIP", model=model)]
+        evaluate(candidates, data=[data], threats=[MASKED], results=results, batch_size=4, quiet=True)
+        flags = results.all()[1].flags
+    return {name: text for name, text in flags.items() if name in ("loss not rising", "zero gradient")}
+
+
+def test_signs_of_a_part_stay_and_say_of_how_many_samples_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip()
+    with monkeypatch.context() as patch:
+        defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
+        first = signs(tmp_path, own_labels(model, 5), model)
+    assert first == {
+        "loss not rising": "in a run of 5 attacked samples, the loss did not rise on 5",
+        "zero gradient": "in a run of 5 attacked samples, gradients were zero on 5",
+    }
+    assert signs(tmp_path, own_labels(model, 12), model) == first  # the seven that were added are sound
+
+
+def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 4)
+    model, add, adds = tiny_clip(), Results.add, []
+
+    def dies(self: Results, *given: Any, **named: Any) -> None:
+        adds.append(1)
+        if len(adds) == 5:  # three parts of the clean figure and one of the white-box figure are stored
+            raise KeyboardInterrupt
+        add(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
+        patch.setattr(Results, "add", dies)
+        masked = own_labels(model, 12)
+        with pytest.raises(KeyboardInterrupt):
+            signs(tmp_path, masked, model)
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        assert [figure.n for figure in results.all()] == [12, 4]
+    zero = signs(tmp_path, own_labels(model, 12), model)["zero gradient"]
+    assert zero == "in a run of 8 attacked samples, gradients were zero on 8"
+
+
+def test_the_undefended_model_may_keep_a_tenth() -> None:
+    assert check_undefended([1.0] + 9 * [0.0]) == {}
+    assert "keeps 2 of 10" in str(check_undefended([1.0, 1.0] + 8 * [0.0])["undefended stands"])
+
+
+def test_repeated_passes_of_a_plain_model_agree() -> None:
+    model = tiny_clip()
+    assert check_model(model, own_labels(model, 4).pixels(range(4))) == {}

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.reports.conftest import METHODS, N, measure, png, setting
+
+from radapt.errors import ResultsError
+from radapt.reports.html import page, perturbation
+from radapt.results import Example, Results
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.cells[-1][-1] += data
+
+
+@pytest.fixture
+def text(results_file: Path) -> str:
+    with Results(results_file, read_only=True) as store:
+        return page(store)
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(text: str) -> None:
+    found = Page(text)
+    addresses = [
+        value
+        for _, attributes in found.tags
+        for name, value in attributes.items()
+        if value and name in ("src", "href", "xlink:href", "srcset", "action")
+    ]
+    assert addresses
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in addresses)
+    assert not re.findall(r"url\((?!#)|@import", text)
+    anchors = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert set(re.findall(r'href="#(flag-\d+)"', text)) <= set(anchors)
+
+
+def test_the_table_holds_the_results(text: str) -> None:
+    rows = [[" ".join(cell.replace("\N{EN DASH}", " to ").split()) for cell in row] for row in Page(text).cells]
+    assert ["R-Adapt_CLIP", "73.0 66.5 to 78.7", "60.5 53.6 to 67.0", "2.0 0.8 to 5.0"] in rows
+    assert ["R-Adapt_CLIP", "65.0 58.2 to 71.3", "52.5 45.6 to 59.3", "0.0 0.0 to 1.91"] in rows  # with footnote 1
+    assert ["R-Adapt+ (adaptive)", "72.5 65.9 to 78.2", "67.0 60.2 to 73.1 white-box not measured", "—"] in rows
+    assert sum(row[0] in METHODS and len(row) == 4 for row in rows) == 4 * len(METHODS)
+
+
+def test_only_white_box_is_called_robust(text: str) -> None:
+    (head,) = [row for row in Page(text).cells if row and row[0].strip() == "method" and "clean" in row]
+    assert [("robust" in title) for title in head] == [False, False, False, True]
+    assert "This is not robust accuracy" in text
+
+
+def test_the_page_says_who_falls(text: str) -> None:
+    plain = " ".join(re.sub(r"<[^>]+>", "", text).split())
+    assert (
+        "R-Adapt_CLIP: 72.3 % clean, 59.8 % against transferred attacks, 2.0 % against a white-box attack: it falls"
+        in plain
+    )
+    assert "zero gradients: 31 % of the pixels (R-Adapt_CLIP, digits, white-box)" in plain
+
+
+def test_every_setting_is_on_the_page(text: str) -> None:
+    heads = next(row for row in Page(text).cells if "model" in row)
+    named = set(re.findall(r"<dt>([^<]+)</dt>", text)) | set(heads)
+    assert named >= {
+        "method", "model", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source", "options",
+        "seed", "version", "seconds", "forwards", "backwards",
+    }  # fmt: skip
+
+
+def test_whatever_users_typed_is_escaped(tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script>'
+    with Results(tmp_path / "r.sqlite") as store:
+        typed = {"model": evil, "dataset": evil, "options": {evil: evil}}
+        measure(store, setting(evil, **typed), 100)
+        measure(store, setting(evil, dataset="b"), 100)
+        transfer = measure(store, setting(evil, source=evil, attack=evil, norm=evil, **typed), 50)
+        store.flag(transfer, {evil: evil})
+        example = Example(position=0, clean=png(1), adversarial=png(2), truth=evil, before=evil, after=evil)
+        store.add(transfer, [], examples=[example])
+        text = page(store, title=evil)
+    found = Page(text)
+    assert [tag for tag, _ in found.tags].count("script") == 1
+    assert "alert" not in text.rpartition("<script>")[2]
+    assert all(not name.startswith("on") for _, attributes in found.tags for name in attributes)
+    assert "&lt;script&gt;" in text
+
+
+def test_plots_use_the_colours_of_the_page(text: str) -> None:
+    plots = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(plots) == 1 + 3
+    for plot in plots:
+        assert "var(--ink)" in plot
+        assert "#1b1b1f" not in plot
+    assert "prefers-color-scheme: dark" in text
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_the_perturbation_is_enlarged_ten_times_around_grey(data: st.DataObject) -> None:
+    shape = (3, 4, 3)
+    size = int(np.prod(shape))
+    clean, adversarial = (
+        np.array(data.draw(st.lists(st.integers(0, 255), min_size=size, max_size=size)), np.uint8).reshape(shape)
+        for _ in range(2)
+    )
+    encoded = []
+    for pixels in (clean, adversarial):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        encoded.append(stream.getvalue())
+    with Image.open(io.BytesIO(perturbation(encoded[0], encoded[1]))) as image:
+        found = np.asarray(image, int)
+    exact = 127.5 + 10.0 * (adversarial.astype(int) - clean.astype(int))
+    assert np.abs(found - np.clip(exact, 0, 255)).max() <= 0.5
+
+
+def test_examples_show_the_three_images_and_the_answers(text: str) -> None:
+    found = Page(text)
+    images = [str(attributes["src"]) for tag, attributes in found.tags if tag == "img"]
+    assert len(images) == 3 * 8
+    decoded = [base64.b64decode(address.partition(",")[2]) for address in images[:3]]
+    assert decoded[:2] == [png(120), png(124)]
+    with Image.open(io.BytesIO(decoded[2])) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (168, 168, 168)  # 127.5 + 10 * 4
+    assert 'class="wrong">star<' in text
+    assert 'class="wrong">circle<' not in text
+
+
+def test_a_limit_of_examples_takes_some_of_every_setting(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        limited = page(store, max_examples=4)
+    titles = re.findall(r"<h3>([^,<]+),", limited)
+    assert titles == ["CLIP", "TeCoA", "FARE", "R-Adapt_CLIP"]
+
+
+@pytest.mark.parametrize(
+    ("clean", "adversarial", "message"),
+    [(b"no image", png(1), "not a PNG"), (png(1)[:45], png(1), "not a PNG"), (png(1), png(1, 9), "different sizes")],
+    ids=["text", "truncated", "sizes"],
+)
+def test_damaged_examples_are_an_error(clean: bytes, adversarial: bytes, message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        perturbation(clean, adversarial)
+
+
+def test_a_page_of_clean_results_only_has_no_plot(make: Callable[..., Results]) -> None:
+    with make((setting("x"), 10)) as store:
+        text = page(store)
+    assert "<svg" not in text
+    assert f"shapes (n = {N})" in text
+
+
+@pytest.mark.browser
+def test_a_browser_sorts_the_table(results_file: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium is installed")
+    with Results(results_file, read_only=True) as store:
+        text = page(store)
+    click = "<script>document.querySelectorAll('table.results thead button')[3].click()</script></body>"
+    (tmp_path / "page.html").write_text(text.replace("</body>", click), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    ended = subprocess.run(
+        [browser, *options, (tmp_path / "page.html").as_uri()], check=True, capture_output=True, text=True, timeout=120
+    )
+    rows = [row for row in Page(ended.stdout).cells if row and row[0].strip() in METHODS and len(row) == 4]
+    order = [row[0].strip() for row in rows[: len(METHODS)]]
+    white_box = {name: counts[2] for name, counts in METHODS.items()}
+    assert order[0] == "TeCoA"
+    assert order[-1] == "R-Adapt+ (adaptive)"  # not measured comes last
+    assert order.index("FARE") < order.index("R-Adapt_CLIP") < order.index("CLIP")
+    assert set(order) == set(white_box)

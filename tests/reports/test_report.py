@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.reports.conftest import setting
+
+from radapt import reports
+from radapt.errors import ResultsError, SettingsError
+from radapt.results import Results
+
+NAMES = {
+    "table.md", "table.csv", "table.tex", "results.json", "tradeoff.png", "tradeoff_datasets.png", "tradeoff.svg",
+    "tradeoff_datasets.svg", "report.html",
+}  # fmt: skip
+
+
+def test_a_report_is_all_its_files_and_nothing_else(results_file: Path, tmp_path: Path) -> None:
+    written = reports.write_report(results_file, tmp_path / "new" / "report")
+    assert {path.name for path in written} == NAMES
+    assert {path.name for path in (tmp_path / "new" / "report").iterdir()} == NAMES
+    assert all(path.stat().st_size > 200 for path in written)
+    assert len(json.loads((tmp_path / "new" / "report" / "results.json").read_text())) == 69
+
+
+def test_only_the_asked_formats_are_written_over_older_ones(results_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("old")
+    written = reports.write_report(results_file, tmp_path, formats=("csv",))
+    assert [path.name for path in written] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text().startswith("section,")
+
+
+def test_an_unknown_format_is_named_with_the_nearest(results_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown report format 'htm'; did you mean 'html'"):
+        reports.write_report(results_file, tmp_path, formats=("md", "htm"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_when_one_part_fails(
+    results_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(store: Results) -> str:
+        raise ResultsError("an example is damaged")
+
+    monkeypatch.setattr(reports.html, "page", broken)
+    with pytest.raises(ResultsError, match="damaged"):
+        reports.write_report(results_file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(results_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ResultsError, match="cannot write the report"):
+        reports.write_report(results_file, tmp_path / "file", formats=("csv",))
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(ResultsError, match="cannot write the report"):
+        reports.write_report(results_file, tmp_path, formats=("csv",))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "table.csv"}
+
+
+def test_empty_and_missing_results_are_clear_errors(tmp_path: Path) -> None:
+    Results(tmp_path / "empty.sqlite").close()
+    with pytest.raises(ResultsError, match="is empty"):
+        reports.write_report(tmp_path / "empty.sqlite", tmp_path / "out")
+    with pytest.raises(ResultsError, match="no results file"):
+        reports.write_report(tmp_path / "none.sqlite", tmp_path / "out")
+
+
+def test_clean_results_alone_make_a_report_without_a_trade_off(make: Callable[..., Results], tmp_path: Path) -> None:
+    with make((setting("x"), 10)) as store:
+        path = store.path
+    written = {file.name for file in reports.write_report(path, tmp_path / "out")}
+    assert written == {"table.md", "table.csv", "table.tex", "results.json", "report.html"}
+    with pytest.raises(ResultsError, match="needs a clean result"):
+        reports.write_report(path, tmp_path / "out", formats=("png",))
+
+
+def test_the_terminal_table_shows_the_results(results_file: Path) -> None:
+    stream = io.StringIO()
+    with Results(results_file, read_only=True) as store:
+        reports.print_table(store, Console(file=stream, width=140))
+    text = stream.getvalue()
+    assert "white-box, l∞ 4/255 (robust accuracy)" in text
+    assert "73.0 [66.5, 78.7]" in text
+    assert "[1] zero gradients: 31 % of the pixels" in text
+
+
+def test_exports_are_declared() -> None:
+    assert sorted(reports.__all__) == [
+        "FORMATS", "Part", "curves", "draw_plot", "print_table", "write_experiments", "write_plots", "write_report",
+    ]  # fmt: skip
+    assert all(hasattr(reports, name) for name in reports.__all__)

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from tests.reports.conftest import METHODS, N, measure, setting
+
+from radapt.errors import ResultsError
+from radapt.reports import print_table
+from radapt.reports._render import csv_text, latex_text, markdown_text, terminal
+from radapt.reports._summary import sentences
+from radapt.reports.table import Cell, Table, plain, rows, tabulate
+from radapt.results import Results, Setting
+from radapt.results.labels import eps_text
+
+Make = Callable[..., Results]
+
+
+def cell(table: Table, section: str, method: str, title: str) -> Cell | None:
+    at = [column.title for column in table.columns].index(title)
+    (block,) = [found for found in table.sections if found.title == section]
+    (line,) = [found for found in block.lines if found.method == method]
+    return line.cells[at]
+
+
+def tabulated(make: Make, *entries: tuple[Setting, int], n: int = N) -> Table:
+    with make(*entries, n=n) as store:
+        return tabulate(store.all())
+
+
+TRANSFER, WHITE_BOX = "transfer from undefended, l∞ 4/255", "white-box, l∞ 4/255 (robust accuracy)"
+
+
+def test_columns_are_named_after_what_was_measured(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        table = tabulate(store.all())
+    assert [column.title for column in table.columns] == ["clean", TRANSFER, WHITE_BOX]
+    assert table.methods == tuple(METHODS)
+    assert [section.title for section in table.sections] == ["mean over 3 data sets", "shapes", "colours", "digits"]
+
+
+def test_results_and_their_mean_equal_hand_computed_ones(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        table = tabulate(store.all())
+    fare = [cell(table, dataset, "FARE", "clean") for dataset in ("shapes", "colours", "digits")]
+    assert [found.percent for found in fare if found] == [63.0, 69.0, 55.0]  # 126, 138 and 110 of 200
+    z = 1.959963984540054
+    middle = (0.63 + z * z / 400) / (1 + z * z / 200)
+    half = z / (1 + z * z / 200) * math.sqrt(0.63 * 0.37 / 200 + z * z / 160000)
+    assert fare[0] is not None
+    assert (fare[0].low, fare[0].high) == pytest.approx((100 * (middle - half), 100 * (middle + half)))
+    mean = cell(table, "mean over 3 data sets", "FARE", "clean")
+    assert mean is not None
+    assert mean.percent == pytest.approx((63 + 69 + 55) / 3)
+    below = math.sqrt(sum((found.percent - found.low) ** 2 for found in fare if found)) / 3
+    assert mean.low == pytest.approx(mean.percent - below)
+    assert mean.n == 600
+
+
+def test_no_transfer_column_is_ever_called_robust(make: Make) -> None:
+    entries = [
+        (setting("a", source=source, attack=attack, eps=eps), 50)
+        for source in ("undefended", "FARE (robust)", "self")
+        for attack in ("apgd", "pgd")
+        for eps in (2 / 255, 4 / 255)
+    ]
+    table = tabulated(make, (setting("a"), 90), *entries)
+    assert len(table.columns) == 1 + 12
+    for column in table.columns:
+        assert ("robust accuracy" in column.title) == (column.kind == "white-box")
+    titles = [column.title for column in table.columns]
+    assert len(set(titles)) == len(titles)
+    assert titles[1] == "transfer from undefended, l∞ 2/255, apgd"
+    assert "white-box, l∞ 4/255, pgd (robust accuracy)" in titles
+
+
+def test_a_transfer_result_without_its_white_box_partner_is_marked_everywhere(make: Make) -> None:
+    entries = [
+        (setting("open"), 90),
+        (setting("open", source="undefended"), 80),
+        (setting("open", source="self", eps=2 / 255), 70),  # another ball is no partner
+        (setting("full", source="undefended"), 80),
+        (setting("full", source="self"), 20),
+    ]
+    table = tabulated(make, *entries)
+    marked, paired = cell(table, "shapes", "open", TRANSFER), cell(table, "shapes", "full", TRANSFER)
+    assert marked is not None
+    assert paired is not None
+    assert (marked.unpaired, paired.unpaired) == ("white-box not measured", "")
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(terminal(table))
+    for text in (stream.getvalue(), markdown_text(table), csv_text(table), latex_text(table)):
+        assert text.count("white-box not measured") == 1
+
+
+def test_flags_are_footnotes_at_their_results(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        table = tabulate(store.all())
+    assert table.notes == ("zero gradients: 31 % of the pixels",)
+    marked = {
+        (section.title, line.method, column.kind)
+        for section in table.sections
+        for line in section.lines
+        for column, found in zip(table.columns, line.cells, strict=True)
+        if found and found.marks == (1,)
+    }
+    assert marked == {(place, "R-Adapt_CLIP", "white-box") for place in ("digits", "mean over 3 data sets")}
+
+
+def test_unfinished_results_and_partial_means_say_so(make: Make) -> None:
+    entries = [(setting("a"), 90), (setting("a", "digits"), 80), (setting("b"), 70)]
+    table = tabulated(make, *entries, n=100)  # of 200 asked for
+    found = cell(table, "shapes", "a", "clean")
+    assert found is not None
+    assert found.partial == "100 of 200 samples"
+    mean = cell(table, "mean over 2 data sets", "b", "clean")
+    assert mean is not None
+    assert mean.partial == "1 of 2 data sets, not all samples"
+
+
+def test_different_sizes_are_shown_at_the_results(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        measure(store, setting("a", n=50), 20, 50)
+        measure(store, setting("b"), 20)
+        table = tabulate(store.all())
+    assert table.sections[0].n is None
+    assert "n = 50" in markdown_text(table)
+    assert "n = 200" in markdown_text(table)
+
+
+def test_equal_names_of_different_models_become_two_lines(make: Make) -> None:
+    table = tabulated(make, (setting("x", model="small"), 50), (setting("x", model="large"), 150), (setting("y"), 9))
+    assert table.methods == ("x · small", "x · large", "y")
+
+
+def test_different_adapters_on_different_data_sets_stay_one_line(make: Make) -> None:
+    table = tabulated(make, (setting("x", adapter="aa"), 50), (setting("x", "digits", adapter="bb"), 150))
+    assert table.methods == ("x",)
+    mean = cell(table, "mean over 2 data sets", "x", "clean")
+    assert mean is not None
+    assert mean.percent == 50
+
+
+def test_the_same_attack_with_other_options_gets_its_own_column(make: Make) -> None:
+    entries = [(setting("x", source="self", options={"steps": steps}), 100 // steps) for steps in (1, 10)]
+    table = tabulated(make, *entries)
+    assert [column.title for column in table.columns] == [
+        "white-box, l∞ 4/255, steps=1 (robust accuracy)",
+        "white-box, l∞ 4/255, steps=10 (robust accuracy)",
+    ]
+
+
+def test_unequal_options_of_different_methods_share_a_column_with_a_remark(make: Make) -> None:
+    entries = [(setting(name, source="self", options={"eot": eot}), 10) for name, eot in (("x", 1), ("y", 10))]
+    table = tabulated(make, *entries)
+    assert len(table.columns) == 1
+    assert any("not the same for every result" in remark for remark in table.remarks)
+
+
+def test_the_newest_version_is_shown_and_the_older_one_counted(make: Make) -> None:
+    table = tabulated(make, (setting("x"), 10), (setting("x", version="2.0"), 100))
+    found = cell(table, "shapes", "x", "clean")
+    assert found is not None
+    assert found.percent == 50
+    assert any(remark.startswith("1 earlier result") for remark in table.remarks)
+
+
+def test_tasks_are_averaged_apart(make: Make) -> None:
+    entries = [(setting("x", name, task=task), 50) for task in ("zero-shot", "captioning") for name in ("a", "b")]
+    table = tabulated(make, *entries)
+    assert [section.title for section in table.sections if section.mean] == [
+        "mean over 2 data sets, zero-shot",
+        "mean over 2 data sets, captioning",
+    ]
+
+
+def test_an_empty_file_is_one_clear_error(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(setting("x"))
+        with pytest.raises(ResultsError, match=r"no results to report: .* is empty"):
+            print_table(store, Console())
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"), [(4 / 255, "4/255"), (0.0157, "0.0157"), (0.5, "0.5"), (128 / 255, "128/255"), (1.0, "1")]
+)
+def test_radii_are_written_in_255ths_where_they_are(eps: float, text: str) -> None:
+    assert eps_text(eps) == text
+
+
+@settings(deadline=None)
+@given(st.integers(1, 254))
+def test_every_255th_is_recognised(k: int) -> None:
+    assert eps_text(k / 255) == f"{k}/255"
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_plain_text_can_be_written_and_has_no_line_breaks(text: str) -> None:
+    assert plain(text).encode().decode() == plain(text)
+    assert not set("\n\r\t\x00") & set(plain(text))
+
+
+def test_csv_holds_the_unrounded_numbers(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        results = store.all()
+    lines = list(csv.DictReader(io.StringIO(csv_text(tabulate(results)))))
+    means = sum(1 for line in lines if line["mean"] == "1")
+    assert len(lines) - means == len(results)
+    by_place = {(line["section"], line["method"], line["kind"]): line for line in lines}
+    for result in results:
+        line = by_place[result.setting.dataset, result.setting.method, result.kind]
+        assert (float(line["percent"]), float(line["low"])) == (result.percent, result.low)
+    assert by_place["digits", "R-Adapt_CLIP", "white-box"]["flags"] == "zero gradients: 31 % of the pixels"
+
+
+NASTY = [
+    "a|b",
+    "[x](y)",
+    "<script>alert(1)</script>",
+    "50% & $x_1$ {#} ~^\\",
+    '= 1, "q"\nnew',
+    "_x_ *y* `z`",
+    "[red]r[/]",
+]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_are_escaped_in_every_text_format(make: Make, name: str) -> None:
+    table = tabulated(make, (setting(name), 50), (setting(name, source=name), 20))
+    stream = io.StringIO()
+    Console(file=stream, width=300).print(terminal(table))
+    assert plain(name) in stream.getvalue()
+    assert {line["method"] for line in csv.DictReader(io.StringIO(csv_text(table)))} == {plain(name)}
+    for line in markdown_text(table).splitlines():
+        if line.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == len(table.columns) + 2
+            assert "<script" not in line.replace(r"\<script", "")
+    latex = latex_text(table)
+    body = re.sub(r"\\[%&$#_{}]", "", latex.partition("\n")[2])
+    assert body.count("{") == body.count("}")
+    assert not set("%#~|<>") & set(body)
+    assert len(re.findall(r"(?<!\\)\$", body)) % 2 == 0
+    (row,) = [line for line in body.splitlines() if " 25.0 " in line]
+    assert row.count("&") == len(table.columns)
+    assert not row.startswith("[")
+
+
+def test_latex_is_balanced_with_as_many_cells_as_columns(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        latex = latex_text(tabulate(store.all()))
+    assert latex.count(r"\begin{tabular}{lrrr}") == latex.count(r"\end{tabular}") == 1
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
+    assert latex.count(r"\midrule") == 4
+    assert r"\multicolumn{2}{c}{l$_\infty$ 4/255}" in latex
+    assert r"R-Adapt\_CLIP & 73.0 {\scriptsize [66.5, 78.7]} &" in latex
+    lines = [line for line in latex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert len(lines) == 1 + 4 * len(METHODS)
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {3}
+
+
+def test_rows_are_flat_json(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        results = store.all()
+    found = json.loads(json.dumps(rows(results), allow_nan=False))
+    assert len(found) == len(results)
+    assert all(not isinstance(value, dict | list) for row in found for value in row.values())
+    assert found[1] == results[1].row()
+
+
+def test_sentences_say_who_falls_who_loses_and_what_was_not_measured(results_file: Path) -> None:
+    with Results(results_file, read_only=True) as store:
+        ((headline, outcomes),) = sentences(tabulate(store.all()))
+    assert "TeCoA has the highest white-box accuracy, 35.2 %" in headline
+    by_method = dict(outcomes)
+    assert next(iter(by_method)) == "R-Adapt+ (static)"  # the largest loss comes first
+    assert "it falls to an attacker who knows it" in by_method["R-Adapt_CLIP"]
+    assert by_method["R-Adapt_CLIP"].startswith("72.3 % clean, 59.8 % against transferred attacks, 2.0 %")
+    assert by_method["TeCoA"].endswith("13.6 points less.")
+    assert "white-box not measured" in by_method["R-Adapt+ (adaptive)"]
+
+
+def test_a_white_box_attack_weaker_than_transfer_is_called_suspect(make: Make) -> None:
+    entries = [(setting("x"), 180), (setting("x", source="undefended"), 40), (setting("x", source="self"), 120)]
+    ((_, ((_, sentence),)),) = sentences(tabulated(make, *entries))
+    assert "do not trust the white-box result" in sentence
+
+
+def test_a_loss_is_computed_over_the_data_sets_that_all_results_cover(make: Make) -> None:
+    entries = [
+        (setting("x"), 100),
+        (setting("x", source="undefended"), 90),
+        (setting("x", source="self"), 60),
+        (setting("x", "hard"), 60),
+        (setting("x", "hard", "undefended"), 10),
+    ]
+    ((headline, ((_, sentence),)),) = sentences(tabulated(make, *entries))
+    assert sentence.startswith("50.0 % clean (on the 1 of 2 data sets with all results), 45.0 % against transferred")
+    assert "15.0 points less" in sentence
+    assert "no method has a white-box result on every data set" in headline
+
+
+def test_the_lowest_of_several_attacks_counts(make: Make) -> None:
+    attacks = [
+        (setting("x", source="self", attack=name), successes)
+        for name, successes in (("pgd", 90), ("apgd", 60), ("fab", 70))
+    ]
+    ((headline, _),) = sentences(tabulated(make, (setting("x"), 100), *attacks))
+    assert "30.0 %" in headline

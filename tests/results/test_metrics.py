@@ -1,0 +1,55 @@
+"""Results from scores: against scikit-learn, and their intervals against many repetitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from radapt.results import summarise, wilson
+
+PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
+
+
+@given(PAIRS)
+def test_f1_is_that_of_scikit_learn(answers: list[tuple[int, int]]) -> None:
+    labels, predictions = zip(*answers, strict=True)
+    scores = [float(label == prediction) for label, prediction in answers]
+    percent, low, high = summarise("F1", scores, answers)
+    assert percent == pytest.approx(100 * f1_score(labels, predictions, zero_division=0.0))
+    assert 0 <= low <= percent <= high <= 100
+
+
+@given(PAIRS)
+def test_the_mean_per_class_is_the_balanced_accuracy(answers: list[tuple[int, int]]) -> None:
+    labels, predictions = zip(*answers, strict=True)
+    scores = [float(label == prediction) for label, prediction in answers]
+    percent, low, high = summarise("mean-per-class", scores, answers)
+    classes = sorted(set(labels))
+    each = [np.mean([s for s, (label, _) in zip(scores, answers, strict=True) if label == c]) for c in classes]
+    assert percent == pytest.approx(100 * np.mean(each))
+    if len(classes) == 2:
+        assert percent == pytest.approx(100 * balanced_accuracy_score(labels, predictions))
+    assert low <= percent <= high
+
+
+def test_the_mean_of_scores_has_the_interval_of_wilson_or_of_the_normal_distribution() -> None:
+    answers = [(-1, -1)] * 4
+    assert summarise("accuracy", [1.0, 0.0, 1.0, 1.0], answers) == (75.0, *wilson(3, 4))
+    percent, low, high = summarise("CIDEr", [1.5, 0.5, 2.0, 1.0], answers)
+    half = 1.959963984540054 * np.std([1.5, 0.5, 2.0, 1.0], ddof=1) / 2
+    assert (percent, low, high) == pytest.approx((125.0, 125 - 100 * half, 125 + 100 * half))
+
+
+def test_nine_in_ten_intervals_of_f1_and_more_hold_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    # P(label, prediction) of the population; its F1 is 2 * 0.45 / (2 * 0.45 + 0.1 + 0.15).
+    cells, shares, truth = [(1, 1), (1, 0), (0, 1), (0, 0)], [0.45, 0.15, 0.1, 0.3], 100 * 0.9 / (0.9 + 0.25)
+    covered = 0
+    for _ in range(400):
+        answers = [cells[i] for i in rng.choice(4, size=150, p=shares)]
+        _, low, high = summarise("F1", [0.0] * 150, answers)
+        covered += low <= truth <= high
+    assert 0.92 <= covered / 400 <= 0.98

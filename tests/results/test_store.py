@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from radapt.errors import ResultsError
+from radapt.results import Example, Results, Sample, Setting, wilson
+from radapt.results.intervals import mean_interval, score_interval
+
+CLEAN = Setting(method="CLIP", model="m", dataset="shapes", n=10, version="1")
+
+
+def sample(position: int, score: float = 1.0) -> Sample:
+    return Sample(position=position, label=3, prediction=2, score=score, loss=0.5, forwards=2, backwards=1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_equals_scipy_for_counts(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, n) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_wilson_limits_solve_the_score_equation_and_hold_the_mean(n: int, share: float) -> None:
+    low, high = (limit / 100 for limit in wilson(share * n, n))
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    for p in (low, high):
+        if 0 < p < 1 and 0 < share < 1:
+            assert (p - share) ** 2 == pytest.approx(1.959963984540054**2 * p * (1 - p) / n, rel=1e-6, abs=1e-12)
+
+
+def test_wilson_of_nothing_says_nothing() -> None:
+    assert wilson(0, 0) == (0.0, 100.0)
+
+
+@pytest.mark.parametrize("successes", [-1, 11, math.nan])
+def test_wilson_refuses_what_is_no_proportion(successes: float) -> None:
+    with pytest.raises(ResultsError, match="between 0 and 10"):
+        wilson(successes, 10)
+
+
+def test_mean_interval_of_one_result_is_its_own() -> None:
+    assert mean_interval([(40.0, 31.0, 52.0)]) == pytest.approx((40.0, 31.0, 52.0))
+
+
+def test_mean_interval_squares_and_adds() -> None:
+    mean, low, high = mean_interval([(50.0, 47.0, 56.0), (10.0, 6.0, 18.0)])
+    assert (mean, low, high) == pytest.approx((30.0, 30.0 - 5.0 / 2, 30.0 + 10.0 / 2))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
+def test_mean_interval_stays_in_range_and_has_a_width(counts: list[int]) -> None:
+    mean, low, high = mean_interval([(2.0 * count, *wilson(count, 50)) for count in counts])
+    assert -1e-9 <= low <= mean <= high <= 100 + 1e-9
+    assert high - low > 0.5
+
+
+def test_scores_above_one_get_a_normal_interval() -> None:
+    scores = [0.4, 1.9, 1.2, 2.5]
+    mean = sum(scores) / 4
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / 3)
+    low, high = score_interval(sum(scores), sum(score**2 for score in scores), 4, proportion=False)
+    half = 100 * 1.959963984540054 * deviation / 2
+    assert (low, high) == pytest.approx((100 * mean - half, 100 * mean + half))
+
+
+def test_results_are_computed_from_the_samples(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(k, float(k < 7)) for k in range(10)], seconds=1.5)
+        store.flag(CLEAN, {"loss": "fell"})
+        (result,) = store.all()
+    assert (result.n, result.percent, result.seconds, result.forwards, result.backwards) == (10, 70.0, 1.5, 20, 10)
+    assert (result.low, result.high) == pytest.approx(wilson(7, 10))
+    assert result.kind == "clean"
+    assert result.flags == {"loss": "fell"}
+    assert json.loads(json.dumps(result.row()))["flags"] == "loss: fell"
+
+
+def test_captioning_scores_above_one_are_reported(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(0, 0.5), sample(1, 1.7)])
+        (result,) = store.all()
+    assert result.percent == pytest.approx(110)
+    assert result.low < 110 < result.high
+
+
+def test_a_second_run_continues_and_extends_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with Results(path) as store:
+        assert store.begin(CLEAN) == set()
+        store.add(CLEAN, [sample(0), sample(1, 0.0)], seconds=1.0)
+    longer = Setting(method="renamed", model="m", dataset="shapes", n=20, version="1")
+    with Results(path) as store:
+        assert store.begin(longer) == {0, 1}
+        store.add(longer, [sample(2), sample(1, 1.0)], seconds=2.0)
+        (result,) = store.all()
+        assert [found.position for found in store.samples(longer)] == [0, 1, 2]
+    assert (result.setting, result.n, result.percent, result.seconds) == (longer, 3, 100.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "other"},
+        {"adapter": "a"},
+        {"dataset": "digits"},
+        {"split": "val"},
+        {"attack": "pgd"},
+        {"norm": "l2"},
+        {"eps": 0.5},
+        {"source": "self"},
+        {"options": {"steps": 5}},
+        {"seed": 1},
+        {"version": "2"},
+        {"task": "vqa"},
+    ],
+)
+def test_every_setting_that_changes_a_result_changes_the_key(change: dict[str, object]) -> None:
+    base: dict[str, object] = {"method": "CLIP", "model": "m", "dataset": "shapes", "n": 10, "version": "1"}
+    assert Setting(**(base | change)).key != CLEAN.key  # type: ignore[arg-type]
+
+
+def test_examples_come_back_in_order(tmp_path: Path) -> None:
+    examples = [
+        Example(position=k, clean=b"c%d" % k, adversarial=b"a", truth="t", before="b", after="x") for k in (1, 0)
+    ]
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [], examples=examples)
+        assert store.examples(CLEAN) == examples[::-1]
+
+
+def test_samples_of_an_unregistered_setting_are_refused_and_nothing_is_half_written(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        with pytest.raises(ResultsError, match="call begin"):
+            store.add(CLEAN, [sample(0)])
+        store.begin(CLEAN)
+        with pytest.raises(ResultsError, match="NOT NULL"):
+            store.add(CLEAN, [sample(0), sample(1, math.nan)])
+        assert store.samples(CLEAN) == []
+        store.add(CLEAN, [sample(0)])
+        assert len(store.samples(CLEAN)) == 1
+
+
+KILLED = """
+import os, signal, sys
+from radapt.results import Results, Sample, Setting
+setting = Setting(method="CLIP", model="m", dataset="shapes", n=10, version="1")
+store = Results(sys.argv[1])
+store.begin(setting)
+store.add(setting, [Sample(position=k, label=0, prediction=0, score=1.0) for k in range(4)], seconds=1.0)
+store._db.execute("BEGIN IMMEDIATE")  # the batch in flight
+store._db.execute(
+    "INSERT INTO samples VALUES (?, 9, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0)", (setting.key,)
+)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_loses_only_the_batch_in_flight_and_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    with Results(path, read_only=True) as store:
+        assert store.all()[0].n == 4
+    with Results(path) as store:
+        assert store.begin(CLEAN) == {0, 1, 2, 3}
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with Results(path) as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(0)])
+        with pytest.raises(ResultsError, match="in use by another run"):
+            Results(path)
+        with Results(path, read_only=True) as reader:
+            assert reader.all()[0].n == 1
+            store.add(CLEAN, [sample(1)])
+            assert reader.all()[0].n == 2
+    Results(path).close()
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    code = "import sys; from radapt.results import Results; Results(sys.argv[1])"
+    with Results(path):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, str(path)], check=False, capture_output=True, text=True, timeout=120
+        )
+    assert "ResultsError" in ended.stderr
+    assert "in use by another run" in ended.stderr
+
+
+def test_a_closed_file_is_one_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with Results(path) as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(0)])
+    assert path.read_bytes()[18:20] == b"\x01\x01"  # not WAL: readable where nothing can be written beside it
+    assert not list(tmp_path.glob("r.sqlite-*"))
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    Results(tmp_path / "r.sqlite").close()
+    with (
+        Results(tmp_path / "r.sqlite", read_only=True) as store,
+        pytest.raises(ResultsError, match="opened for reading"),
+    ):
+        store.begin(CLEAN)
+
+
+def test_another_schema_version_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    Results(path).close()
+    database = sqlite3.connect(path)
+    database.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    database.commit()
+    database.close()
+    for read_only in (True, False):
+        with pytest.raises(ResultsError, match="schema version 99, this version reads 2"):
+            Results(path, read_only=read_only)
+
+
+def test_another_database_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE mine (x)")
+    database.commit()
+    database.close()
+    before = path.read_bytes()
+    for read_only in (True, False):
+        with pytest.raises(ResultsError, match="not a results file"):
+            Results(path, read_only=read_only)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"hello, this is a text file and no database at all\n" * 40, b""])
+def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "r.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(ResultsError, match="not a results file"):
+        Results(path, read_only=True)
+    assert path.read_bytes() == content
+
+
+def test_a_truncated_file_is_reported_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with Results(path) as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(k) for k in range(2000)])
+    whole = path.read_bytes()
+    for size in (60, 4096, len(whole) // 2, len(whole) - 4096):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ResultsError, match=r"damaged|cannot"), Results(path, read_only=True) as store:
+            store.all()
+
+
+def test_a_store_shows_its_path_and_its_size_even_when_closed(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with Results(path) as store:
+        assert repr(store) == f"<Results {path}: 0 settings, 0 samples>"
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(k) for k in range(3)])
+        assert repr(store) == f"<Results {path}: 1 settings, 3 samples>"
+    assert repr(store) == f"<Results {path}: closed>"
+
+
+@pytest.mark.parametrize(("source", "kind"), [("", "clean"), ("undefended", "transfer"), ("self", "white-box")])
+def test_the_source_of_the_attack_decides_the_kind(source: str, kind: str) -> None:
+    assert replace(CLEAN, source=source).kind == kind
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="radapt evaluate"):
+        Results(tmp_path / "none.sqlite", read_only=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ResultsError, match="cannot write"):
+        Results(tmp_path / "file" / "r.sqlite")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ResultsError, match="cannot write"):
+        Results(tmp_path / "folder")
+
+
+def test_odd_names_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "a folder #1?" / "résultats 100%.sqlite"
+    with Results(path) as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(0)])
+    assert path.exists()
+    with Results(path, read_only=True) as store:
+        assert store.all()[0].n == 1

@@ -1,0 +1,101 @@
+"""Hashes of code: what changes a function or a module changes its hash, and nothing else does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from radapt.errors import SettingsError
+from radapt.evaluation import InputDefence
+from radapt.fingerprint import code_digest, digest
+
+
+def scale(pixels: Tensor, *, by: float = 0.5) -> Tensor:
+    return pixels * by
+
+
+def shift(pixels: Tensor) -> Tensor:
+    return pixels + 0.5
+
+
+class Scale(nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("table", torch.zeros(2))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels * self.by
+
+
+def closure(by: float) -> Callable[[Tensor], Tensor]:
+    def scaled(pixels: Tensor) -> Tensor:
+        return pixels * by
+
+    return scaled
+
+
+def changed(name: str) -> Scale:
+    module = Scale(0.5)
+    with torch.no_grad():
+        getattr(module, name)[0] = 7
+    return module
+
+
+def test_equal_things_have_one_hash() -> None:
+    for make in (lambda: scale, lambda: partial(scale, by=0.3), lambda: closure(0.4), lambda: Scale(0.5)):
+        assert code_digest(make()) == code_digest(make())
+
+
+def test_whatever_changes_the_outcome_changes_the_hash() -> None:
+    things = [scale, shift, partial(scale, by=0.3), partial(scale, by=0.4), closure(0.3), closure(0.4)]
+    things += [Scale(0.5), Scale(0.6), changed("weight"), changed("table"), [scale, shift]]
+    assert len({code_digest(each) for each in things}) == len(things)
+
+
+def test_a_substitute_for_the_gradient_is_part_of_a_defence() -> None:
+    defences = [InputDefence(scale), InputDefence(scale, substitute="identity"), InputDefence(scale, substitute=shift)]
+    assert len({each.fingerprint for each in defences}) == 3
+    assert InputDefence(scale, fingerprint="mine").fingerprint == "mine"
+
+
+def test_tensors_are_told_apart_by_values_types_and_shapes() -> None:
+    tensors = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4).double(), torch.ones(4)]
+    assert len({digest([each]) for each in tensors}) == 4
+
+
+def test_a_class_without_a_file_is_hashed_by_its_methods() -> None:
+    """As in a notebook, where functions have a source and classes have none."""
+    code = """
+import linecache, torch
+from radapt.fingerprint import code_digest
+
+def cell(text, number):
+    name = f"<cell {number}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    space = {"__name__": "__main__", "torch": torch}
+    exec(compile(text, name, "exec"), space)
+    return space["Own"]
+
+text = "class Own(torch.nn.Module):\\n    by = {by}\\n    def forward(self, x):\\n        return x * {times}\\n"
+numbers = [(1, 2), (1, 2), (1, 3), (2, 2)]
+found = [code_digest(cell(text.format(by=by, times=times), n)()) for n, (by, times) in enumerate(numbers)]
+assert found[0] == found[1]
+assert len(set(found)) == 3, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_has_no_source_is_refused() -> None:
+    space: dict[str, Callable[[Tensor], Tensor]] = {}
+    exec("def own(pixels): return pixels", space)
+    with pytest.raises(SettingsError, match=r"is not to be found.*define it in a file, or give a fingerprint"):
+        code_digest(space["own"])

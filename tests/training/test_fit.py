@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radapt.errors import CheckError, SettingsError
+from radapt.training import Schedule, fit
+from radapt.training.distributed import Workers, workers
+
+SCHEDULE = Schedule(steps=12, lr=0.1, weight_decay=0.01)
+
+
+def problem() -> tuple[dict[str, Tensor], Callable[[int], Tensor]]:
+    """A small noisy regression whose noise hangs on the step."""
+    generator = torch.Generator().manual_seed(4)
+    parameters = {"weight": torch.randn(4, 3, generator=generator), "bias": torch.zeros(3)}
+    for parameter in parameters.values():
+        parameter.requires_grad_()
+    x, y = torch.randn(20, 4, generator=generator), torch.randn(20, 3, generator=generator)
+
+    def loss(step: int) -> Tensor:
+        noise = 0.1 * torch.randn(20, 4, generator=torch.Generator().manual_seed(step))
+        return ((x + noise) @ parameters["weight"] + parameters["bias"] - y).square().mean()
+
+    return parameters, loss
+
+
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
+    factor = Schedule(steps=110, lr=1.0, warmup=10 / 110).factor
+    assert [factor(step) for step in range(10)] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert [factor(step) for step in range(10, 110)] == pytest.approx(
+        [(1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
+    )
+    assert Schedule(steps=1, lr=1.0).factor(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"steps": 0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"warmup": 1.0}, {"warmup": -0.1}),
+        *({"accumulate": 0}, {"ema": 1.0}, {"ema": -0.1}, {"ema": math.nan}),
+    ],
+)
+def test_a_schedule_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="a schedule needs"):
+        Schedule(**{"steps": 10, "lr": 0.1, **wrong})  # type: ignore[arg-type]
+
+
+def test_an_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(SettingsError, match="unknown optimizer 'sdg'; did you mean 'sgd'"):
+        Schedule(steps=10, lr=0.1, optimizer="sdg")
+
+
+def test_equals_adamw_with_the_schedule() -> None:
+    parameters, loss = problem()
+    history = fit(parameters, loss, SCHEDULE, label="test", quiet=True)
+    reference, reference_loss = problem()
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [reference["weight"]], "weight_decay": 0.01},
+            {"params": [reference["bias"]], "weight_decay": 0.0},
+        ]
+    )
+    expected = []
+    for step in range(12):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * SCHEDULE.factor(step)
+        value = reference_loss(step)
+        expected.append(value.item())
+        gradients = torch.autograd.grad(value, list(reference.values()))
+        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
+        for parameter, gradient in zip(reference.values(), gradients, strict=True):
+            parameter.grad = gradient * min(1.0, 1.0 / norm)
+        optimizer.step()
+    assert history == pytest.approx(expected, rel=1e-4)
+    assert history[-1] < history[0]
+    for name, parameter in parameters.items():
+        assert torch.allclose(parameter, reference[name], atol=1e-4), name
+
+
+def test_sgd_has_momentum_and_the_decay_of_matrices_in_the_gradient() -> None:
+    parameters, loss = problem()
+    schedule = Schedule(steps=6, lr=0.1, warmup=0.5, weight_decay=0.2, clip=0.0, optimizer="sgd")
+    reference, _ = problem()
+    weight, bias = (reference[name].detach().double().numpy().copy() for name in ("weight", "bias"))
+    speed = np.zeros_like(weight), np.zeros_like(bias)
+    points = list[tuple[Any, Any]]()
+
+    def watched(step: int) -> Tensor:
+        points.append((parameters["weight"].detach().clone(), parameters["bias"].detach().clone()))
+        return loss(step)
+
+    fit(parameters, watched, schedule, label="test", quiet=True)
+    generator = torch.Generator().manual_seed(4)
+    torch.randn(4, 3, generator=generator)
+    x, y = (torch.randn(20, n, generator=generator).double().numpy() for n in (4, 3))
+    for step in range(6):
+        assert np.allclose(points[step][0], weight, atol=1e-5)
+        assert np.allclose(points[step][1], bias, atol=1e-5)
+        noise = 0.1 * torch.randn(20, 4, generator=torch.Generator().manual_seed(step)).double().numpy()
+        slope = 2 * ((x + noise) @ weight + bias - y) / y.size
+        speed = 0.9 * speed[0] + (x + noise).T @ slope + 0.2 * weight, 0.9 * speed[1] + slope.sum(0)
+        rate = 0.1 * schedule.factor(step)
+        weight, bias = weight - rate * speed[0], bias - rate * speed[1]
+    assert np.allclose(parameters["weight"].detach(), weight, atol=1e-5)
+
+
+def test_the_moving_average_is_the_weighted_sum_of_all_weights() -> None:
+    plain, loss = problem()
+    points = list[Tensor]()
+
+    def watched(step: int) -> Tensor:
+        points.append(plain["weight"].detach().double().clone())
+        return loss(step)
+
+    history = fit(plain, watched, SCHEDULE, label="test", quiet=True)
+    points.append(plain["weight"].detach().double())
+    averaged, loss = problem()
+    schedule = Schedule(steps=12, lr=0.1, weight_decay=0.01, ema=0.8)
+    assert fit(averaged, loss, schedule, label="test", quiet=True) == history  # the training itself is the same
+    expected = 0.8**12 * points[0] + sum(0.2 * 0.8 ** (12 - t) * points[t] for t in range(1, 13))
+    assert torch.allclose(averaged["weight"].detach().double(), expected, atol=1e-5)
+    assert not torch.allclose(points[-1], expected, atol=1e-2)
+
+
+def test_two_batches_for_one_step_are_one_batch_of_both() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(24, 4, generator=generator), torch.randn(24, 3, generator=generator)
+
+    def train(batch: int, accumulate: int) -> tuple[list[float], Tensor, list[int]]:
+        parameters, _ = problem()
+        numbers = list[int]()
+
+        def loss(number: int) -> Tensor:
+            numbers.append(number)
+            rows = torch.arange(number * batch, (number + 1) * batch) % 24
+            return (x[rows] @ parameters["weight"] + parameters["bias"] - y[rows]).square().mean()
+
+        schedule = Schedule(steps=6, lr=0.1, accumulate=accumulate)
+        return fit(parameters, loss, schedule, label="test", quiet=True), parameters["weight"].detach(), numbers
+
+    (losses, weight, _), (twice, other, numbers) = train(8, 1), train(4, 2)
+    assert numbers == list(range(12))
+    assert twice == pytest.approx(losses, rel=1e-4)
+    assert torch.allclose(weight, other, atol=1e-4)
+
+
+def test_gradients_that_share_memory_are_added_once() -> None:
+    parameters = {name: torch.zeros(3, requires_grad=True) for name in "ab"}
+    schedule = Schedule(steps=1, lr=1.0, clip=0.0, optimizer="sgd", accumulate=3)
+    fit(parameters, lambda number: (parameters["a"] + parameters["b"]).sum(), schedule, label="test", quiet=True)
+    assert all(torch.allclose(parameter, -torch.ones(3)) for parameter in parameters.values())
+
+
+def test_parameters_without_an_effect_are_named() -> None:
+    parameters, loss = problem()
+    idle = {"idle": torch.zeros(2, requires_grad=True), "vain": torch.zeros(2, 2, requires_grad=True)}
+    with pytest.raises(SettingsError, match="the loss does not depend on idle, vain; leave them out"):
+        fit({**parameters, **idle}, loss, SCHEDULE, label="test", quiet=True)
+
+
+def test_only_matrices_decay() -> None:
+    parameters = {"matrix": torch.ones(2, 2, requires_grad=True), "vector": torch.ones(2, requires_grad=True)}
+    schedule = Schedule(steps=1, lr=0.1, weight_decay=0.5)
+    fit(parameters, lambda step: 0 * sum(p.sum() for p in parameters.values()), schedule, label="test", quiet=True)
+    assert torch.allclose(parameters["matrix"], torch.full((2, 2), 1 - 0.1 * 0.5))
+    assert torch.equal(parameters["vector"], torch.ones(2))
+
+
+FULL = Schedule(steps=12, lr=0.1, weight_decay=0.01, optimizer="sgd", ema=0.7)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "killed_at"), [(SCHEDULE, 5), (SCHEDULE, 7), (SCHEDULE, 11), (FULL, 5), (FULL, 7), (FULL, 11)]
+)
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, schedule: Schedule, killed_at: int) -> None:
+    whole, loss = problem()
+    history = fit(whole, loss, schedule, label="test", quiet=True)
+    file = tmp_path / "folder" / "run.safetensors"
+    parameters, loss = problem()
+
+    def dies(step: int) -> Tensor:
+        if step == killed_at:
+            raise KeyboardInterrupt
+        return loss(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(parameters, dies, schedule, label="test", checkpoint=file, every=5, quiet=True)
+    assert [path.name for path in file.parent.iterdir()] == ["run.safetensors"]
+    fresh, loss = problem()
+    steps: list[int] = []
+
+    def counted(step: int) -> Tensor:
+        steps.append(step)
+        return loss(step)
+
+    assert fit(fresh, counted, schedule, label="test", checkpoint=file, every=5, quiet=True) == history
+    assert steps == list(range(killed_at // 5 * 5, 12))
+    assert all(torch.equal(fresh[name], whole[name]) for name in whole)
+    steps.clear()
+    finished, loss = problem()  # a finished run is not run again
+    assert fit(finished, counted, schedule, label="test", checkpoint=file, quiet=True) == history
+    assert steps == []
+    assert all(torch.equal(finished[name], whole[name]) for name in whole)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    with pytest.raises(SettingsError, match="belongs to a training with"):
+        fit(parameters, loss, Schedule(steps=13, lr=0.1), label="test", checkpoint=file, quiet=True)
+    with pytest.raises(SettingsError, match="belongs to a training with"):
+        fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, settings={"seed": 1}, quiet=True)
+    for key, value in {"optimizer": "sgd", "accumulate": 2, "ema": 0.5}.items():
+        other = Schedule(**{"steps": 12, "lr": 0.1, "weight_decay": 0.01, key: value})  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match="belongs to a training with"):
+            fit(parameters, loss, other, label="test", checkpoint=file, quiet=True)
+    with pytest.raises(SettingsError, match="of other parameters"):
+        fit({"weight": parameters["weight"]}, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    wider = {"weight": torch.zeros(5, 3, requires_grad=True), "bias": torch.zeros(3, requires_grad=True)}
+    with pytest.raises(SettingsError, match="of other parameters"):
+        fit(wider, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(SettingsError, match="cannot be read"):
+        fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_still_resumes(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    history = fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+        metadata = opened.metadata()
+    recipe = json.loads(metadata["recipe"])
+    later = {key: recipe.pop(key) for key in ("optimizer", "accumulate", "ema", "workers")}
+    assert later == {"optimizer": "adamw", "accumulate": 1, "ema": 0.0, "workers": 1}
+    save_file(load_file(file), file, {**metadata, "recipe": json.dumps(recipe)})
+    again, loss = problem()
+    assert fit(again, loss, SCHEDULE, label="test", checkpoint=file, quiet=True) == history
+    with pytest.raises(SettingsError, match="belongs to a training with"):
+        fit(again, loss, Schedule(steps=12, lr=0.1, weight_decay=0.01, ema=0.1), label="test", checkpoint=file)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of everything in a log, as TensorBoard shows it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_the_log_holds_loss_rate_and_gradient_of_every_step(tmp_path: Path, clip: float) -> None:
+    parameters, loss = problem()
+    norms = list[float]()
+
+    def watched(step: int) -> Tensor:
+        value = loss(step)
+        gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True)
+        norms.append(math.sqrt(sum(g.square().sum().item() for g in gradients)))
+        return value
+
+    schedule = Schedule(steps=12, lr=0.1, clip=clip)
+    history = fit(parameters, watched, schedule, label="test", log=tmp_path / "log", quiet=True)
+    found = scalars(tmp_path / "log")
+    assert set(found) == {"loss", "learning_rate", "gradient_norm"}
+    assert all([step for step, _ in values] == list(range(12)) for values in found.values())
+    assert [value for _, value in found["loss"]] == pytest.approx(history)
+    assert [value for _, value in found["learning_rate"]] == pytest.approx(
+        [0.1 * schedule.factor(s) for s in range(12)]
+    )
+    assert [value for _, value in found["gradient_norm"]] == pytest.approx(norms, rel=1e-5)
+
+
+def test_the_log_of_a_resumed_run_holds_every_step_once(tmp_path: Path) -> None:
+    file, log = tmp_path / "run.safetensors", tmp_path / "log"
+    parameters, loss = problem()
+
+    def dies(step: int) -> Tensor:
+        if step == 8:
+            raise KeyboardInterrupt
+        return loss(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(parameters, dies, SCHEDULE, label="test", checkpoint=file, every=5, log=log, quiet=True)
+    fresh, loss = problem()
+    history = fit(fresh, loss, SCHEDULE, label="test", checkpoint=file, every=5, log=log, quiet=True)
+    found = scalars(log)["loss"]
+    assert [step for step, _ in found] == list(range(12))
+    assert [value for _, value in found] == pytest.approx(history)
+
+
+def test_a_log_without_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    parameters, loss = problem()
+    with pytest.raises(SettingsError, match=r'pip install "radapt\[log\]"'):
+        fit(parameters, loss, SCHEDULE, label="test", log=tmp_path, quiet=True)
+    fit(parameters, loss, SCHEDULE, label="test", quiet=True)
+
+
+def test_one_process_needs_no_accelerate_and_several_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert workers() == Workers(1, 0, None)
+    assert workers().main
+    assert not Workers(2, 1, torch.device("cpu")).main
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match=r'pip install "radapt\[large\]"'):
+        workers()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, value: float) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    with pytest.raises(CheckError, match=rf"test: the loss is {value} at step 6; try a smaller lr than 0.1"):
+        fit(
+            parameters, lambda step: loss(step) * (value if step == 6 else 1), SCHEDULE,
+            label="test", checkpoint=file, every=5, quiet=True,
+        )  # fmt: skip
+    assert file.exists()
+    assert all(p.isfinite().all() for p in parameters.values())
