@@ -46,6 +46,7 @@ def python(site: Path, folder: Path, code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_registry_lists_its_member_and_loads_it(site: Path, tmp_path: Path) -> None:
     code = f"""
 import json, importlib

@@ -316,6 +316,7 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("compile_first", [True, False])
 def test_a_compiled_model_always_obeys(tiny_clip: Any, pixels: Tensor, compile_first: bool) -> None:

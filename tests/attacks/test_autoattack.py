@@ -131,6 +131,7 @@ class Misled(torch.autograd.Function):
         return torch.where(pixels[:, :1, :1, :1] > 0.5, -gradients[0], gradients[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["standard", "plus"])
 def test_square_begins_again_where_it_came_farther_than_the_gradients(version: str) -> None:
     clean = 0.2 + 0.6 * torch.rand(80, 3, 4, 4, generator=torch.Generator().manual_seed(3))

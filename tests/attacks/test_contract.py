@@ -24,7 +24,15 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.fixture(params=[(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))])
+# Those that take longest, in one of the two norms.
+SLOW = {("cw", "l2"), ("autoattack", "l2")}
+BALLS = [(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))]
+
+
+@pytest.fixture(
+    params=[pytest.param(ball, marks=[pytest.mark.slow] if ball[:2] in SLOW else []) for ball in BALLS],
+    ids=[f"{name}-{norm}" for name, norm, _ in BALLS],
+)
 def attack(request: pytest.FixtureRequest) -> Attack:
     name, norm, eps = request.param
     return make(name, norm=norm, eps=eps, **{"steps": 12, **SETTINGS.get(name, {})})

@@ -26,6 +26,7 @@ def hills(clean: Tensor) -> ClassificationObjective:
     return ClassificationObjective(land.logits, land.labels, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"), [("apgd", {"steps": 20}), ("square", {"steps": 60}), ("autoattack", {"queries": 60})]
 )

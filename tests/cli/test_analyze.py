@@ -57,6 +57,7 @@ def test_the_first_model_is_the_reference(run: Run) -> None:
         assert row == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_replacement_draws_all_twins_and_continues(run: Run) -> None:
     words = ("analyze", "replacement", *TWINS, "TeCoA=micro/tecoa", "--data", "shapes", "--n", 4, "--out", "here")
     words += ("--option", "order=single", "--option", "attack=pgd", "--option", "steps=1", "--quiet")

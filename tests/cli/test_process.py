@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import radapt
 from radapt.attacks import names
 
@@ -48,6 +50,7 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert shell(code, tmp_path, "evaluate", "--help").stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_and_again(tmp_path: Path, model: str) -> None:
     words = ("evaluate", model, "--attack", "pgd", "--option", "steps=2", "--n", 4, "-q", "--json", "rows.json")
     done = shell(INTERRUPTED, tmp_path, *words)

@@ -179,6 +179,7 @@ for name in datasets():
 """
 
 
+@pytest.mark.slow
 def test_another_process_with_its_own_cache_loads_the_same(tmp_path: Path) -> None:
     environment = {**os.environ, "RADAPT_CACHE": str(tmp_path), "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-W", "error", "-c", SCRIPT]

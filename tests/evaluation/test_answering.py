@@ -177,6 +177,7 @@ def test_relative_scores_are_against_the_model_without_its_defence(model: VLM, c
     assert any(mine.text != plain.text for mine, plain in zip(answers, bare, strict=True))
 
 
+@pytest.mark.slow
 def test_evaluation_stores_answers_and_further_metrics(
     model: VLM, captions: Dataset, questions: Dataset, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def stored(file: Path) -> list[tuple[str, dict[str, object], list[Sample]]]:
         return [(f.setting.key, dict(f.flags), results.samples(f.setting)) for f in results.all()]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_with_equal_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     command = [sys.executable, "-c", DYING, str(folder), str(tmp_path / "killed.sqlite")]

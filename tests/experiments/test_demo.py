@@ -49,6 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return adversaries
 
 
+@pytest.mark.slow
 def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str]) -> None:
     result = run("demo", "--n", 4, "--out", "demo", "-q", "--json", "rows.json")
     assert result.exit_code == 0, result.output

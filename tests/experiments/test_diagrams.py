@@ -132,6 +132,7 @@ def test_a_sweep_of_images_may_name_the_mean(run: Run, tmp_path: Path) -> None:
     assert set(percents("here/results.sqlite", "clean")) == {"CLIP", "A, image white", "A, image mean"}
 
 
+@pytest.mark.slow
 def test_replacement_goes_from_the_model_to_its_twin(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path, replacement={"twins": {"FARE": "micro/fare"}}, twins={"whole": "micro/fare"})
     result = run("reproduce", path, "--out", "here", *SMALL)
@@ -146,6 +147,7 @@ def test_replacement_goes_from_the_model_to_its_twin(run: Run, tmp_path: Path) -
         assert (y[0], y[-1]) == (figures["CLIP"], figures["whole"])
 
 
+@pytest.mark.slow
 def test_a_twin_is_trained_once_and_read_afterwards(run: Run, tmp_path: Path) -> None:
     how = {"method": "fare", "data": "objects", "n": 8, "steps": 1, "batch_size": 4, "attack_steps": 1, "lr": 1e-3}
     path = write(tmp_path, trained={"shallow": {**how, "layers": "embedding"}, "deep": {**how, "layers": "deep:7-"}})

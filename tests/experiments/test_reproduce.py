@@ -113,6 +113,7 @@ def test_wrong_settings_are_said_before_anything_is_made(changes: dict[str, Any]
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_from_adapters_to_the_report_and_continues(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

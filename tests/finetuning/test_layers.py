@@ -113,6 +113,7 @@ def test_the_seed_makes_the_first_factors(tiny_vlm: Any) -> None:
     assert not torch.equal(first(3), first(4))
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_everything_on_resumes_to_the_same_bits(
     tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
 SETTINGS: dict[str, Any] = {"method": "tecoa", "steps": 3, "batch_size": 2, "attack_steps": 2, "lr": 1e-4, "ema": 0.5}
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_that_accumulates_two_batches(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):

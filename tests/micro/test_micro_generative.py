@@ -138,6 +138,7 @@ def test_it_knows_the_world(shipped: VLM) -> None:
     assert sum(answer.score for answer in answers) >= 56
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["shapeworld-captions", "shapeworld-vqa"])
 def test_it_falls_under_attack(shipped: VLM, dataset: str) -> None:
     data, rows = load_dataset(dataset, n=8), range(8)

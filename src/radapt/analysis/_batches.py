@@ -28,24 +28,24 @@ def batches_of(least: int, batches: Batches, purpose: str) -> Iterator[Float[Ten
     Raises:
         InputError: there are no images, or too few in a batch that is not the last of several.
     """
-    held: Pixels | None = None
+    waiting: Pixels | None = None
     small: Pixels | None = None
     for batch in batches:
         if small is not None:
             raise _few(least, len(small), purpose)
         if len(batch) >= least:
-            if held is not None:
-                yield held
-            held = batch
-        elif held is None:
+            if waiting is not None:
+                yield waiting
+            waiting = batch
+        elif waiting is None:
             raise _few(least, len(batch), purpose)
         elif len(batch):
-            if batch.shape[1:] != held.shape[1:]:
+            if batch.shape[1:] != waiting.shape[1:]:
                 raise _few(least, len(batch), purpose)
             small = batch
-    if held is None:
+    if waiting is None:
         raise InputError(f"{purpose} needs images, got no batch")
-    yield held if small is None else torch.cat([held, small])
+    yield waiting if small is None else torch.cat([waiting, small])
 
 
 def _few(least: int, got: int, purpose: str) -> InputError:

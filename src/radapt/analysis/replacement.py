@@ -74,8 +74,8 @@ def replaced(model: VLM, twin: VLM, stage: str, *, order: ReplacementOrder = "pr
     _check_twins(model, twin)
     copied = copy.copy(model)
     # All stages of a large model would not fit beside each other: the weights themselves are not copied.
-    held: list[Tensor] = [*model.model.parameters(), *model.model.buffers()]
-    copied.model = copy.deepcopy(model.model, {id(tensor): tensor for tensor in held})
+    shared: list[Tensor] = [*model.model.parameters(), *model.model.buffers()]
+    copied.model = copy.deepcopy(model.model, {id(tensor): tensor for tensor in shared})
     copied.name = f"{model.name} ({order} {stage}, {twin.name})"
     if selections[stage]:
         source = twin.image_parameters()

@@ -99,12 +99,12 @@ class AnsweringTask(BoundTask):
 
     def _says(self, rows: Tensor) -> Flags:
         """Whether the model, as it stands, says these answers about the clean images."""
-        said = []
+        flags = []
         with torch.no_grad():
             for some, count in batches(len(rows), _BATCH):
                 pixels = self.data.pixels(rows[some] % len(self.prompts)).to(self.model.device)
-                said.append(self.speaker.answer_scores(pixels, self._tokens[rows[some]])[1][:count].cpu())
-        return torch.cat(said)
+                flags.append(self.speaker.answer_scores(pixels, self._tokens[rows[some]])[1][:count].cpu())
+        return torch.cat(flags)
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
         return self._towards(self.goals[0], torch.zeros(len(positions), dtype=torch.int64), positions, stop)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from radapt.attacks import bpda
-from radapt.errors import AdapterError
+from radapt.errors import AdapterError, SettingsError
 from radapt.fingerprint import code_digest
 from radapt.models import VLM
 
@@ -63,7 +63,7 @@ class InputDefence:
         elif callable(substitute):
             self._transform = bpda(function, substitute)
         else:
-            raise AdapterError(f"substitute must be a function, 'identity' or None, got {substitute!r}")
+            raise SettingsError(f"substitute must be a function, 'identity' or None, got {substitute!r}")
 
     @property
     def fingerprint(self) -> str:

@@ -183,8 +183,8 @@ def _units(
         for candidate in candidates:
             for threat in (None, *threats):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                held = weights_of(candidate, source, known)
-                setting = setting_of(candidate, task, threat, identity_of(source), seed, held)
+                weights = weights_of(candidate, source, known)
+                setting = setting_of(candidate, task, threat, identity_of(source), seed, weights)
                 yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting)
 
 

@@ -131,9 +131,9 @@ class Runner:
             if outcome is not None:
                 cost = {name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")}
                 cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
-            said: dict[str, Any] = {"prediction": answer.prediction, "score": answer.score, "also": answer.also}
-            said["answer"] = answer.text
-            samples.append(Sample(position=position, label=unit.task.label(position), **said, **cost))
+            scored: dict[str, Any] = {"prediction": answer.prediction, "score": answer.score, "also": answer.also}
+            scored["answer"] = answer.text
+            samples.append(Sample(position=position, label=unit.task.label(position), **scored, **cost))
         shown = [row for row, position in enumerate(positions) if position < _EXAMPLES]
         if outcome is None or not shown:
             return samples, []

@@ -49,7 +49,7 @@ def trained_adapter(
         pixels: the training images.
         settings: those of the method.
         folder: where the adapter lies; the checkpoint of an interrupted training lies beside it.
-        report: told when something else lies there.
+        report: called when something else lies there.
         quiet: no progress bar.
     """
     facts = {"version": __version__, "weights": digest(model.model.parameters()), "images": digest([pixels])}
@@ -76,7 +76,7 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
         model: the model to start from.
         spec: the method, its images and settings.
         folder: where the twin lies; the checkpoint of an interrupted training lies beside it.
-        report: told when something else lies there.
+        report: called when something else lies there.
         quiet: no progress bar.
     """
     images = load_dataset(spec.data, split="train", n=spec.n, size=model.image_size[0])

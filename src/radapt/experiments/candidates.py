@@ -60,7 +60,7 @@ class Builder:
         profile: what is compared.
         model: gives a model by name.
         artifacts: folder of the adapters and twins that are trained on the way.
-        report: told what happens.
+        report: called with what happens.
         quiet: no progress bars.
 
     Raises:

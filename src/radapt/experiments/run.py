@@ -182,7 +182,7 @@ def _run(name: str, experiment: Experiment, settings: _Settings) -> tuple[Part, 
     """Run an experiment, or go on with it: its part of a page, and its results."""
     profile = experiment.profiles[settings.profile]
     for spec in profile.analyses:
-        make_analysis(spec.analysis, **spec.options)  # what is wrong is said before anything is made
+        make_analysis(spec.analysis, **spec.options)  # what is wrong is reported before anything is made
 
     @cache
     def model(name: str) -> VLM:

@@ -85,11 +85,11 @@ def _begin_as(visual: Any, clip: Any) -> None:
     names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.linear_fc1": "mlp.fc1", "mlp.linear_fc2": "mlp.fc2"}
     names["attn.proj"] = "self_attn.out_proj"
     for number, block in enumerate(clip.encoder.layers):
-        held = block.state_dict()
+        weights = block.state_dict()
         for part in ("weight", "bias"):
             begun = f"blocks.{number}."
-            moved |= {f"{begun}{mine}.{part}": held[f"{theirs}.{part}"] for mine, theirs in names.items()}
-            fused = [held[f"self_attn.{each}_proj.{part}"] for each in "qkv"]
+            moved |= {f"{begun}{mine}.{part}": weights[f"{theirs}.{part}"] for mine, theirs in names.items()}
+            fused = [weights[f"self_attn.{each}_proj.{part}"] for each in "qkv"]
             moved[f"{begun}attn.qkv.{part}"] = torch.cat(fused)
     left = visual.load_state_dict(moved, strict=False)
     assert not left.unexpected_keys, left.unexpected_keys
