@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 
 # Those that take longest, in one of the two norms.
-SLOW = {("cw", "l2"), ("autoattack", "l2")}
+SLOW = {(name, "l2") for name in ("autoattack", "band", "cw", "fab", "low-frequency", "square")}
 BALLS = [(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))]
 
 

@@ -143,9 +143,13 @@ def test_an_interrupt_is_one_line_and_the_same_command_continues(
         add(self, *given, **named)
         signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "add", interrupted)
-        result = run(*words)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Results, "add", interrupted)
+            result = run(*words)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 1
     assert result.stderr == "interrupted; what was computed is kept, run the same command to continue\n"
     assert not Path("rows.json").exists()

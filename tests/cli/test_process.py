@@ -19,6 +19,8 @@ INTERRUPTED = f"""
 import os, signal
 from radapt.results import Results
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+
 add = Results.add
 def interrupted(*given, **named):
     add(*given, **named)
