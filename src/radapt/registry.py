@@ -12,7 +12,7 @@ from typing import Any
 
 from radapt.errors import SettingsError
 
-__all__ = ["Registry", "nearest"]
+__all__ = ["Registry", "key_of", "nearest"]
 
 
 def nearest(got: str, allowed: Iterable[str]) -> str:
@@ -54,7 +54,7 @@ class Registry:
 
     def added(self) -> dict[str, EntryPoint]:
         """Entry points of other packages by name."""
-        return {_key(point.name): point for point in entry_points(group=self.package)}
+        return {key_of(point.name): point for point in entry_points(group=self.package)}
 
     def names(self) -> list[str]:
         """Names of all members."""
@@ -66,7 +66,7 @@ class Registry:
         Raises:
             SettingsError: there is none, or the package that adds it cannot be imported.
         """
-        key, added = _key(name), self.added()
+        key, added = key_of(name), self.added()
         if key in self.own():
             module = importlib.import_module(f"{self.package}.{key.replace('-', '_')}")
             return getattr(module, self.attribute) if self.attribute else module
@@ -95,6 +95,6 @@ class Registry:
         return kind(**settings)
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A name as members are called: lower case, with hyphens."""
     return str(name).strip().lower().replace("_", "-")

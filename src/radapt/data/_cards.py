@@ -13,10 +13,10 @@ from typing import ClassVar, Literal, get_args
 import yaml
 
 from radapt.errors import SettingsError
-from radapt.registry import nearest
+from radapt.registry import key_of, nearest
 from radapt.schema import STRICT, parse
 
-from ._table import Table, key_of
+from ._table import Table
 
 __all__ = ["METRICS", "PROMPTS", "REGISTRY", "Card", "TaskName", "card", "datasets"]
 

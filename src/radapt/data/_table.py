@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from radapt.registry import Registry
+from radapt.registry import Registry, key_of
 
-__all__ = ["Table", "key_of"]
+__all__ = ["Table"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,3 @@ class Table(Registry):
     def get(self, name: str) -> Any:
         key = key_of(name)
         return self.members[key] if key in self.members else super().get(key)
-
-
-def key_of(name: str) -> str:
-    """A name as members are called: lower case, with hyphens."""
-    return name.strip().lower().replace("_", "-")
