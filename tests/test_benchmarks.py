@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks/attacks_vs_peers.py"
 
 
+@pytest.mark.slow
 def test_the_page_holds_the_table_of_the_kept_figures() -> None:
     command = [sys.executable, str(SCRIPT), "--table"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout

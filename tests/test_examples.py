@@ -29,7 +29,6 @@ SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 DEFENCE = EXAMPLES / "03_your_own_defence.ipynb"
 PAGES = ("README", "docs/index", "docs/quickstart", "docs/concepts", "docs/analysis", "docs/finetuning")
-PAGES += ("docs/extending",)
 BLOCK = re.compile(r"^((?:<!--.*?-->\n)*)```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CHANGE = re.compile(r"<!-- in the tests: (.+?) -> (.+?) -->")
 LEFT_OUT = "<!-- not run: "
@@ -88,7 +87,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(noise.numpy()).save("cat.jpg")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, pytest.param("docs/extending", marks=pytest.mark.slow)])
 def test_the_blocks_of_a_page_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
     code = Path("page.py")

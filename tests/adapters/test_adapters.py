@@ -337,6 +337,7 @@ def test_a_compiled_model_always_obeys(tiny_clip: Any, pixels: Tensor, compile_f
     assert torch.allclose(run(), plain, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_compiled_wrapper_can_be_adapted_itself(tiny_clip: Any, pixels: Tensor) -> None:
     adapter = training_free(tiny_clip, alpha=0.6)

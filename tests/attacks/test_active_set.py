@@ -93,6 +93,7 @@ def test_free_slots_take_later_restarts_and_no_result_depends_on_it() -> None:
     assert outcome.forwards.tolist() == [3 * 6 + 3]
 
 
+@pytest.mark.slow
 def test_restarts_ahead_of_their_turn_change_no_result() -> None:
     clean = 0.2 + 0.6 * torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     land, keys = Landscape(clean), [str(sample) for sample in range(20)]

@@ -95,7 +95,9 @@ def test_losses_that_need_more_classes_are_replaced_with_a_warning(
         assert stages["apgd-t"].restarts == restarts == stages["fab-t"].restarts
 
 
-@pytest.mark.parametrize("classes", [2, 3, 6])
+@pytest.mark.parametrize(
+    "classes", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.filterwarnings("ignore:.*of autoattack")
 def test_the_outcome_is_the_per_sample_worst_case(classes: int, norm: str, images: Tensor) -> None:

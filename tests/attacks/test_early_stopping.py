@@ -226,6 +226,7 @@ def test_searches_that_go_on_as_a_check_have_narrow_passes_of_their_own(batch_si
     assert {width for width, _ in widths} == {batch_size}
 
 
+@pytest.mark.slow
 def test_every_restart_is_given_up_once() -> None:
     clean = torch.full((64, 3, 2, 2), 0.5)
     settings: dict[str, Any] = {"eps": 0.01, "steps": 100, "step_size": 0.01 / 600}

@@ -51,6 +51,7 @@ def read(path: str) -> Any:
     return json.loads(Path(path).read_text())
 
 
+@pytest.mark.slow
 def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str) -> None:
     words = ("--model", model, "--out", "a", "--alpha", 0.5, "--d0", 30, "--json", "a.json")
     result = run("adapt", "training-free", *words)

@@ -162,6 +162,7 @@ def test_readers_never_see_half_a_file(folder: Path) -> None:
     assert failures == []
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache(folder: Path) -> None:
     script = (
         "import hashlib; from radapt.data import load_dataset;"

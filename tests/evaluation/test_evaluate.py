@@ -280,6 +280,20 @@ def test_wrong_plans_are_refused_before_anything_is_computed(clip: VLM, adapter:
         assert results.all() == []
 
 
+def test_an_unknown_dataset_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown dataset 'shaps'; did you mean 'shapes'"):
+        evaluate("no-such/model", data=["textures", "shaps"], results=tmp_path / "r.sqlite")
+
+
+def test_samples_are_opened_once(clip: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(
+        "radapt.evaluation._inputs.load_dataset", lambda *a, **b: opened.append(b) or load_dataset(*a, **b)
+    )
+    evaluate(clip, data="shapes", n=2, attack=None, results=tmp_path / "r.sqlite", quiet=True)
+    assert [each["n"] for each in opened] == [2]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -55,6 +55,7 @@ def test_an_honest_model_that_partly_stands_gets_no_flag_for_its_gradients(tmp_p
     assert [dict(figure.flags) for figure in figures] == [{}, {}, {}]
 
 
+@pytest.mark.slow
 def test_an_undefended_model_that_stands_is_flagged(tmp_path: Path) -> None:
     model = tiny_clip()
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
@@ -63,6 +64,7 @@ def test_an_undefended_model_that_stands_is_flagged(tmp_path: Path) -> None:
     assert "undefended stands: the undefended model keeps" in figures[2].row()["flags"]
 
 
+@pytest.mark.slow
 def test_a_random_model_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels + 0.05 * torch.randn_like(pixels)).clamp(0, 1))
@@ -108,6 +110,7 @@ def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert seen == [("check_model", True), ("check_white_box", True)]
 
 
+@pytest.mark.slow
 def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
     model, given = tiny_clip(), list[tuple[Any, ...]]()
     data, attack = own_labels(model, 8), SearchAttack.__call__

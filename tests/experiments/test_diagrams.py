@@ -46,6 +46,7 @@ def percents(file: str, kind: str) -> dict[str, float]:
         return {figure.setting.method: figure.percent for figure in results.all() if figure.kind == kind}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_alpha_is_a_line_with_the_undefended_model_level_beside_it(run: Run, tmp_path: Path) -> None:
     sweep = {"over": "alpha", "values": [0, 0.5, 2], "label": "alpha"}
     path = write(tmp_path, defences={"A": FREE, "B": {**FREE, "image": "black"}}, sweep=sweep)
@@ -164,6 +165,7 @@ def test_a_twin_is_trained_once_and_read_afterwards(run: Run, tmp_path: Path) ->
     assert [each.stat().st_mtime_ns for each in weights] == times
 
 
+@pytest.mark.slow
 def test_analyses_are_made_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     analyses = [{"analysis": "kernels", "n": 1}, {"analysis": "cka", "n": 8, "options": {"tokens": "mean"}}]
     content = {"models": {"CLIP": "micro/clip"}, "twins": {"FARE": "micro/fare"}, "analyses": analyses}

@@ -133,6 +133,7 @@ def test_it_is_evaluated_clean_by_transfer_and_white_box(folder: Path, sets: tup
     assert all(figure.n == 6 for figure in figures)
 
 
+@pytest.mark.slow
 def test_the_commands_work(folder: Path, sets: tuple[str, ...], tmp_path: Path) -> None:
     def run(*words: str) -> str:
         result = CliRunner().invoke(app, list(words), catch_exceptions=False)

@@ -50,7 +50,8 @@ class Models:
 
     Args:
         settings: what else :func:`radapt.load` takes (``device``, ``dtype``...).
-        image_size: of classifiers that are given as functions or modules; None: not known.
+        image_size: of classifiers that are given as functions or modules, or how to find it out when the first of them
+            appears; None: not known.
         before: called with the name of a model before it is loaded.
     """
 
@@ -58,7 +59,7 @@ class Models:
         self,
         settings: Mapping[str, Any] | None = None,
         *,
-        image_size: tuple[int, int] | None = None,
+        image_size: tuple[int, int] | Callable[[], tuple[int, int] | None] | None = None,
         before: Callable[[str], None] | None = None,
     ) -> None:
         self._settings, self.image_size, self._before = dict(settings or {}), image_size, before
@@ -91,13 +92,14 @@ class Models:
     def _wrap(self, model: nn.Module | Callable[..., Any], label: str | None) -> VLM:
         if isinstance(model, nn.Module) and supports(model):
             return load(model)
-        if self.image_size is None:
+        size = self.image_size() if callable(self.image_size) else self.image_size
+        if size is None:
             raise ModelError(
                 "the size of the images is not known; wrap the classifier: "
                 "radapt.models.ClassifierModel(name, model, image_size=(height, width))"
             )
         name = label or str(getattr(model, "__name__", type(model).__name__))
-        return ClassifierModel(name, model, image_size=self.image_size)
+        return ClassifierModel(name, model, image_size=size)
 
 
 def candidates_of(

@@ -18,7 +18,7 @@ from radapt.results import Result, Results
 from radapt.types import Norm, Split
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
-from ._inputs import DataLike, datasets_of, listed, size_of_data, threats_of
+from ._inputs import DataLike, check_names, datasets_of, listed, size_of_data, threats_of
 from ._targeted import Targeted
 from ._task import Task
 from ._threat import Threat, setting_of, weights_of
@@ -91,10 +91,11 @@ def evaluate(
     """
     if batch_size < 1:
         raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
-    loader = models or Models(loading)
     chosen_data = listed(data)
+    check_names(chosen_data)
+    loader = models or Models(loading)
     if loader.image_size is None:
-        loader.image_size = size_of_data(chosen_data)
+        loader.image_size = lambda: size_of_data(chosen_data)
     chosen = candidates_of(candidates, loader)
     if not chosen or not chosen_data:
         raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.attacks import Attack
-from radapt.data import Dataset, load_dataset
+from radapt.data import Dataset, card, load_dataset
 from radapt.io import fraction
 from radapt.models import VLM, common_image_size
 from radapt.types import Norm, Split
@@ -15,7 +15,7 @@ from radapt.types import Norm, Split
 from ._task import Task
 from ._threat import Threat
 
-__all__ = ["DataLike", "datasets_of", "listed", "size_of_data", "threats_of"]
+__all__ = ["DataLike", "check_names", "datasets_of", "listed", "size_of_data", "threats_of"]
 
 DataLike = str | Path | Dataset | Task
 """A dataset by name, as the path of a card, or as an object; or a task on one."""
@@ -24,6 +24,17 @@ DataLike = str | Path | Dataset | Task
 def listed(given: Any) -> list[Any]:
     """One thing, or several, as a list."""
     return [given] if isinstance(given, str | float | int | Path | Dataset | Task) or given is None else list(given)
+
+
+def check_names(datasets: Sequence[DataLike]) -> None:
+    """Find the card of every dataset by name, before anything is loaded.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    for each in datasets:
+        if isinstance(each, str | Path):
+            card(str(each))
 
 
 def size_of_data(datasets: Sequence[DataLike]) -> tuple[int, int] | None:
