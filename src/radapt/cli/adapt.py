@@ -10,18 +10,34 @@ import typer
 from rich.table import Table
 
 from radapt.io import fraction, options_of, write_json
+from radapt.text import one_line
 
-from ._shared import Device, DeviceMap, Dtype, Json, Quiet, console, guard, split_names
+from ._shared import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Quiet,
+    console,
+    existing,
+    folder,
+    named,
+    split_names,
+    tell_written,
+)
 
 __all__ = ["adapt", "tune"]
 
 
-@guard
 def adapt(
     method: Annotated[str, typer.Argument(help="training-free, model-guided, data-driven, or one that was added.")],
-    model: Annotated[str, typer.Option(help="The model to adapt.")] = "micro/clip",
-    out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path("adapter"),
-    guide: Annotated[str | None, typer.Option(help="model-guided: the robust twin.")] = None,
+    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model to adapt.")] = "micro/clip",
+    out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the adapter.")] = Path(
+        "adapter"
+    ),
+    guide: Annotated[
+        str | None, typer.Option(parser=named, metavar="MODEL", help="model-guided: the robust twin.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the anchor; default 1 (data-driven 0.8).")] = None,
     d0: Annotated[
         float | None, typer.Option(help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter; default 40.")
@@ -31,8 +47,10 @@ def adapt(
         str | None, typer.Option(help="Image of the anchor: white (default), grey, black, noise or mean.")
     ] = None,
     block: Annotated[int | None, typer.Option(help="Block of the anchor; the paper's is the first, 0.")] = None,
-    data: Annotated[str, typer.Option(help="data-driven, mean: the dataset whose train split is used.")] = "objects",
-    n: Annotated[int, typer.Option(help="data-driven, mean: number of images.")] = 2000,
+    data: Annotated[
+        str | None, typer.Option(help="data-driven, mean: the dataset whose train split is used; default objects.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="data-driven, mean: number of images; default 2000.")] = None,
     loss: Annotated[str | None, typer.Option(help="data-driven: embedding (default) or text.")] = None,
     adversary: Annotated[str | None, typer.Option(help="data-driven: static (default) or adaptive.")] = None,
     eps: Annotated[
@@ -88,13 +106,12 @@ def adapt(
         facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
         facts.pop("origin")
         write_json(json, facts)
-    console.print(f"wrote {out}: {adapter}", highlight=False, markup=False)
+    console.print(f"wrote {one_line(out)}: {adapter}", soft_wrap=True)
 
 
-@guard
 def tune(
-    adapter: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
-    model: Annotated[str, typer.Option(help="The model it is for.")] = "micro/clip",
+    adapter: Annotated[Path, typer.Argument(parser=existing, metavar="ADAPTER", help="Folder of the adapter.")],
+    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model it is for.")] = "micro/clip",
     data: Annotated[
         str, typer.Option(help="Zero-shot sets, separated by commas; their validation split is used.")
     ] = "shapes,colours",
@@ -105,7 +122,10 @@ def tune(
     steps: Annotated[int, typer.Option(help="Its steps.")] = 10,
     eps: Annotated[str, typer.Option(help="Its radius.")] = "4/255",
     weight: Annotated[float, typer.Option(help="Weight of the white-box accuracy against the clean one.")] = 0.5,
-    out: Annotated[Path | None, typer.Option(help="Where to save the best one; default: in place.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=folder, metavar="FOLDER", help="Where to save the best one; default: in place."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Choose alpha and the cut-off of an adapter on a validation split, by clean and white-box accuracy.
@@ -135,4 +155,4 @@ def tune(
     console.print(table)
     if json is not None:
         write_json(json, [asdict(trial) for trial in tuned.trials])
-    console.print(f"wrote {tuned.adapter.save_pretrained(out or adapter)}", highlight=False)
+    tell_written(tuned.adapter.save_pretrained(out or adapter))

@@ -9,6 +9,7 @@ import typer
 
 from radapt.errors import SettingsError
 from radapt.io import options_of
+from radapt.text import one_line
 
 from ._shared import (
     BatchSize,
@@ -19,7 +20,8 @@ from ._shared import (
     Json,
     Quiet,
     console,
-    guard,
+    file,
+    named,
     split_names,
     tell_memory,
     write_rows,
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-@guard
 def evaluate(
     candidates: Annotated[list[str], typer.Argument(help="What to evaluate: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
     data: Annotated[str, typer.Option(help="Datasets, separated by commas.")] = "shapes",
@@ -43,7 +44,12 @@ def evaluate(
     ] = "undefended,self",
     option: Annotated[list[str] | None, typer.Option(help="Settings of the attack: NAME=VALUE, repeatable.")] = None,
     undefended: Annotated[
-        str | None, typer.Option(help="What `undefended` means; default: each candidate's model without its adapter.")
+        str | None,
+        typer.Option(
+            parser=named,
+            metavar="MODEL",
+            help="What `undefended` means; default: each candidate's model without its adapter.",
+        ),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="What the datasets are used for; default: what their cards say.")
@@ -55,9 +61,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
     batch_size: BatchSize = 32,
-    results: Annotated[Path, typer.Option(help="Results file; an interrupted run continues there.")] = Path(
-        "results.sqlite"
-    ),
+    results: Annotated[
+        Path, typer.Option(parser=file, metavar="FILE", help="Results file; an interrupted run continues there.")
+    ] = Path("results.sqlite"),
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -105,7 +111,8 @@ def evaluate(
         models=Models(place, before=lambda name: tell_memory(name, **estimated)),
         quiet=quiet,
     )
-    with Results(results, read_only=True) as file:
-        print_table(file, console)
     write_rows(json, found)
-    console.print(f"results in {results}; `radapt report {results}` writes tables, figures and a page", highlight=False)
+    with Results(results, read_only=True) as store:
+        print_table(store, console)
+    where = one_line(results)
+    console.print(f"results in {where}; `radapt report {where}` writes tables, figures and a page", soft_wrap=True)
