@@ -50,10 +50,12 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     [
         *({"steps": 0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"warmup": 1.0}, {"warmup": -0.1}),
         *({"accumulate": 0}, {"ema": 1.0}, {"ema": -0.1}, {"ema": math.nan}),
+        *({"lr": math.inf}, {"steps": 10**30}, {"weight_decay": math.nan}, {"weight_decay": -1.0}, {"clip": math.inf}),
     ],
 )
 def test_a_schedule_out_of_range_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(SettingsError, match="a schedule needs"):
+    (name,) = wrong
+    with pytest.raises(SettingsError, match=f"a schedule needs .*{name}|{name} must"):
         Schedule(**{"steps": 10, "lr": 0.1, **wrong})  # type: ignore[arg-type]
 
 

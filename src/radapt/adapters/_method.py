@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
@@ -52,7 +52,9 @@ class AdapterMethod:
             if isinstance(d0, bool) or not isinstance(d0, int | float):
                 raise SettingsError(f"{where}: d0 must be a number, 0 for no filter, got {d0!r}")
             settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
-        check_keywords(where, self.make, settings)
+        handed = {"checkpoint", "quiet", "labels", "classifier"}  # by `adapt`, and no settings
+        handed |= set() if isinstance(settings.get("pixels"), Tensor) else {"pixels"}
+        check_keywords(where, self.make, settings, without=handed)
         return settings
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.registry import nearest
 from radapt.schema import STRICT
 from radapt.types import Mix
@@ -15,6 +15,8 @@ from radapt.types import Mix
 from ._gaussian import REFERENCE_SIZE
 
 __all__ = ["AdapterSettings"]
+
+_LARGEST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +52,12 @@ class AdapterSettings:
     block: int = 0
 
     def __post_init__(self) -> None:
-        if self.cutoff is not None and not self.cutoff > 0:
+        if self.cutoff is not None and not (math.isfinite(self.cutoff) and self.cutoff > 0):
             raise SettingsError(f"cutoff must be > 0 cycles per pixel or None, got {self.cutoff}")
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise SettingsError(f"alpha must be finite and >= 0 (the paper sweeps 0 to 2), got {self.alpha}")
+        if not 0 <= self.alpha <= _LARGEST:
+            raise SettingsError(
+                f"alpha must be finite and >= 0 (the paper sweeps 0 to 2), {_LARGEST} at most, got {shown(self.alpha)}"
+            )
         if self.mix not in get_args(Mix):
             raise SettingsError(f"unknown mix {self.mix!r}{nearest(self.mix, get_args(Mix))}")
         if type(self.block) is not int or self.block < 0:

@@ -15,6 +15,7 @@ from radapt._version import __version__
 from radapt.errors import AdapterError
 from radapt.io import replacing, write_json, write_text
 from radapt.schema import parse
+from radapt.text import markdown, one_line
 from radapt.types import Anchor
 
 from ._settings import AdapterSettings
@@ -65,7 +66,7 @@ def read(name_or_folder: str | Path) -> tuple[AdapterSettings, Anchor]:
 
 def _settings(path: Path) -> AdapterSettings:
     try:
-        config: Any = json.loads(path.read_text())
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise AdapterError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(config, dict) or config.get("adapter_type") != _TYPE:
@@ -107,19 +108,20 @@ def card(settings: AdapterSettings, fingerprint: str) -> str:
     filter_line = (
         "none" if s.cutoff is None else f"Gaussian, {s.cutoff:.4g} cycles per pixel (D0 = {s.d0:.3g} at 224 px)"
     )
-    origin = "".join(f"| {name} | {value} |\n" for name, value in s.origin.items())
+    origin = "".join(f"| {markdown(name)} | {markdown(value)} |\n" for name, value in s.origin.items())
+    base = json.dumps(one_line(s.base_model))  # JSON is YAML and Python, too
     return f"""---
 library_name: radapt
-base_model: {json.dumps(s.base_model)}
+base_model: {base}
 tags: [radapt, adversarial-robustness, vision-language]
 license: apache-2.0
 ---
 
-# R-Adapt adapter for {s.base_model}
+# R-Adapt adapter for {markdown(s.base_model)}
 
 | setting | value |
 |---|---|
-| method | {s.method} |
+| method | {markdown(s.method)} |
 | filter | {filter_line} |
 | alpha | {s.alpha:g} |
 | mix | {s.mix} |
@@ -130,7 +132,7 @@ license: apache-2.0
 ```python
 import radapt
 
-model = radapt.load({json.dumps(s.base_model)})
+model = radapt.load({base})
 adapter = radapt.Adapter.from_pretrained("THIS_FOLDER")
 with adapter.attach(model):
     ...  # the adapted model: encode_image, logits or generate as ever; its weights are untouched

@@ -17,6 +17,7 @@ from radapt.errors import InputError, SettingsError
 from radapt.fingerprint import digest
 from radapt.models import VLM, load, zero_shot
 from radapt.registry import nearest
+from radapt.schema import check_batch_size, check_seed
 from radapt.training import Schedule, epoch_rows, fit
 from radapt.types import Adversary, AnchorLoss, Classifier, Embeddings, Labels, Mix, Pixels
 
@@ -138,6 +139,8 @@ def data_driven(
     for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):
         if got not in allowed:
             raise SettingsError(f"unknown {name} {got!r}{nearest(got, allowed)}")
+    check_seed(seed)
+    check_batch_size(batch_size)
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
     if {labels is not None, classifier is not None} != {loss == "text"}:
@@ -148,8 +151,6 @@ def data_driven(
         raise InputError("no training images; the paper takes 2,000")
     if labels is not None and len(labels) != len(pixels):
         raise InputError(f"there must be one label per image, got {len(labels)} labels for {len(pixels)} images")
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be 1 or more, got {batch_size}")
     vlm = load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
     default = 10 if adversary == "static" else 4

@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from radapt.errors import InputError, RadaptError, SettingsError
 from radapt.text import one_line, visible
 
+from ._shared import typed
+
 __all__ = ["Command", "Commands"]
 
 _KEPT = "what was computed is kept, run the same command to continue"
@@ -38,6 +40,7 @@ class Command(TyperCommand):
         for parameter in [] if ctx.resilient_parsing else order:
             if order.count(parameter) > 1 and not getattr(parameter, "multiple", True):
                 raise typer.BadParameter(f"it is given {order.count(parameter)} times; give it once", ctx, parameter)
+        typed.set(frozenset(str(parameter.name) for parameter in order))
         return super().parse_args(ctx, args)
 
 

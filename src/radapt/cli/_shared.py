@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "split_names",
     "tell_memory",
     "tell_written",
+    "typed",
     "write_rows",
 ]
 
@@ -92,20 +94,23 @@ Checkpointing = Annotated[
 BatchSize = Annotated[int, typer.Option(help="Images per pass of the model.")]
 
 
-def refuse_unused(context: typer.Context, why: str, *names: str) -> None:
+typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
+"""Names of the parameters of the command that the user typed."""
+
+
+def refuse_unused(why: str, *names: str) -> None:
     """Refuse options that were typed, but have no effect.
 
     Args:
-        context: of the command.
         why: what makes them so.
         names: of the command's parameters.
 
     Raises:
         SettingsError: one of them was typed.
     """
-    typed = [name for name in names if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-    if typed:
-        options = ", ".join("--" + name.replace("_", "-") for name in typed)
+    unused = [name for name in names if name in typed.get()]
+    if unused:
+        options = ", ".join("--" + name.replace("_", "-") for name in unused)
         raise SettingsError(f"{options} would have no effect {why}; leave out what is not meant")
 
 

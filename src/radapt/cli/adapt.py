@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from radapt.errors import SettingsError
 from radapt.io import fraction, options_of, write_json
 from radapt.text import one_line
 
@@ -77,6 +79,12 @@ def adapt(
     """
     from radapt.adapters import adapt as run
 
+    options: dict[str, Any] = options_of(option or [])
+    for name in options:
+        if name in inspect.signature(adapt).parameters:
+            raise SettingsError(f"--option {name}=... is written --{name.replace('_', '-')} ...")
+        if name == "checkpoint":  # `adapt` takes one, which is no setting of a method
+            raise SettingsError("--option checkpoint=...: the checkpoint lies beside --out; leave it out")
     given: dict[str, Any] = {
         "alpha": alpha,
         "d0": d0,
@@ -100,7 +108,8 @@ def adapt(
         dtype=dtype,
         device_map=device_map,
         quiet=quiet,
-        **{name: value for name, value in {**given, **options_of(option or [])}.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
+        **options,
     )
     if json is not None:
         facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
@@ -145,7 +154,7 @@ def tune(
         eps=eps,
         steps=steps,
         alphas=[fraction(a) for a in split_names(alphas)],
-        d0s=[fraction(d) for d in split_names(d0s)] if d0s else None,
+        d0s=None if d0s is None else [fraction(d) for d in split_names(d0s)],
         weight=weight,
     )
     table = Table("alpha", "D0 at 224 px", "clean %", f"white-box % ({attack}, {eps})", "score")

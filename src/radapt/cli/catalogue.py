@@ -11,7 +11,7 @@ from rich.text import Text
 
 from radapt.text import visible
 
-from ._shared import BatchSize, Checkpointing, Dtype, console, named
+from ._shared import BatchSize, Checkpointing, Dtype, console, named, refuse_unused
 
 __all__ = ["attacks", "datasets", "models"]
 
@@ -50,6 +50,7 @@ def models(
         console.print(table)
         console.print(f"total {memory.total / 1e9:.2f} GB; the device's own context comes on top")
         return
+    refuse_unused("without a model", "dtype", "batch_size", "image_size", "checkpointing")
     table = Table("model", "kind")
     for name in micro_models():
         table.add_row(name, "ships with the package; no download")

@@ -22,6 +22,7 @@ from ._shared import (
     console,
     file,
     named,
+    refuse_unused,
     split_names,
     tell_memory,
     write_rows,
@@ -89,6 +90,10 @@ def evaluate(
 
     if attack != "none" and not (split_names(eps) and split_names(source)):
         raise SettingsError("--eps and --source each need at least one value; for clean results only, --attack none")
+    if attack == "none":
+        refuse_unused("without an attack", "eps", "norm", "source", "option", "undefended")
+    if target is not None:
+        refuse_unused("with --target, which is a task of its own", "task")
     place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
     estimated = {"dtype": dtype, "checkpointing": checkpointing, "batch_size": batch_size}
     found = run(

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from radapt.errors import RadaptError
 
-from ._shared import BatchSize, Json, Quiet, console, folder, named, tell_written, write_rows
+from ._shared import BatchSize, Json, Quiet, console, folder, named, refuse_unused, tell_written, write_rows
 
 if TYPE_CHECKING:
     from radapt.experiments import Event
@@ -52,6 +52,8 @@ def reproduce(
     from radapt.experiments import all_experiments, run
 
     if name is None:
+        others = ("profile", "out", "n", "seed", "batch_size", "device", "sanity", "json")
+        refuse_unused("without the name of an experiment", *others)
         table = Table("experiment", "title", "of the paper", "profiles")
         for each, listed in all_experiments().items():
             table.add_row(each, listed.title, listed.place or "", ", ".join(listed.profiles))

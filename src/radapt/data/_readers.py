@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.registry import nearest
+from radapt.schema import MOST
 from radapt.types import Split
 
 from ._cache import cached
@@ -49,8 +50,8 @@ def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = Non
         details = replace(details, options={**details.options, "size": size})
     if split not in get_args(Split):
         raise SettingsError(f"unknown split {split!r}{nearest(split, get_args(Split))}")
-    if n is not None and (type(n) is not int or n <= 0):
-        raise SettingsError(f"n must be a whole number from 1 up, got {n!r}")
+    if n is not None and (type(n) is not int or not 0 < n <= MOST):
+        raise SettingsError(f"n must be a whole number from 1 up, {MOST} at most, got {shown(n)}")
     try:
         read = READERS.get(details.source)
     except SettingsError as error:

@@ -15,6 +15,8 @@ from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.registry import Registry, nearest
 from radapt.results import Result, Results
+from radapt.schema import check_batch_size, check_seed
+from radapt.text import one_line
 from radapt.types import Norm, Split
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
@@ -89,8 +91,8 @@ def evaluate(
         SettingsError: nothing to evaluate, two candidates of one name or with the same results, a model that carries an
             adapter already, an unknown source, or a dataset of a task that cannot be evaluated.
     """
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
+    check_seed(seed)
     chosen_data = listed(data)
     check_names(chosen_data)
     loader = models or Models(loading)
@@ -125,7 +127,7 @@ def _evaluate(
         unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
     runner = Runner(results, undefended, seed, batch_size, sanity)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -134,7 +136,7 @@ def _evaluate(
     with Progress(*columns, disable=quiet, transient=True) as progress:
         bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
         for unit in units:
-            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=str(unit))
+            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=one_line(unit))
             if unit.todo:
                 runner.run(unit, lambda n: progress.update(bar, advance=n))
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
@@ -163,7 +165,7 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
 def _task(data: Dataset, name: str | None, target: str | None) -> Task:
     if target is not None:
         return Targeted(data, target)
-    chosen = name or data.card.task
+    chosen = data.card.task if name is None else name
     tasks = REGISTRY.names()
     if chosen not in tasks:
         raise SettingsError(f"{data.name} is a set for {chosen}, which cannot be evaluated{nearest('', tasks)}")

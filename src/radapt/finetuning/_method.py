@@ -20,6 +20,7 @@ from radapt.errors import InputError, SettingsError
 from radapt.io import checkpoint_path, fraction, write_json
 from radapt.models import VLM, load, zero_shot
 from radapt.registry import Registry, nearest
+from radapt.schema import check_seed
 from radapt.training import Schedule, epoch_rows, fit, workers
 from radapt.types import Classifier, OptimizerName, Pixels, Precision
 
@@ -153,6 +154,7 @@ def finetune(
         SettingsError: a setting out of range, or an optional package that it needs is missing.
     """
     chosen, radius = make(method) if isinstance(method, str) else method, fraction(eps)
+    check_seed(seed)
     group = workers()
     if group.device is not None and device != "cpu":
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from radapt.errors import CheckError, SettingsError
+from radapt.errors import CheckError, SettingsError, shown
 from radapt.registry import nearest
+from radapt.schema import MOST, number
 from radapt.types import OptimizerName
 
 from .checkpoint import resume, save
@@ -53,10 +54,13 @@ class Schedule:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.lr > 0 or not 0 <= self.warmup < 1:
-            raise SettingsError(f"a schedule needs steps >= 1, lr > 0 and warmup in [0, 1), got {self}")
-        if self.accumulate < 1 or not 0 <= self.ema < 1:
-            raise SettingsError(f"a schedule needs accumulate >= 1 and ema in [0, 1), got {self}")
+        given = shown(self, 400)
+        if not 1 <= self.steps <= MOST or not 0 < self.lr < math.inf or not 0 <= self.warmup < 1:
+            raise SettingsError(f"a schedule needs steps >= 1 and <= {MOST}, lr > 0, warmup in [0, 1), got {given}")
+        if not 1 <= self.accumulate <= MOST or not 0 <= self.ema < 1:
+            raise SettingsError(f"a schedule needs accumulate >= 1 (and <= {MOST}) and ema in [0, 1), got {given}")
+        number("weight_decay", self.weight_decay, 0)
+        number("clip", self.clip, 0)
         if self.optimizer not in get_args(OptimizerName):
             raise SettingsError(
                 f"unknown optimizer {self.optimizer!r}{nearest(self.optimizer, get_args(OptimizerName))}"
@@ -116,7 +120,7 @@ def fit(
     history = resume(checkpoint, tensors, optimizer, recipe)
     group.wait()  # until all have read the checkpoint, none may change or remove it
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
