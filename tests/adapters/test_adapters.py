@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -306,14 +304,6 @@ def test_gradients_reach_the_pixels_after_a_first_use_in_inference_mode(tiny_cli
         (gradient,) = torch.autograd.grad(embed(tiny_clip, pixels).square().sum(), pixels)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' run-time checks of signatures, which a compiler cannot trace."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow
