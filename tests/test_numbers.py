@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from radapt.errors import SettingsError
-from radapt.numbers import LARGEST_SEED, number, seed, whole
+from radapt.numbers import LARGEST_SEED, check_seed, number, whole
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_what_is_no_whole_number_in_range_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("value", [-1, 10**23, 2**63, 1.5, "0", False, None])
 def test_what_is_no_seed_is_refused(value: Any) -> None:
     with pytest.raises(SettingsError, match="seed must be a whole number of at least 0"):
-        seed(value)
+        check_seed(value)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_what_is_no_number_in_range_is_refused(value: Any) -> None:
 def test_what_is_in_range_passes() -> None:
     whole("steps", 1)
     whole("steps", 0, 0)
-    seed(0)
-    seed(LARGEST_SEED)
+    check_seed(0)
+    check_seed(LARGEST_SEED)
     number("lr", 2, 0, 2)
     number("lr", 1e-300, 0, above=True)
     with pytest.raises(SettingsError, match="above 0"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 
-__all__ = ["LARGEST_SEED", "number", "seed", "whole"]
+__all__ = ["LARGEST_SEED", "check_seed", "number", "whole"]
 
 LARGEST_SEED = 2**63 - 1
 """More does not fit into the generators of numpy and torch."""
@@ -20,10 +20,10 @@ def whole(name: str, value: object, low: int = 1, high: int = 10**12) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         most = f", {high:g} at most" if isinstance(value, int) and value > high else ""
-        raise SettingsError(f"{name} must be a whole number of at least {low}{most}, got {_shown(value)}")
+        raise SettingsError(f"{name} must be a whole number of at least {low}{most}, got {shown(value)}")
 
 
-def seed(value: object) -> None:
+def check_seed(value: object) -> None:
     """Refuse what is not a seed: a whole number of at least 0 that generators take.
 
     Raises:
@@ -43,12 +43,4 @@ def number(name: str, value: object, low: float, high: float = math.inf, *, abov
     if not (finite and low <= size <= high) or (above and size == low):
         bounds = f"above {low:g}" if above else f"of at least {low:g}"
         most = f", {high:g} at most" if high < math.inf else ""
-        raise SettingsError(f"{name} must be a number {bounds}{most}, got {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # whole numbers of thousands of digits have no text
-        return "a number of too many digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise SettingsError(f"{name} must be a number {bounds}{most}, got {shown(value)}")

@@ -190,7 +190,10 @@ def test_a_killed_run_resumes_to_the_same_anchor(
     assert calls == [20, 21, 22, 23, 24]
     assert torch.equal(resumed.anchor, whole.anchor)
     assert resumed.settings == whole.settings
-    assert not file.exists()
+    assert file.exists()  # nothing else holds the anchor yet
+    calls.clear()
+    assert torch.equal(data_driven(tiny_vlm, pixels, checkpoint=file, **options).anchor, whole.anchor)
+    assert calls == []
 
 
 def swapped(tensor: Tensor) -> Tensor:
