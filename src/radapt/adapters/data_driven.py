@@ -150,6 +150,7 @@ def data_driven(
     whole("batch_size", batch_size)
     default = 10 if adversary == "static" else 4
     inner = default if attack_steps is None else attack_steps
+    whole("attack_steps", inner)
     attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
     schedule = Schedule(steps=steps, lr=lr)
     file = None if checkpoint is None else check_writable(checkpoint)

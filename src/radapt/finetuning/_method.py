@@ -161,6 +161,7 @@ def finetune(
     """
     chosen, radius = make(method) if isinstance(method, str) else method, fraction(eps)
     whole("n", n)
+    whole("attack_steps", attack_steps)
     check_seed(seed)
     schedule = Schedule(
         steps=steps, lr=lr, warmup=warmup, weight_decay=weight_decay,
