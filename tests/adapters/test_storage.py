@@ -242,8 +242,7 @@ def test_a_model_with_an_adapter_in_its_folder_loads_and_so_does_the_adapter(
 ) -> None:
     tiny_vlm.save_pretrained(tmp_path)
     adapter.save_pretrained(tmp_path)
-    pixels = torch.rand(2, 3, 32, 32)
-    assert torch.equal(radapt.load(tmp_path).encode_image(pixels), tiny_vlm.encode_image(pixels))
+    assert radapt.load(tmp_path).fingerprint == tiny_vlm.fingerprint
     assert type(tiny_vlm.model).from_pretrained(tmp_path) is not None
     assert Adapter.from_pretrained(tmp_path).fingerprint == adapter.fingerprint
 

@@ -17,6 +17,7 @@ from radapt.fingerprint import digest
 from radapt.io import check_writable, checkpoint_path, digest_of, replacing_folder, write_json
 from radapt.models import VLM, load
 from radapt.schema import read_json
+from radapt.text import one_line
 from radapt.types import Pixels
 
 from .parts import TrainingSpec
@@ -125,7 +126,7 @@ def _once(
             try:
                 return read()
             except Exception as error:  # whatever it is that cannot be read, it can be made again
-                problem = f"what lies in {folder} cannot be read ({error})"
+                problem = f"what lies in {folder} cannot be read ({one_line(error)})"
         report(f"{problem}; it is trained again")
     check_writable(folder, folder=True)
     checkpoint = checkpoint_path(folder)
