@@ -241,7 +241,9 @@ def write_json(path: Path, value: object) -> Path:
 
 def checkpoint_path(out: Path) -> Path:
     """Where a training that is to end in the folder ``out`` keeps its checkpoint: beside it."""
-    return out.with_name(out.name + ".checkpoint.safetensors")
+    place = expanded(out)
+    place = place if place.name and place.name != ".." else place.resolve()  # such as "."
+    return place.with_name(place.name + ".checkpoint.safetensors")
 
 
 def digest_of(value: object, *, length: int = 16, default: Callable[[Any], Any] | None = None) -> str:

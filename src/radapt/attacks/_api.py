@@ -86,7 +86,7 @@ def attack(
             most = _fitting(model, images[:1], memory)
         objective = ClassificationObjective(model, labels.long(), logits.shape[1])
         columns = (
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

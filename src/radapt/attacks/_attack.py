@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.registry import nearest
-from radapt.schema import check_kinds
 from radapt.types import Index, Norm, PerSample, Pixels
 
 from ._active_set import ActiveSet, Progress
@@ -50,8 +49,6 @@ class Attack(ABC):
     steps: int
 
     def __post_init__(self) -> None:
-        declared = {entry.name: str(entry.type) for entry in fields(self) if entry.type in ("bool", "str")}
-        check_kinds(self.name, declared, {name: getattr(self, name) for name in declared})
         _ = self.ball
         whole("steps", self.steps)
 

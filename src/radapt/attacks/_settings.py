@@ -1,8 +1,8 @@
-"""Checks on settings that are numbers."""
+"""Checks on settings that attacks share."""
 
 from __future__ import annotations
 
-from radapt.schema import number, whole
+from radapt.numbers import number, whole
 
 __all__ = ["check_growth", "number", "whole"]
 

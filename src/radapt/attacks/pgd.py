@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 
-from radapt.errors import SettingsError, shown
+from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
 from ._attack import SearchAttack
@@ -55,9 +54,8 @@ class PGD(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_size is not None and not 0 < _real(self.step_size) < math.inf:
-            got = shown(self.step_size)
-            raise SettingsError(f"step_size must be above 0, got {got}; leave it out for 2.5 eps / steps")
+        if self.step_size is not None and not self.step_size > 0:
+            raise SettingsError(f"step_size must be above 0, got {self.step_size}; leave it out for 2.5 eps / steps")
         number("momentum", self.momentum, 0)
         if self.restarts > 1 and not (self.random_start or self.targeted):
             raise SettingsError("restarts without a random start are all the same; set random_start, or one restart")
@@ -91,10 +89,6 @@ class PGD(SearchAttack):
             state = {"accumulated": gradient}
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         return self.ball.project(current.points + step_size * self.ball.ascent(gradient), clean), state
-
-
-def _real(value: object) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def _normalised(gradient: Pixels) -> Pixels:

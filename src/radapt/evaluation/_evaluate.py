@@ -13,9 +13,9 @@ from radapt.attacks import Attack
 from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.models import VLM
+from radapt.numbers import check_batch_size, check_seed
 from radapt.registry import Registry, nearest
 from radapt.results import Result, Results
-from radapt.schema import check_batch_size, check_seed
 from radapt.text import one_line
 from radapt.types import Norm, Split
 

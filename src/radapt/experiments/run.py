@@ -14,14 +14,14 @@ from radapt.data import card, load_dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Threat, evaluate
 from radapt.fingerprint import digest
-from radapt.io import digest_of, write_text
+from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
+from radapt.numbers import check_batch_size, check_seed, whole
 from radapt.registry import nearest
 from radapt.reports import Part, write_experiments, write_plots, write_report
 from radapt.results import Result, Results
 from radapt.results.plots import Plot, dump_plots, read_plots
 from radapt.results.sweep import curves
-from radapt.schema import check_batch_size, check_seed, whole
 
 from .artifacts import identity
 from .candidates import Builder, Comparison
@@ -134,7 +134,7 @@ def run(
         if profile not in found.profiles:
             raise SettingsError(f"{each} has no profile {profile!r}{nearest(profile, found.profiles)}")
     stem = "experiment" if isinstance(experiment, Experiment) else Path(name).stem
-    folder = Path(out) if out is not None else Path("runs") / f"{stem}-{profile}"
+    folder = expanded(out) if out is not None else Path("runs") / f"{stem}-{profile}"
     tell = progress or (lambda event: None)
     parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
     for each, found in chosen.items():
