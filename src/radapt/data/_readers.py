@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from radapt.errors import SettingsError, shown
+from radapt.numbers import LARGEST_N
 from radapt.registry import nearest
 from radapt.types import Split
 
@@ -25,7 +26,6 @@ __all__ = ["READERS", "load_dataset"]
 
 _CHUNK = 100
 _PIXELS = 48
-_MOST = 10**7
 _EVERYTHING = frozenset(ATTRIBUTES)
 # References of one image, from the whole truth to its core; all five are true.
 _MENTIONS = tuple(
@@ -50,8 +50,8 @@ def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = Non
         details = replace(details, options={**details.options, "size": size})
     if split not in get_args(Split):
         raise SettingsError(f"unknown split {split!r}{nearest(split, get_args(Split))}")
-    if n is not None and (type(n) is not int or not 1 <= n <= _MOST):
-        raise SettingsError(f"n must be a whole number from 1 up, at most {_MOST}, got {shown(n)}")
+    if n is not None and (type(n) is not int or not 1 <= n <= LARGEST_N):
+        raise SettingsError(f"n must be a whole number from 1 up, at most {LARGEST_N}, got {shown(n)}")
     try:
         read = READERS.get(details.source)
     except SettingsError as error:
