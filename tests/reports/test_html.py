@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from tests.reports.conftest import METHODS, N, measure, png, setting
 
 from radapt.errors import ResultsError
+from radapt.reports import Part, write_experiments
 from radapt.reports.html import page, perturbation
 from radapt.results import Example, Results
 
@@ -124,6 +126,33 @@ def test_whatever_users_typed_is_escaped(tmp_path: Path) -> None:
     assert "alert" not in text.rpartition("<script>")[2]
     assert all(not name.startswith("on") for _, attributes in found.tags for name in attributes)
     assert "&lt;script&gt;" in text
+
+
+def shapes(folder: Path, texts: list[str]) -> set[tuple[str, frozenset[str]]]:
+    """Tags of both pages, with the names of their attributes, where results and experiments have these texts."""
+    method, model, data, attack, norm, title = texts
+    with Results(folder / "r.sqlite") as store:
+        typed = {"model": model, "dataset": data, "options": {attack: norm}}
+        measure(store, setting(method, **typed), 100)
+        transfer = measure(store, setting(method, source=model, attack=attack, norm=norm, **typed), 50)
+        store.flag(transfer, {title: data})
+        text = page(store, title=title)
+    part = Part(
+        name=method, title=title, description=data, published=attack, command=model, note=norm, plots=(),
+        results=folder / "r.sqlite",
+    )  # fmt: skip
+    pages = Page(text), Page(write_experiments([part], folder / "index.html", title=title).read_text("utf-8"))
+    return {(tag, frozenset(attributes)) for each in pages for tag, attributes in each.tags}
+
+
+@pytest.mark.slow
+@given(st.lists(st.text(st.sampled_from("<>&\"'{}%`=/-!\\$\n\x1b\udcff;()[]ab"), min_size=1), min_size=6, max_size=6))
+@settings(max_examples=10, deadline=None)
+def test_no_text_of_a_user_makes_a_tag_or_an_attribute(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a").mkdir()
+        known = shapes(Path(folder) / "a", ["method", "model", "data", "attack", "linf", "title"])
+        assert shapes(Path(folder), texts) <= known
 
 
 def test_plots_use_the_colours_of_the_page(text: str) -> None:

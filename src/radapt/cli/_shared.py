@@ -47,6 +47,10 @@ class _Console(Console):
         """A text as it is shown, wherever it stands: in a line, or in a cell of a table."""
         return super().render_str(visible(text), **{**settings, "markup": False, "emoji": False, "highlight": False})
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to whatever handles the other errors; rich would end the program without a word."""
+        raise
+
 
 console = _Console(highlight=False)
 
