@@ -167,10 +167,13 @@ setting = Setting(method="CLIP", model="m", dataset="shapes", n=10, version="1")
 store = Results(sys.argv[1])
 store.begin(setting)
 store.add(setting, [Sample(position=k, label=0, prediction=0, score=1.0) for k in range(4)], seconds=1.0)
-store._db.execute("BEGIN IMMEDIATE")  # the batch in flight
-store._db.execute(
-    "INSERT INTO samples VALUES (?, 9, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0)", (setting.key,)
-)
+db = store._file.connection
+db.execute("PRAGMA cache_size = 1")  # so that some of it is in the file
+db.execute("BEGIN IMMEDIATE")  # the batch in flight
+for position in range(9, 999):
+    db.execute(
+        "INSERT INTO samples VALUES (?, ?, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0, '', 0)", (setting.key, position)
+    )
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -236,7 +239,7 @@ def test_another_schema_version_is_named(tmp_path: Path) -> None:
     database.commit()
     database.close()
     for read_only in (True, False):
-        with pytest.raises(ResultsError, match="schema version 99, this version reads 2"):
+        with pytest.raises(ResultsError, match="schema version 99, this version reads 3"):
             Results(path, read_only=read_only)
 
 

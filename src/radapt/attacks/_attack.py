@@ -39,11 +39,17 @@ class Attack(ABC):
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
         steps: steps per restart.
 
+    Attributes:
+        name: its name on the command line.
+        revision: raised whenever the same settings begin to give other figures, so that no stored figure is taken for
+            one of the new kind.
+
     Raises:
         SettingsError: a setting is out of range.
     """
 
     name: ClassVar[str]
+    revision: ClassVar[int] = 1
     norm: Norm = "linf"
     eps: float
     steps: int

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from radapt.errors import InputError
+from radapt.io import digest_of
 from radapt.types import Index, Labels, Pixels, Split
 
 from ._cards import PROMPTS, Card, TaskName
@@ -24,6 +27,13 @@ _TRUTH: dict[TaskName, str] = {
     "captioning": "captions",
     "vqa": "questions",
 }
+
+_DESCRIPTIONS = ("title", "licence", "citation", "description", "tests", "n")
+
+
+def _plain(value: object) -> object:
+    """What JSON holds instead of a mapping or a set."""
+    return dict(value) if isinstance(value, Mapping) else sorted(map(repr, cast(Iterable[object], value)))
 
 
 def fill(template: str, name: str) -> str:
@@ -99,6 +109,22 @@ class Dataset:
     def keys(self) -> tuple[str, ...]:
         """Names of the samples, ``name/split/position``, for random numbers drawn per sample."""
         return tuple(f"{self.name}/{self.split}/{position}" for position in range(len(self)))
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """Hash of each sample: of its image and of what is true of it."""
+        truths = self.labels.tolist() or self.captions or self.questions
+        return tuple(
+            digest_of([hashlib.sha256(image.tobytes()).hexdigest(), image.shape, truth])
+            for image, truth in zip(self.images, truths, strict=True)
+        )
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of what all samples share: the card (but for its descriptions and ``n``), the classes, the corpus."""
+        card = {f.name: getattr(self.card, f.name) for f in fields(self.card) if f.name not in _DESCRIPTIONS}
+        corpus = self.corpus if self.card.task == "captioning" else ()
+        return digest_of([card, self.classes, corpus], default=_plain)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.registry import Registry, nearest
-from radapt.results import Result, Results
+from radapt.results import Result, Results, Setting
 from radapt.types import Norm, Split
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
 from ._inputs import DataLike, check_names, datasets_of, listed, size_of_data, threats_of
 from ._targeted import Targeted
 from ._task import Task
-from ._threat import Threat, setting_of, weights_of
+from ._threat import Threat, depends_on, setting_of
 from ._units import Runner, Unit, identity_of
 
 __all__ = ["REGISTRY", "evaluate"]
 
 REGISTRY = Registry("radapt.evaluation", "task", "TASK")
+_RESERVED = ("self", "undefended")
 
 
 def evaluate(
@@ -55,7 +56,9 @@ def evaluate(
     """Evaluate candidates on datasets, clean and under attack; what the results file holds already is not redone.
 
     Images for a transfer threat are made against its source with the whole budget (no early stop) and shared by all
-    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence.
+    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence. A candidate that
+    turns out to be its own source is attacked white-box: what a model does to itself is no transfer. Samples that a
+    candidate gets wrong without any attack are not attacked, from any source.
 
     Args:
         candidates: the lines of the report: one, a list, or a mapping by label, of :class:`Candidate`, models (names,
@@ -86,8 +89,10 @@ def evaluate(
         The results of this plan, in order.
 
     Raises:
-        SettingsError: nothing to evaluate, two candidates of one name or with the same results, a model that carries an
-            adapter already, an unknown source, or a dataset of a task that cannot be evaluated.
+        SettingsError: nothing to evaluate, two candidates of one name or with the same results, a candidate that is
+            called like a source, a model that carries an adapter already, an unknown source, or a dataset of a task
+            that cannot be evaluated.
+        InputError: a model puts out nothing that is a number.
     """
     if batch_size < 1:
         raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
@@ -121,9 +126,10 @@ def _evaluate(
 ) -> list[Result]:
     units = list(_units(candidates, tasks, threats, undefended, seed))
     for unit in units:
-        done = results.begin(unit.setting)
+        done = results.begin(unit.setting, unit.task.data.digests)
         unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
-    runner = Runner(results, undefended, seed, batch_size, sanity)
+        unit.unchecked = sanity and bool(unit.todo or results.checked(unit.setting) < len(unit.task.data))
+    runner = Runner(results, undefended, seed, batch_size)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -135,7 +141,7 @@ def _evaluate(
         bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
         for unit in units:
             progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=str(unit))
-            if unit.todo:
+            if unit.todo or unit.unchecked:
                 runner.run(unit, lambda n: progress.update(bar, advance=n))
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
     found = [result for result in results.all() if result.setting.key in keys]
@@ -154,6 +160,9 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
                 f"candidates {first!r} and {candidate.method!r} have the same model name ({candidate.model.name}) and "
                 "adapter, so their results would be one; leave one out, or give different models different names"
             )
+    for name in names:
+        if name in _RESERVED:
+            raise SettingsError(f"a candidate cannot be called {name!r}, which is a source; give it another name")
     models = {candidate.method: candidate.model for candidate in candidates}
     for name, model in (models if undefended is None else {**models, "undefended": undefended}).items():
         if model.defended:
@@ -182,11 +191,41 @@ def _units(
     known: dict[VLM, str] = {}
     for task in tasks:
         for candidate in candidates:
-            for threat in (None, *threats):
+            clean: Setting | None = None
+            for threat in dict.fromkeys(_threats(candidate, threats, by_name, undefended, known)):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                weights = weights_of(candidate, source, known)
-                setting = setting_of(candidate, task, threat, identity_of(source), seed, weights)
-                yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting)
+                depends = depends_on(candidate, source, task, threat, known)
+                setting = setting_of(candidate, task, threat, identity_of(source), seed, depends)
+                clean = clean or setting
+                yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting, clean=clean)
+
+
+def _threats(
+    candidate: Candidate,
+    threats: Sequence[Threat],
+    by_name: dict[str, Candidate],
+    undefended: VLM | None,
+    known: dict[VLM, str],
+) -> Iterator[Threat | None]:
+    """No attack, then every threat.
+
+    One whose source turns out to be the candidate itself is white-box: a transfer needs another model, or the same one
+    without its defence.
+    """
+    yield None
+    for threat in threats:
+        source = _source(candidate, threat, by_name, undefended)
+        yield threat.white_box() if _same(source, candidate, known) else threat
+
+
+def _same(one: Candidate, other: Candidate, known: dict[VLM, str]) -> bool:
+    """Whether two candidates are one model under one defence, whatever they are called."""
+    fingerprints = []
+    for each in (one, other):
+        if each.model not in known:
+            known[each.model] = each.model.fingerprint
+        fingerprints.append((known[each.model], "" if each.adapter is None else each.adapter.fingerprint))
+    return fingerprints[0] == fingerprints[1]
 
 
 def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate], undefended: VLM | None) -> Candidate:
@@ -195,6 +234,6 @@ def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate],
     if threat.source == "undefended":
         return Candidate(method="undefended", model=undefended or candidate.model)
     if threat.source not in by_name:
-        allowed = ("self", "undefended", *by_name)
+        allowed = (*_RESERVED, *by_name)
         raise SettingsError(f"unknown source {threat.source!r}{nearest(threat.source, allowed)}")
     return by_name[threat.source]

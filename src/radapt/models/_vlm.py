@@ -14,9 +14,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from radapt.errors import InputError
-from radapt.fingerprint import digest
 from radapt.types import Embeddings, Pixels
 
+from ._identity import identity_of
 from ._tower import Tower
 
 __all__ = ["VLM", "check_texts"]
@@ -67,8 +67,10 @@ class VLM(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
-        return digest(self.model.parameters())
+        """Hash of all that decides its outputs but what is attached to it: weights, buffers and their types,
+        configuration, modules, normalisation, tokenizer, image processor, chat template."""
+        beside = {name: value for name, value in vars(self).items() if name not in ("name", "model", "input_transform")}
+        return identity_of(self.model, {**beside, "mean": self.tower.mean, "std": self.tower.std})
 
     @property
     def defended(self) -> bool:
