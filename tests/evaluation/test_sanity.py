@@ -36,7 +36,9 @@ def flags_of(model: VLM, folder: Path, threat: Threat, **settings: object) -> li
 
 
 def defend(model: VLM, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
-    encode = type(model).encode_image  # of the class: an object with a method of its own is another model to the results
+    encode = type(
+        model
+    ).encode_image  # of the class: an object with a method of its own is another model to the results
     monkeypatch.setattr(type(model), "encode_image", lambda self, pixels: encode(self, change(pixels)))
 
 

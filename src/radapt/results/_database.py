@@ -35,6 +35,7 @@ class Database:
         self.path, self._read_only = path, read_only
         self._guards: list[sqlite3.Connection] = []
         self._connection: sqlite3.Connection | None = None
+        self._kept: Path | None = None
         try:
             with self._explained():
                 self._real = path.resolve()  # one file has one name, whatever links lead to it
@@ -153,8 +154,9 @@ class Database:
         """
         if self._read_only or self._seen() == self._identity:
             return
-        kept = self._rescue(self._real.parent) or self._rescue(Path(tempfile.gettempdir()))
-        where = f"everything that it held is in {kept}" if kept else "what it held cannot be kept"
+        if self._kept is None:
+            self._kept = self._rescue(self._real.parent) or self._rescue(Path(tempfile.gettempdir()))
+        where = f"everything that it held is in {self._kept}" if self._kept else "what it held cannot be kept"
         raise ResultsError(
             f"{self.path} was deleted, moved or replaced while it was being written; {where}. "
             "Put that file in its place, and the same command continues"

@@ -24,7 +24,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (
     key TEXT PRIMARY KEY, question TEXT NOT NULL, position INTEGER NOT NULL, asked INTEGER NOT NULL,
     n INTEGER NOT NULL, setting TEXT NOT NULL, seconds REAL NOT NULL, flags TEXT NOT NULL, checked INTEGER NOT NULL,
-    samples INTEGER NOT NULL, checksum INTEGER NOT NULL
+    samples INTEGER NOT NULL, examples INTEGER NOT NULL, checksum INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE samples (
     key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL, label INTEGER NOT NULL,
@@ -41,7 +41,7 @@ CREATE TABLE examples (
 ) WITHOUT ROWID;
 """
 _NAMES = {"meta", "settings", "samples", "examples"}
-_SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples"
+_SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples, examples"
 _SAMPLE = ", ".join(column.name for column in fields(Sample))
 _EXAMPLE = ", ".join(column.name for column in fields(Example))
 
@@ -113,7 +113,7 @@ class Results:
                 db.execute("UPDATE settings SET seconds = 0, flags = '{}', checked = 0 WHERE key = ?", (key,))
             db.execute(
                 "INSERT INTO settings VALUES (:key, :question, (SELECT COUNT(*) FROM settings), 0, :n, :text, 0, '{}', "
-                "0, 0, 0) ON CONFLICT (key) DO UPDATE SET setting = :text, question = :question, n = :n",
+                "0, 0, 0, 0) ON CONFLICT (key) DO UPDATE SET setting = :text, question = :question, n = :n",
                 {"key": key, "question": setting.question, "n": setting.n, "text": text},
             )
             db.execute("UPDATE settings SET asked = 1 + (SELECT MAX(asked) FROM settings) WHERE key = ?", (key,))
@@ -128,11 +128,11 @@ class Results:
 
     @staticmethod
     def _seal(db: Any, key: str) -> None:
-        """Count the samples of a setting, and renew its checksum."""
-        db.execute(
-            "UPDATE settings SET samples = (SELECT COUNT(*) FROM samples WHERE key = :key) WHERE key = :key",
-            {"key": key},
-        )
+        """Count all rows, so that none is missed in silence, and renew the checksum of a setting."""
+        for table in ("samples", "examples"):
+            count = f"(SELECT COUNT(*) FROM {table} WHERE key = :key)"
+            db.execute(f"UPDATE settings SET {table} = {count} WHERE key = :key", {"key": key})
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', (SELECT COUNT(*) FROM settings))")
         row = db.execute(f"SELECT {_SETTING} FROM settings WHERE key = ?", (key,)).fetchone()
         if row is not None:
             db.execute("UPDATE settings SET checksum = ? WHERE key = ?", (_checksum(key, row), key))
@@ -187,6 +187,9 @@ class Results:
             ResultsError: a row is damaged.
         """
         rows = self._file.read(f"SELECT key, {_SETTING}, checksum FROM settings ORDER BY position")
+        counted = self._file.read("SELECT value FROM meta WHERE key = 'settings'")
+        if rows and counted != [(str(len(rows)),)]:
+            self._damaged("some settings")
         for key, *values, checksum in rows:
             if _checksum(key, values) != checksum:
                 self._damaged("a setting")
@@ -196,7 +199,7 @@ class Results:
 
     def _results(
         self, key: str, question: str, position: int, asked: int, n: int, text: str, seconds: float, flags: str,
-        checked: int, count: int,
+        checked: int, count: int, _: int,
     ) -> list[Result]:  # fmt: skip
         setting = Setting(**json.loads(text))
         stored = self.samples(setting)
@@ -233,7 +236,11 @@ class Results:
         Raises:
             ResultsError: a row is damaged.
         """
-        return [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
+        examples = [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
+        counted = self._file.read("SELECT examples FROM settings WHERE key = ?", setting.key)
+        if counted and counted[0][0] != len(examples):
+            self._damaged(f"example images of {setting.method} on {setting.dataset}")
+        return examples
 
     def _stored(self, table: str, names: str, setting: Setting) -> list[dict[str, Any]]:
         key = setting.key
