@@ -25,10 +25,10 @@ def report(
       radapt report results.sqlite --out report
     """
     from radapt.reports import print_table, write_report
-    from radapt.results import Results
+    from radapt.results import Results, with_worst_cases
 
     with Results(results, read_only=True) as source:
         print_table(source, console)
-        write_rows(json, source.all())
+        write_rows(json, with_worst_cases(source))
     for path in write_report(results, out):
         console.print(f"wrote {path}", highlight=False)

@@ -14,7 +14,7 @@ from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.registry import Registry, nearest
-from radapt.results import Result, Results, Setting
+from radapt.results import WORST_CASE, Result, Results, Setting, with_worst_cases
 from radapt.types import Norm, Split
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
@@ -86,7 +86,8 @@ def evaluate(
         loading: ``device``, ``dtype`` and whatever else :func:`radapt.load` takes, for models by name.
 
     Returns:
-        The results of this plan, in order.
+        The results of this plan, in order, and after them the worst case over all attacks that the file holds, wherever
+        one white-box attack is not all that is known of a ball: that is the robust accuracy.
 
     Raises:
         SettingsError: nothing to evaluate, two candidates of one name or with the same results, a candidate that is
@@ -144,8 +145,17 @@ def _evaluate(
             if unit.todo or unit.unchecked:
                 runner.run(unit, lambda n: progress.update(bar, advance=n))
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
-    found = [result for result in results.all() if result.setting.key in keys]
-    return sorted(found, key=lambda result: keys[result.setting.key])
+    every = with_worst_cases(results)
+    found = [result for result in every if result.setting.key in keys]
+    asked = {_ball(result.setting) for result in found if result.kind == "white-box"}
+    worst = [r for r in every if r.setting.attack == WORST_CASE and _ball(r.setting) in asked]
+    return [*sorted(found, key=lambda result: keys[result.setting.key]), *worst]
+
+
+def _ball(setting: Setting) -> tuple[object, ...]:
+    """The candidate, the dataset and the ball of a result under attack."""
+    s = setting
+    return s.method, s.model, s.adapter, s.task, s.dataset, s.split, s.norm, s.eps
 
 
 def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:
