@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import torch
@@ -28,12 +27,8 @@ _TRUTH: dict[TaskName, str] = {
     "vqa": "questions",
 }
 
-_DESCRIPTIONS = ("title", "licence", "citation", "description", "tests", "n")
-
-
-def _plain(value: object) -> object:
-    """What JSON holds instead of a mapping or a set."""
-    return dict(value) if isinstance(value, Mapping) else sorted(map(repr, cast(Iterable[object], value)))
+# What a card says about what is asked; where its samples come from shows in the samples.
+_ASKED = ("name", "task", "metric", "templates")
 
 
 def fill(template: str, name: str) -> str:
@@ -121,10 +116,10 @@ class Dataset:
 
     @cached_property
     def content(self) -> str:
-        """Hash of what all samples share: the card (but for its descriptions and ``n``), the classes, the corpus."""
-        card = {f.name: getattr(self.card, f.name) for f in fields(self.card) if f.name not in _DESCRIPTIONS}
+        """Hash of what all samples share: what the card says about what is asked, the classes, the corpus."""
         corpus = self.corpus if self.card.task == "captioning" else ()
-        return digest_of([card, self.classes, corpus], default=_plain)
+        prompt = self.card.prompt or PROMPTS.get(self.card.task)
+        return digest_of([[getattr(self.card, name) for name in _ASKED], prompt, self.classes, corpus])
 
     @property
     def image_size(self) -> tuple[int, int]:
