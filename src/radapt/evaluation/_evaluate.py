@@ -56,9 +56,9 @@ def evaluate(
     """Evaluate candidates on datasets, clean and under attack; what the results file holds already is not redone.
 
     Images for a transfer threat are made against its source with the whole budget (no early stop) and shared by all
-    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence. A candidate that
-    turns out to be its own source is attacked white-box: what a model does to itself is no transfer. Samples that a
-    candidate gets wrong without any attack are not attacked, from any source.
+    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence. What a model does
+    to itself is no transfer: a candidate that turns out to be its own source is attacked white-box, if it is not
+    already. Samples that a candidate gets wrong without any attack are not attacked, from any source.
 
     Args:
         candidates: the lines of the report: one, a list, or a mapping by label, of :class:`Candidate`, models (names,
@@ -219,13 +219,17 @@ def _threats(
 ) -> Iterator[Threat | None]:
     """No attack, then every threat.
 
-    One whose source turns out to be the candidate itself is white-box: a transfer needs another model, or the same one
-    without its defence.
+    One whose source turns out to be the candidate itself is white-box, and left out where the candidate is attacked
+    white-box in this ball anyway: a transfer needs another model, or the same one without its defence.
     """
     yield None
+    white = {(threat.norm, threat.eps) for threat in threats if threat.source == "self"}
     for threat in threats:
         source = _source(candidate, threat, by_name, undefended)
-        yield threat.white_box() if _same(source, candidate, known) else threat
+        if threat.source == "self" or not _same(source, candidate, known):
+            yield threat
+        elif (threat.norm, threat.eps) not in white:
+            yield threat.white_box()
 
 
 def _same(one: Candidate, other: Candidate, known: dict[VLM, str]) -> bool:
