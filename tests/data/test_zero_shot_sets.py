@@ -30,7 +30,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_webdataset_brings_its_class_names_and_templates(tmp_path: Path, kind: str, order: dict[str, int]) -> None:
     folder = archives(tmp_path / "data", [0, 0, 1, 2], kind=kind)
     data = load_dataset(own(tmp_path, folder, {**ARCHIVES, **order}))
-    assert data.classes == ("tabby cat", "missile", "missile")  # ImageNet has two classes of one name, too
+    assert data.classes == ("tabby cat", "missile", "projectile")
     assert data.prompts[0] == ("a photo of a tabby cat.", "art of the tabby cat.")
     assert sorted(which(data)) == [0, 1, 2, 3]
     assert data.labels.tolist() == [[0, 0, 1, 2][at] for at in which(data)]
@@ -130,7 +130,7 @@ def test_files_of_the_hub_are_fetched_from_the_repository(tmp_path: Path, monkey
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     details = card(own(tmp_path, "owner/name", ARCHIVES))
     rows = datasets.Dataset.from_dict({"cls": [0]})
-    assert class_names(details, rows, "cls") == {0: "tabby cat", 1: "missile", 2: "missile"}
+    assert class_names(details, rows, "cls") == {0: "tabby cat", 1: "missile", 2: "projectile"}
     assert with_templates(details).templates == ("a photo of a {c}.", "art of the {c}.")
     assert asked == [("owner/name", "classnames.txt", "dataset"), ("owner/name", "templates.txt", "dataset")]
 
