@@ -215,10 +215,8 @@ def _square(where: str, image: Any, size: int) -> NDArray[np.uint8]:
     scale = size / min(upright.size)
     width, height = (max(size, round(side * scale)) for side in upright.size)
     if PIL.Image.MAX_IMAGE_PIXELS is not None and width * height > PIL.Image.MAX_IMAGE_PIXELS:
-        got = f"{upright.width} x {upright.height} pixels; enlarged to a shorter side of {size} it has {width * height}"
-        raise InputError(
-            f"{where} is {got}, the limit is {PIL.Image.MAX_IMAGE_PIXELS}; crop it, or take a smaller size"
-        )
+        got = f"{upright.width} x {upright.height} pixels, with a shorter side of {size} it has {width * height}"
+        raise InputError(f"{where}: the image is {got}, the limit is {PIL.Image.MAX_IMAGE_PIXELS}; crop it first")
     left, top = (width - size) // 2, (height - size) // 2
     resized = upright.resize((width, height), Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.uint8)
