@@ -15,7 +15,7 @@ from radapt.errors import InputError
 from radapt.io import digest_of
 from radapt.types import Index, Labels, Pixels, Split
 
-from ._cards import PROMPTS, Card, TaskName
+from ._cards import PROMPTS, Card, TaskName, alike
 from .shapeworld import article
 
 __all__ = ["Dataset", "fill"]
@@ -74,6 +74,8 @@ class Dataset:
             if count != expected:
                 task = f"{self.card.task} with {len(self)} images"
                 raise InputError(f"{self.name}: {task} needs {expected} {name}, got {count}")
+        if double := alike(self.classes):
+            raise InputError(f"{self.name}: classes must have different names, and {double}")
         if self.labels.dtype != torch.int64:
             raise InputError(f"{self.name}: labels must be int64, got {self.labels.dtype}")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
