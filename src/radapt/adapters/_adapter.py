@@ -91,8 +91,9 @@ class Adapter:
             raise AdapterError(f"the anchor must be of a floating-point type, got {anchor.dtype}")
         if tuple(anchor.shape) != shape:
             raise AdapterError(f"the anchor has shape {tuple(anchor.shape)}, its settings ask for {shape}")
-        if not bool(torch.isfinite(anchor).all()):
-            raise AdapterError(f"the anchor holds {int((~torch.isfinite(anchor)).sum())} values that are not finite")
+        finite = torch.isfinite(anchor.float())  # as it is saved and used
+        if not bool(finite.all()):
+            raise AdapterError(f"the anchor holds {int((~finite).sum())} values that are not finite")
         self.settings, self.anchor = settings, anchor
         self._attachments: list[Attachment] = []
 

@@ -160,6 +160,8 @@ def data_driven(
         raise InputError(
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )
+    if not isinstance(pixels, Tensor):
+        raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], got {type(pixels).__name__}")
     if len(pixels) == 0:
         raise InputError("no training images; the paper takes 2,000")
     if labels is not None and len(labels) != len(pixels):
