@@ -22,12 +22,12 @@ LAYERS = (
     {"models", "data", "attacks"},
     {"reports"},
     {"training", "results"},
-    {"errors", "fingerprint", "images", "io", "registry", "schema", "spectral", "types", "_version"},
+    {"errors", "fingerprint", "images", "io", "numbers", "registry", "schema", "spectral", "text", "types", "_version"},
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1
 # Reports are drawn from a results file, on machines that may have no torch.
-REPORT_SEES = {"reports", "results", "errors", "io", "registry", "schema", "_version"}
+REPORT_SEES = {"reports", "results", "errors", "io", "numbers", "registry", "schema", "text", "_version"}
 HEAVY = {"torch", "transformers"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
 # Calls that import by name.

@@ -2,15 +2,24 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+import importlib
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
-from radapt.adapters import Adapter, AdapterSettings, attached, detach, gaussian_filter, training_free
+from radapt.adapters import (
+    Adapter,
+    AdapterSettings,
+    attached,
+    detach,
+    gaussian_filter,
+    model_guided,
+    training_free,
+)
 from radapt.errors import AdapterError, SettingsError
 from radapt.models import Layout, place_tokens
 
@@ -214,6 +223,26 @@ def test_settings_out_of_range_are_refused(tiny_clip: Any, changes: dict[str, An
         training_free(tiny_clip).change(**changes)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"alpha": 1e30}, {"alpha": float("nan")}, {"alpha": "1"}, {"alpha": True}, {"alpha": None}),
+        *({"cutoff": 1e-30}, {"cutoff": 1e30}, {"cutoff": float("inf")}, {"cutoff": "0.1"}),
+        *({"block": -1}, {"block": 10**9}, {"block": 1.0}, {"block": True}, {"block": 10**30}, {"block": "0"}),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused_before_a_pass(
+    tiny_vlm: Any, monkeypatch: pytest.MonkeyPatch, unchecked: None, wrong: dict[str, Any]
+) -> None:
+    for name in ("training_free", "model_guided"):
+        module = importlib.import_module(f"radapt.adapters.{name}")
+        monkeypatch.setattr(module, "capture_anchor", Mock(side_effect=AssertionError("a pass")))
+    for make in (training_free, partial(model_guided, guide=tiny_vlm)):
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            make(tiny_vlm, **wrong)
+
+
 def test_change_leaves_the_adapter_itself_alone(tiny_clip: Any) -> None:
     adapter = training_free(tiny_clip, alpha=0.4)
     other = adapter.change(alpha=0.9, cutoff=None, mix="add")
@@ -306,14 +335,6 @@ def test_gradients_reach_the_pixels_after_a_first_use_in_inference_mode(tiny_cli
         (gradient,) = torch.autograd.grad(embed(tiny_clip, pixels).square().sum(), pixels)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' run-time checks of signatures, which a compiler cannot trace."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

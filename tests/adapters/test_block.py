@@ -69,7 +69,7 @@ def test_the_block_is_saved_read_and_part_of_the_fingerprint(tiny_vlm: Any, tmp_
 
 def test_a_file_without_a_block_is_that_of_the_first(tiny_vlm: Any, tmp_path: Path) -> None:
     adapter = training_free(tiny_vlm)
-    config = adapter.save_pretrained(tmp_path) / "adapter_config.json"
+    config = adapter.save_pretrained(tmp_path) / "radapt_config.json"
     config.write_text(config.read_text().replace(',\n  "block": 0', ""))
     assert "block" not in config.read_text()
     assert Adapter.from_pretrained(tmp_path).fingerprint == adapter.fingerprint

@@ -4,16 +4,17 @@ import importlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from radapt.adapters import Adapter, attached, data_driven, training_free
+from radapt.adapters import Adapter, adapt, attached, data_driven, training_free
 from radapt.adapters.data_driven import digest
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, make
-from radapt.errors import InputError, ModelError, SettingsError
+from radapt.errors import AdapterError, InputError, ModelError, SettingsError
 
 EPS = 16 / 255
 SHORT: dict[str, Any] = {"eps": EPS, "attack_steps": 2, "batch_size": 4, "quiet": True}
@@ -190,7 +191,10 @@ def test_a_killed_run_resumes_to_the_same_anchor(
     assert calls == [20, 21, 22, 23, 24]
     assert torch.equal(resumed.anchor, whole.anchor)
     assert resumed.settings == whole.settings
-    assert not file.exists()
+    assert file.exists()  # nothing else holds the anchor yet
+    calls.clear()
+    assert torch.equal(data_driven(tiny_vlm, pixels, checkpoint=file, **options).anchor, whole.anchor)
+    assert calls == []
 
 
 def swapped(tensor: Tensor) -> Tensor:
@@ -219,9 +223,13 @@ def test_a_checkpoint_of_other_images_weights_or_labels_is_refused(
             data_driven(tiny_vlm, pixels, labels, **options)
     kept, nudged = file.read_bytes(), pixels.clone()
     nudged[3, 1, 4, 5] += 1e-4
-    for images, truth in ((swapped(pixels), labels), (nudged, labels), (pixels, swapped(labels))):
-        with pytest.raises(SettingsError, match="belongs to a training with"):
+    for images, truth, name in (
+        (swapped(pixels), labels, "images"), (nudged, labels, "images"), (pixels, swapped(labels), "labels"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=rf"belongs to a training with {name} '\w+' instead of '\w+';"):
             data_driven(tiny_vlm, images, truth, **options)
+    with pytest.raises(SettingsError, match=r"belongs to a training with classifier '\w+' instead of"):
+        data_driven(tiny_vlm, pixels, labels, **{**options, "classifier": swapped(classifier)})
     last = tiny_vlm.model.vision_model.encoder.layers[-1].mlp.fc2.weight  # no anchor depends on it
     with torch.no_grad():
         last[0, 0] += 1e-3
@@ -270,6 +278,65 @@ def test_wrong_settings_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         data_driven(tiny_vlm, pixels, **{"quiet": True, "steps": 2, **options})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"alpha": 1e30}, {"alpha": float("nan")}, {"alpha": "1"}, {"cutoff": float("inf")}, {"cutoff": 1e-30}),
+        *({"eps": float("nan")}, {"eps": 2}, {"eps": "4/255"}, {"steps": 10**20}, {"steps": 2.5}, {"lr": float("inf")}),
+        *({"lr": 1e30}, {"lr": None}, {"seed": 10**23}, {"seed": -1}, {"seed": 0.5}, {"batch_size": 1.5}),
+        *({"batch_size": True}, {"attack_steps": 1.5}, {"attack_steps": 10**20}),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_made(
+    tiny_vlm: Any, pixels: Tensor, monkeypatch: pytest.MonkeyPatch, unchecked: None, wrong: dict[str, Any]
+) -> None:
+    module = importlib.import_module("radapt.adapters.data_driven")
+    monkeypatch.setattr(module, "training_free", Mock(side_effect=AssertionError("made")))
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        data_driven(tiny_vlm, pixels, **{**SHORT, **wrong})
+
+
+@pytest.mark.parametrize("path", ["folder", "file/below", "x" * 300])
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_anything_is_made(
+    tiny_vlm: Any, pixels: Tensor, tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot be written"):
+        data_driven(tiny_vlm, pixels, checkpoint=tmp_path / path, **SHORT)
+
+
+def test_adapt_removes_the_checkpoint_when_the_adapter_is_saved(
+    tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, checkpoint = tmp_path / "plus", tmp_path / "plus.checkpoint.safetensors"
+    options = {"data": tiny_shapes(8), "out": out, "steps": 2, **SHORT}
+    with monkeypatch.context() as patch:
+        patch.setattr(Adapter, "save_pretrained", Mock(side_effect=AdapterError("No space left")))
+        with pytest.raises(AdapterError, match="No space left"):
+            adapt("data-driven", tiny_vlm, **options)
+    assert checkpoint.exists()
+    with monkeypatch.context() as patch:
+        module = importlib.import_module("radapt.adapters.data_driven")
+        patch.setattr(module._Anchor, "__call__", Mock(side_effect=AssertionError("trained again")))
+        made = adapt("data-driven", tiny_vlm, **options)
+    assert Adapter.from_pretrained(out).fingerprint == made.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["plus"]
+
+
+@pytest.mark.parametrize("path", ["file", "file/adapter", "/dev/null", "x" * 300])
+@pytest.mark.parametrize("method", ["data-driven", "training-free"])
+def test_adapt_checks_its_destination_first(
+    tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(importlib.import_module("radapt.training.fit"), "fit", Mock(side_effect=AssertionError))
+    with pytest.raises(AdapterError, match="cannot write the adapter to"):
+        adapt(method, tiny_vlm, data=tiny_shapes(8), out=tmp_path / path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_wrong_images_are_refused(tiny_vlm: Any, pixels: Tensor) -> None:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from radapt.adapters import attached, training_free, tune
+from radapt.adapters import Adapter, attached, training_free, tune
 from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import card
 from radapt.errors import SettingsError
@@ -118,6 +119,29 @@ def test_a_test_split_is_refused(tiny_vlm: Any, tiny_shapes: Any) -> None:
 def test_wrong_settings_are_refused(tiny_vlm: Any, tiny_shapes: Any, options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"weight must lie|nothing to try"):
         tune(tiny_vlm, training_free(tiny_vlm), data=[tiny_shapes(4, "validation")], attack=PGD, **options)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            {"alphas": [1e30]},
+            {"alphas": [0.2, float("nan")]},
+            {"alphas": ["1"]},
+            {"d0s": [-1]},
+            {"d0s": [float("inf")]},
+        ),
+        *({"cutoffs": [0.0]}, {"cutoffs": [1e30]}, {"seed": 10**23}, {"seed": -1}, {"n": 0}, {"n": 1.5}),
+        *({"weight": "0.5"}, {"weight": True}),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_tried(
+    tiny_vlm: Any, monkeypatch: pytest.MonkeyPatch, unchecked: None, wrong: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Adapter, "attach", Mock(side_effect=AssertionError("tried")))
+    with pytest.raises(SettingsError, match=next(iter(wrong)).rstrip("s")):
+        tune(tiny_vlm, training_free(tiny_vlm), **wrong)
 
 
 def test_no_data_is_refused(tiny_vlm: Any) -> None:

@@ -69,7 +69,7 @@ def test_a_wrong_candidate(run: Run, model: str, monkeypatch: pytest.MonkeyPatch
         refused(run("evaluate", text), 2, "[LABEL=]MODEL[+ADAPTER]")
     refused(run("evaluate", f"{model}+missing"), 1, "no adapter folder at missing")
     (tmp_path / "empty").mkdir()
-    refused(run("evaluate", f"{model}+{tmp_path / 'empty'}"), 1, "adapter_config.json", "missing")
+    refused(run("evaluate", f"{model}+{tmp_path / 'empty'}"), 1, "radapt_config.json", "missing")
     refused(run("evaluate", tmp_path / "empty"), 1, "no readable config.json")
     refused(run("evaluate", "someone/model"), 1, "cannot fetch 'someone/model'", "HF_HOME")
 
@@ -79,7 +79,7 @@ def test_a_damaged_model_or_adapter(run: Run, model: str, tmp_path: Path) -> Non
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"nothing")
     refused(run("evaluate", tmp_path / "damaged", "--n", 2), 1, "cannot load")
     assert run("adapt", "training-free", "--model", model, "--out", "good").exit_code == 0
-    Path("good/adapter_model.safetensors").write_bytes(b"nothing")
+    Path("good/radapt_anchor.safetensors").write_bytes(b"nothing")
     refused(run("evaluate", f"{model}+good", "--n", 2), 1, "damaged")
 
 

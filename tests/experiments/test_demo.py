@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tests.cli.conftest import Run
@@ -105,7 +106,6 @@ def test_an_adapter_of_another_recipe_is_trained_again(
         lambda: monkeypatch.setattr(DEMO, "_IMAGES", 7),
         lambda: monkeypatch.setattr(artifacts, "__version__", "0.0.1"),
         lambda: model.model.vision_model.post_layernorm.weight.mul_(1.01),
-        lambda: Adapter.from_pretrained(folder).change(alpha=0.1).save_pretrained(folder),
         lambda: (folder / "recipe.json").unlink(),
         lambda: (folder / "recipe.json").write_text("{"),
     ]
@@ -114,3 +114,41 @@ def test_an_adapter_of_another_recipe_is_trained_again(
         assert anchor(model) == f"what lies in {folder} has another recipe; it is trained again"
         assert anchor(model) == ""
     assert Adapter.from_pretrained(folder).settings.alpha == 0.7
+
+
+def test_an_adapter_that_is_not_as_it_was_made_is_trained_again(anchor: Callable[..., str]) -> None:
+    model, folder = tiny_clip(), Path("demo/r-adapt-plus-static")
+    assert anchor(model) == ""
+    made = Adapter.from_pretrained(folder)
+    config, weights = folder / "radapt_config.json", folder / "radapt_anchor.safetensors"
+    changes: list[tuple[Callable[[], object], str]] = [
+        (lambda: made.change(alpha=0.1).save_pretrained(folder), "radapt_config.json"),
+        (lambda: weights.write_bytes(weights.read_bytes()[:-10]), "radapt_anchor.safetensors"),
+        (weights.unlink, "radapt_anchor.safetensors"),
+        (config.unlink, "radapt_config.json"),
+        (lambda: [path.unlink() for path in (config, weights)], "radapt_anchor.safetensors, radapt_config.json"),
+    ]
+    for change, names in changes:
+        change()
+        assert anchor(model) == f"{names} in {folder} is missing or not as it was made; it is trained again"
+        assert anchor(model) == ""
+        assert Adapter.from_pretrained(folder).fingerprint == made.fingerprint
+    (folder / "README.md").write_text("# Mine")
+    assert anchor(model) == ""
+
+
+def test_a_kill_between_training_and_saving_loses_nothing(
+    anchor: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = tiny_clip(), Path("demo/r-adapt-plus-static")
+    with monkeypatch.context() as patch:
+        patch.setattr(Adapter, "save_pretrained", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            anchor(model)
+    checkpoint = folder.with_name("r-adapt-plus-static.checkpoint.safetensors")
+    assert checkpoint.exists()
+    assert not folder.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(METHOD._Anchor, "__call__", Mock(side_effect=AssertionError("trained again")))
+        assert anchor(model) == ""
+    assert not checkpoint.exists()

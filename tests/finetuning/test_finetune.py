@@ -191,6 +191,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
     resumed, again = finetuned(FARE(), tiny_vlm, data, checkpoint=file, **options)
     assert again == history
     assert changed(bits(whole), resumed) == set()
+    assert file.exists()  # nothing else holds the twin yet
+    finished, _ = finetuned(FARE(), tiny_vlm, data, checkpoint=file, out=tmp_path / "twin", **options)
+    assert changed(bits(whole), finished) == set()
     assert not file.exists()
 
 

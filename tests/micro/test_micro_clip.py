@@ -4,16 +4,18 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPModel
 
 import radapt
 from radapt.data import card, datasets, load_dataset
 from radapt.data.digits import DIGITS
 from radapt.data.shapeworld import ATTRIBUTES, World, draw, generator, questions
-from radapt.errors import SettingsError
+from radapt.errors import ModelError, SettingsError
 from radapt.micro import clip as micro
 
 PHRASE = re.compile(r"^(?:a (?:photo|picture) of )?an? (.*?)(?: on an? (\w+) background)?$")
@@ -129,6 +131,43 @@ def test_batches_pass_every_scene_once_an_epoch(loss: Any) -> None:
 def test_a_pool_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="at least the batch of 12 images, got 11"):
         micro.train_clip(tmp_path / "clip", batch_size=12, pool=11)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lr": float("inf")}, "lr"), ({"steps": 10**20}, "steps"), ({"seed": 10**23}, "seed"), ({"seed": -1}, "seed"),
+        ({"batch_size": 0}, "batch_size"), ({"pool": 10**20}, "pool"), ({"digit_share": 1.5}, "digit_share"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        micro.train_clip(tmp_path / "clip", **{"batch_size": 12, "pool": 24, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_is_not_saved_is_kept_and_another_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, settings = tmp_path / "clip", {"steps": 2, "batch_size": 12, "pool": 24, "quiet": True}
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="must be a folder"):
+        micro.train_clip(tmp_path / "file", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIPModel, "save_pretrained", Mock(side_effect=OSError("No space left")))
+        with pytest.raises(ModelError, match="No space left"):
+            micro.train_clip(out, **settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.checkpoint.safetensors", "file"]
+    build = micro.build_model
+    with monkeypatch.context() as patch:
+        patch.setattr(micro, "build_model", lambda vocabulary, seed: build(vocabulary, seed + 1))
+        with pytest.raises(SettingsError, match=r"belongs to a training with weights '\w+' instead of '\w+';"):
+            micro.train_clip(out, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(micro._Loss, "__call__", Mock(side_effect=AssertionError("trained again")))
+        micro.train_clip(out, **settings)
+    assert radapt.load(out).image_size == (48, 48)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "file"]
 
 
 def test_training_saves_a_folder_that_loads(tmp_path: Path) -> None:

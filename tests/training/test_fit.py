@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,11 +51,14 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     [
         *({"steps": 0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"warmup": 1.0}, {"warmup": -0.1}),
         *({"accumulate": 0}, {"ema": 1.0}, {"ema": -0.1}, {"ema": math.nan}),
+        *({"lr": math.inf}, {"lr": 1e30}, {"lr": "0.1"}, {"lr": True}, {"steps": 10**20}, {"steps": 2.0}),
+        *({"weight_decay": -1.0}, {"weight_decay": math.inf}, {"clip": -1.0}, {"clip": math.nan}, {"accumulate": 1.5}),
+        *({"warmup": None}, {"ema": "0.9"}),
     ],
 )
-def test_a_schedule_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+def test_a_schedule_out_of_range_is_refused(wrong: dict[str, Any], unchecked: None) -> None:
     with pytest.raises(SettingsError, match="a schedule needs"):
-        Schedule(**{"steps": 10, "lr": 0.1, **wrong})  # type: ignore[arg-type]
+        Schedule(**{"steps": 10, "lr": 0.1, **wrong})
 
 
 def test_an_unknown_optimizer_is_refused() -> None:
@@ -259,6 +263,104 @@ def test_a_checkpoint_from_before_a_setting_was_there_still_resumes(tmp_path: Pa
         fit(again, loss, Schedule(steps=12, lr=0.1, weight_decay=0.01, ema=0.1), label="test", checkpoint=file)
 
 
+def test_what_differs_from_a_checkpoint_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    facts = {"images": "abc", "weights": "def"}
+    fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, settings=facts, quiet=True)
+    kept = file.read_bytes()
+    for settings, message in (
+        ({**facts, "images": "xyz"}, r"with images 'abc' instead of 'xyz'; remove it"),
+        ({**facts, "prompts": "p"}, r"with no record of its prompts; remove it"),
+        ({"images": "xyz"}, r"with images 'abc' instead of 'xyz', weights 'def', which this one does not have"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, settings=settings, quiet=True)
+    schedule = Schedule(steps=13, lr=0.2, weight_decay=0.01)
+    with pytest.raises(SettingsError, match=r"with lr 0.1 instead of 0.2, steps 12 instead of 13"):
+        fit(parameters, loss, schedule, label="test", checkpoint=file, settings=facts, quiet=True)
+    assert file.read_bytes() == kept
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    monkeypatch.setattr(importlib.import_module("radapt.training.fit"), "__version__", "0.0.1")
+    with pytest.raises(SettingsError, match=r"version '.*' instead of '0.0.1'"):
+        fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+
+
+def edited(file: Path, metadata: dict[str, str] | None = None, **tensors: Tensor | None) -> None:
+    """Change metadata and tensors of a checkpoint; None removes one."""
+    with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+        kept = {**opened.metadata(), **(metadata or {})}
+    found = {**load_file(file), **{name.replace("__", "/"): each for name, each in tensors.items()}}
+    save_file({name: each for name, each in found.items() if each is not None}, file, kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": {"recipe": "{"}}, "is not a checkpoint of a training"),
+        ({"metadata": {"recipe": "[" * 10_000}}, "is not a checkpoint of a training"),
+        ({"metadata": {"recipe": "[1]"}}, "holds no recipe"),
+        ({"metadata": {"history": '["much"]'}}, "losses that are no numbers"),
+        ({"metadata": {"history": "[NaN]"}}, "losses that are no numbers"),
+        ({"parameter__weight": torch.full((4, 3), torch.nan)}, "not finite, in parameter/weight"),
+        ({"parameter__weight": torch.zeros(4, 3, dtype=torch.float64)}, "in torch.float64, this one is in"),
+        ({"parameter__weight": torch.zeros(3, 4)}, "of other parameters"),
+        ({"optimizer__0__exp_avg": torch.full((4, 3), torch.inf)}, "not finite, in optimizer/0/exp_avg"),
+        ({"optimizer__0__exp_avg": torch.zeros(5)}, "which this optimiser does not have"),
+        ({"optimizer__9__exp_avg": torch.zeros(3)}, "which this optimiser does not have"),
+        ({"optimizer__x": torch.zeros(3)}, "which this optimiser does not have"),
+        ({"optimizer__1__exp_avg": None}, "lacks a part of the optimiser's state"),
+    ],
+)
+def test_a_checkpoint_that_was_changed_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+    fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    edited(file, **changes)
+    fresh, loss = problem()
+    before = {name: each.detach().clone() for name, each in fresh.items()}
+    with pytest.raises(SettingsError, match=message):
+        fit(fresh, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
+    assert all(torch.equal(fresh[name], before[name]) for name in fresh)
+
+
+@pytest.mark.parametrize("kind", ["folder", "/dev/null", "text"])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
+    path = Path(kind) if kind.startswith("/") else tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("not safetensors")
+    parameters, loss = problem()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        fit(parameters, loss, SCHEDULE, label="test", checkpoint=path, quiet=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_and_the_one_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, module = tmp_path / "run.safetensors", importlib.import_module("radapt.training.checkpoint")
+    parameters, loss = problem()
+    saved = list[bytes]()
+
+    def full(*given: Any) -> None:
+        if saved:
+            raise SafetensorError("No space left on device")
+        save_file(*given)
+        saved.append(given[1].read_bytes())
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(SettingsError, match=r"cannot be written after 10 steps \(No space left"):
+        fit(parameters, loss, SCHEDULE, label="test", checkpoint=file, every=5, quiet=True)
+    assert file.read_bytes() == saved[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Step and value of everything in a log, as TensorBoard shows it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -339,3 +441,38 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, value: flo
         )  # fmt: skip
     assert file.exists()
     assert all(p.isfinite().all() for p in parameters.values())
+
+
+@pytest.mark.parametrize("at", [0, 6, 11])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path: Path, at: int, clip: float) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters, loss = problem()
+
+    def broken(step: int) -> Tensor:
+        value = loss(step)
+        return value + (parameters["bias"] - parameters["bias"].detach()).square().sum().sqrt() if step == at else value
+
+    schedule = Schedule(steps=12, lr=0.1, clip=clip)
+    with pytest.raises(CheckError, match=f"test: the gradient is nan at step {at}; try a smaller lr"):
+        fit(parameters, broken, schedule, label="test", checkpoint=file, every=5, quiet=True)
+    assert file.exists() == (at >= 5)
+    assert all(p.isfinite().all() for p in parameters.values())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("steps", [1, 12])
+def test_weights_that_are_not_finite_are_neither_kept_nor_returned(tmp_path: Path, steps: int, ema: float) -> None:
+    file = tmp_path / "run.safetensors"
+    parameters = {"weight": torch.full((2, 2), 3e38, requires_grad=True)}
+    schedule = Schedule(steps=steps, lr=1000.0, warmup=0.0, weight_decay=1000.0, optimizer="adamw", ema=ema)
+    with pytest.raises(CheckError, match=r"weight holds values that are not finite|the loss is"):
+        fit(
+            parameters,
+            lambda step: (parameters["weight"] * 1e-38).sum(),
+            schedule,
+            label="t",
+            checkpoint=file,
+            quiet=True,
+        )
+    assert not file.exists()

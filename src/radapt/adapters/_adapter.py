@@ -87,10 +87,13 @@ class Adapter:
 
     def __init__(self, settings: AdapterSettings, anchor: Anchor) -> None:
         shape = (settings.prefix + settings.grid[0] * settings.grid[1], settings.width)
+        if not anchor.is_floating_point():
+            raise AdapterError(f"the anchor must be of a floating-point type, got {anchor.dtype}")
         if tuple(anchor.shape) != shape:
             raise AdapterError(f"the anchor has shape {tuple(anchor.shape)}, its settings ask for {shape}")
-        if not bool(torch.isfinite(anchor).all()):
-            raise AdapterError(f"the anchor holds {int((~torch.isfinite(anchor)).sum())} values that are not finite")
+        finite = torch.isfinite(anchor.float())  # as it is saved and used
+        if not bool(finite.all()):
+            raise AdapterError(f"the anchor holds {int((~finite).sum())} values that are not finite")
         self.settings, self.anchor = settings, anchor
         self._attachments: list[Attachment] = []
 
@@ -150,7 +153,17 @@ class Adapter:
             self._attachments.pop().detach()
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card into a folder."""
+        """Write ``radapt_config.json``, ``radapt_anchor.safetensors`` and a model card into a folder.
+
+        The folder may be that of a model. A run that is killed leaves the old adapter, the new one, or something that
+        :meth:`from_pretrained` refuses.
+
+        Raises:
+            AdapterError: the folder cannot be written.
+
+        Warns:
+            UserWarning: there is a ``README.md`` of others, or one that was edited; it is left as it is.
+        """
         return save(self.settings, self.anchor, self.fingerprint, Path(folder))
 
     @classmethod
@@ -158,12 +171,17 @@ class Adapter:
         """Read an adapter from a folder or from the Hugging Face hub.
 
         Raises:
-            AdapterError: missing, truncated, of another format, or with unknown keys.
+            AdapterError: missing, truncated, of another format, with unknown keys or values out of range, or a
+                configuration whose anchor is another one.
         """
         return cls(*read(name_or_folder))
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload the adapter's folder to the Hugging Face hub and return its address."""
+        """Upload the adapter's folder to the Hugging Face hub and return its address; a card edited there stays.
+
+        Raises:
+            AdapterError: the hub refuses, or cannot be reached.
+        """
         return push(self.settings, self.anchor, self.fingerprint, repository, private=private, token=token)
 
 

@@ -43,7 +43,7 @@ def adapter_for(
         prefix=tower.layout.prefix,
         patch_size=tower.patch_size,
         method=method,
-        base_model=name,
+        base_model=name.encode("utf-8", "replace").decode(),  # a folder may have a name that no text can have
         origin=origin,
         block=block,
     )

@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from radapt.data import Dataset, load_dataset
-from radapt.errors import SettingsError
-from radapt.io import checkpoint_path
+from radapt.errors import AdapterError, SettingsError
+from radapt.io import check_writable, checkpoint_path, expanded
 from radapt.models import VLM, load, zero_shot
+from radapt.numbers import whole
 from radapt.registry import Registry
 from radapt.schema import check_keywords
 
@@ -30,8 +31,9 @@ class AdapterMethod:
 
     Args:
         make: called with the model, then with what is needed, and with its own settings by keyword: ``make(model)``,
-            ``make(model, guide)`` or ``make(model, pixels)``. A method that is trained also takes ``checkpoint`` and
-            ``quiet``, and for ``loss="text"`` labels and a ``classifier``.
+            ``make(model, guide)`` or ``make(model, pixels)``. A method that is trained also takes ``checkpoint``, a
+            file that it leaves where it is for whoever saves the adapter to remove, and ``quiet``, and for
+            ``loss="text"`` labels and a ``classifier``.
         needs_guide: it is made from a robust twin of the model.
         needs_images: it is trained on images.
     """
@@ -64,7 +66,7 @@ def adapt(
     data: str | Path | Dataset = "objects",
     n: int = 2000,
     out: str | Path | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     device_map: str | None = None,
@@ -81,7 +83,8 @@ def adapt(
             ``image="mean"``.
         n: how many of its images.
         out: folder that the adapter is saved to; None: it is not saved.
-        checkpoint: file to resume from when a training is killed, by default beside ``out``.
+        checkpoint: file to resume from when a training is killed, by default beside ``out``; removed when the adapter
+            is saved, and only then.
         device, dtype, device_map: for models by name; see :func:`radapt.load`.
         quiet: no progress bar.
         settings: what else the method takes (``alpha``, ``mix``, ``steps``...); ``d0`` is the cut-off as the paper's
@@ -90,7 +93,9 @@ def adapt(
     Raises:
         SettingsError: an unknown method or setting, a guide that is missing or not wanted.
         RadaptError: as the method's own function.
+        AdapterError: the adapter cannot be written to ``out``; known before anything is made, where it can be.
     """
+    folder, file = _places(out, checkpoint)
     chosen: AdapterMethod = REGISTRY.get(method) if isinstance(method, str) else method
     name = method if isinstance(method, str) else getattr(method.make, "__name__", "the method")
     if chosen.needs_guide != (guide is not None):
@@ -108,11 +113,24 @@ def adapt(
     elif not chosen.needs_images:
         adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm))
     else:
-        file = checkpoint_path(Path(out)) if checkpoint is None and out is not None else checkpoint
         adapter = _trained(chosen, vlm, _images(data, n, vlm), taken, checkpoint=file, quiet=quiet)
-    if out is not None:
-        adapter.save_pretrained(out)
+    if folder is not None:
+        adapter.save_pretrained(folder)
+        if file is not None and chosen.needs_images:
+            file.unlink(missing_ok=True)
     return adapter
+
+
+def _places(out: str | Path | None, checkpoint: str | Path | None) -> tuple[Path | None, Path | None]:
+    """Folder of the adapter and file of the checkpoint, as far as they are wanted."""
+    folder, file = (None if path is None else expanded(path) for path in (out, checkpoint))
+    if folder is not None:
+        try:
+            check_writable(folder, folder=True)
+        except SettingsError as error:
+            raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
+        file = checkpoint_path(folder) if file is None else file
+    return folder, file
 
 
 def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[str, Any], **training: Any) -> Adapter:
@@ -123,7 +141,10 @@ def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[
 
 
 def _images(data: str | Path | Dataset, n: int, model: VLM) -> Dataset:
-    return data if isinstance(data, Dataset) else load_dataset(str(data), split="train", n=n, size=model.image_size[0])
+    if isinstance(data, Dataset):
+        return data
+    whole("n", n)
+    return load_dataset(str(data), split="train", n=n, size=model.image_size[0])
 
 
 def _mean_pixels(settings: Mapping[str, Any], data: str | Path | Dataset, n: int, model: VLM) -> dict[str, Any]:

@@ -1,80 +1,159 @@
-"""Adapters on disk: ``adapter_config.json``, ``adapter_model.safetensors`` and a model card; nothing names code."""
+"""Adapters on disk: ``radapt_config.json``, ``radapt_anchor.safetensors`` and a model card; nothing names code."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from dataclasses import asdict
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
 
 from radapt._version import __version__
-from radapt.errors import AdapterError
-from radapt.io import replacing, write_json, write_text
-from radapt.schema import parse
+from radapt.errors import AdapterError, shown
+from radapt.io import expanded, replacing, write_text
+from radapt.schema import parse, parse_json, read_json
 from radapt.types import Anchor
 
+from ._card import card, ours
 from ._settings import AdapterSettings
 
-__all__ = ["CONFIG", "FORMAT", "WEIGHTS", "card", "push", "read", "save"]
+__all__ = ["CONFIG", "FORMAT", "WEIGHTS", "push", "read", "save"]
 
 FORMAT = 1
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# PEFT's and transformers' name is adapter_config.json: a folder that holds one is an adapter of theirs to them.
+CONFIG, WEIGHTS = "radapt_config.json", "radapt_anchor.safetensors"
+_BEFORE = ("adapter_config.json", "adapter_model.safetensors")
+_CARD = "README.md"
 _TYPE = "radapt"
+_LARGEST_CONFIG, _LARGEST_HEADER = 1 << 20, 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored(AdapterSettings):
+    """What ``radapt_config.json`` holds.
+
+    Args:
+        adapter_type, format: what kind of file it is.
+        radapt_version: the version that wrote it.
+        anchor_sha256: hash of the file of the anchor that belongs to it; None in files of earlier versions.
+    """
+
+    adapter_type: str
+    format: int
+    radapt_version: str = ""
+    anchor_sha256: str | None = None
 
 
 def save(settings: AdapterSettings, anchor: Anchor, fingerprint: str, folder: Path) -> Path:
-    """Write an adapter's three files, each atomically.
+    """Write an adapter's three files: a run that is killed leaves the old adapter, the new one, or what is refused.
+
+    Other files in the folder stay, and so does a model card that was not written here or was edited.
 
     Raises:
         AdapterError: the folder cannot be written.
+
+    Warns:
+        UserWarning: the folder holds another model card.
     """
-    config = {"adapter_type": _TYPE, "format": FORMAT, "radapt_version": __version__, **asdict(settings)}
+    folder = expanded(folder)
+    weights = save_bytes({"anchor": anchor.detach().float().cpu().contiguous()}, {"format": "pt"})
+    facts = {"adapter_type": _TYPE, "format": FORMAT, "radapt_version": __version__}
+    config = {**facts, **asdict(settings), "anchor_sha256": hashlib.sha256(weights).hexdigest()}
     try:
-        write_json(folder / CONFIG, config)
-        with replacing(folder / WEIGHTS) as partial:
-            save_file({"anchor": anchor.detach().float().cpu().contiguous()}, partial, {"format": "pt"})
-        write_text(folder / "README.md", card(settings, fingerprint))
-    except (OSError, SafetensorError) as error:
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+        if len(text) > _LARGEST_CONFIG:
+            raise ValueError(f"its settings take more than {_LARGEST_CONFIG} characters")
+        parse_json(text, where="its settings", error=AdapterError)  # what is written can be read again
+        # Both are on the disk before either gets its name; the configuration names the anchor that it belongs to.
+        with replacing(folder / CONFIG) as new_config, replacing(folder / WEIGHTS) as new_weights:
+            new_config.write_text(text, encoding="utf-8")
+            new_weights.write_bytes(weights)
+        _remove_before(folder)
+        if ours(folder / _CARD):
+            write_text(folder / _CARD, card(settings, fingerprint))
+        else:
+            warnings.warn(f"{folder / _CARD} is of others or was edited, and is left as it is", stacklevel=3)
+    except (OSError, ValueError, TypeError, RecursionError, AdapterError) as error:
         raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
     return folder
 
 
+def _remove_before(folder: Path) -> None:
+    """Remove the adapter that an earlier version wrote into a folder, under the names that are PEFT's."""
+    config, weights = (folder / name for name in _BEFORE)
+    try:
+        found = read_json(config, error=AdapterError, largest=_LARGEST_CONFIG) if config.is_file() else None
+    except AdapterError:
+        return
+    if isinstance(found, dict) and found.get("adapter_type") == _TYPE:
+        config.unlink()
+        weights.unlink(missing_ok=True)
+
+
 def read(name_or_folder: str | Path) -> tuple[AdapterSettings, Anchor]:
     """Settings and anchor of an adapter in a folder, or on the hub when the name is no folder."""
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
+    if not isinstance(name_or_folder, str | Path):
+        raise AdapterError(f"an adapter is read from a folder or a name on the hub, got {shown(name_or_folder)}")
+    folder = expanded(name_or_folder)
+    try:
+        found = folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise AdapterError(f"no adapter folder at {shown(str(folder))}: {error.strerror}") from error
+    if not found:
         folder = _fetch(str(name_or_folder))
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    earlier = not (folder / CONFIG).exists() and (folder / _BEFORE[0]).exists()
+    names = _BEFORE if earlier else (CONFIG, WEIGHTS)
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise AdapterError(f"{folder} is not an adapter folder: {' and '.join(missing)} missing")
-    settings = _settings(folder / CONFIG)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(
-            f"{folder / WEIGHTS} cannot be read ({error}); it is damaged, save the adapter again"
-        ) from error
-    if set(tensors) != {"anchor"}:
-        raise AdapterError(f"{folder / WEIGHTS} holds the tensors {sorted(tensors)}, allowed is only 'anchor'")
-    return settings, tensors["anchor"].float()
+    config, weights = (folder / name for name in names)
+    stored = _stored(config)
+    settings = AdapterSettings(**{entry.name: getattr(stored, entry.name) for entry in fields(AdapterSettings)})
+    return settings, _anchor(weights, stored, config)
 
 
-def _settings(path: Path) -> AdapterSettings:
-    try:
-        config: Any = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise AdapterError(f"{path} is not readable JSON: {error}") from error
+def _stored(path: Path) -> _Stored:
+    config: Any = read_json(path, what="adapter's configuration", error=AdapterError, largest=_LARGEST_CONFIG)
     if not isinstance(config, dict) or config.get("adapter_type") != _TYPE:
         kind = config.get("adapter_type", config.get("peft_type")) if isinstance(config, dict) else None
-        raise AdapterError(f"{path} describes an adapter of type {kind!r}, not {_TYPE!r}")
-    if config.get("format") != FORMAT:
-        raise AdapterError(f"{path} has format {config.get('format')!r}, this version reads {FORMAT}; update radapt")
-    values = {k: v for k, v in config.items() if k not in ("adapter_type", "format", "radapt_version")}
-    return parse(AdapterSettings, values, where=str(path), error=AdapterError)
+        raise AdapterError(f"{path} describes an adapter of type {shown(kind)}, not {_TYPE!r}")
+    if type(found := config.get("format")) is not int or found != FORMAT:
+        raise AdapterError(f"{path} has format {shown(found)}, this version reads {FORMAT}; update radapt")
+    return parse(_Stored, config, where=str(path), error=AdapterError)
+
+
+def _anchor(path: Path, stored: _Stored, config: Path) -> Anchor:
+    """The anchor in a file, which must be the one that the configuration belongs to."""
+    shape = (stored.prefix + stored.grid[0] * stored.grid[1], stored.width)
+    most = 8 * shape[0] * shape[1] + _LARGEST_HEADER
+    try:
+        if path.stat().st_size > most:
+            raise OSError(f"it is larger than an anchor of {shape[0]} x {shape[1]} can be")
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if stored.anchor_sha256 not in (None, digest):
+            raise OSError(f"it is not the one that {config.name} was saved with")
+        tensors = load_bytes(content)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise AdapterError(f"{path} cannot be read ({error}); it is damaged, save the adapter again") from error
+    if set(tensors) != {"anchor"}:
+        raise AdapterError(f"{path} holds the tensors {shown(sorted(tensors))}, allowed is only 'anchor'")
+    anchor = tensors["anchor"]
+    if tuple(anchor.shape) != shape or not anchor.is_floating_point():
+        raise AdapterError(
+            f"the anchor in {path} has shape {tuple(anchor.shape)}, its settings ask for {shape}"
+            if anchor.is_floating_point()
+            else f"the anchor in {path} is of type {anchor.dtype}; it must be of a floating-point type"
+        )
+    return anchor.to(torch.float32)
 
 
 def _fetch(name: str) -> Path:
@@ -84,64 +163,29 @@ def _fetch(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise AdapterError(f"no adapter folder at {name}; give a folder with {CONFIG}, or a hub name (owner/name)")
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, "README.md"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, *_BEFORE, _CARD]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
         raise AdapterError(f"no folder {name!r}, and the hub did not give it: {type(error).__name__}") from error
 
 
 def push(
     settings: AdapterSettings, anchor: Anchor, fingerprint: str, repository: str, *, private: bool, token: str | None
 ) -> str:
-    """Upload an adapter to the hub and return its address."""
+    """Upload an adapter to the hub and return its address.
+
+    Raises:
+        AdapterError: the hub refuses, or cannot be reached.
+    """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     api = HfApi(token=token)
-    api.create_repo(repository, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        return str(api.upload_folder(repo_id=repository, folder_path=save(settings, anchor, fingerprint, Path(folder))))
-
-
-def card(settings: AdapterSettings, fingerprint: str) -> str:
-    """Model card: how the adapter was made, how to use it, and what it does not promise."""
-    s, tokens = settings, settings.prefix + settings.grid[0] * settings.grid[1]
-    filter_line = (
-        "none" if s.cutoff is None else f"Gaussian, {s.cutoff:.4g} cycles per pixel (D0 = {s.d0:.3g} at 224 px)"
-    )
-    origin = "".join(f"| {name} | {value} |\n" for name, value in s.origin.items())
-    return f"""---
-library_name: radapt
-base_model: {json.dumps(s.base_model)}
-tags: [radapt, adversarial-robustness, vision-language]
-license: apache-2.0
----
-
-# R-Adapt adapter for {s.base_model}
-
-| setting | value |
-|---|---|
-| method | {s.method} |
-| filter | {filter_line} |
-| alpha | {s.alpha:g} |
-| mix | {s.mix} |
-| block | {s.block + 1} |
-| anchor | {tokens} tokens x {s.width} |
-| fingerprint | {fingerprint} |
-{origin}
-```python
-import radapt
-
-model = radapt.load({json.dumps(s.base_model)})
-adapter = radapt.Adapter.from_pretrained("THIS_FOLDER")
-with adapter.attach(model):
-    ...  # the adapted model: encode_image, logits or generate as ever; its weights are untouched
-```
-
-It belongs to a vision tower: one made on a CLIP fits the LLaVA built on that, too.
-
-Figures belong to a model, a dataset and a threat: measure yours with `radapt evaluate`, which gives the white-box
-result (the attacker sees the adapter) beside the transfer result. An adapter that resists transferred images may
-still fall to an attack through it.
-
-Method: "What Makes VLMs Robust? Towards Reconciling Robustness and Accuracy in Vision-Language Models"
-(arXiv 2603.12799). Made with radapt {__version__}.
-"""
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            with suppress(EntryNotFoundError):  # a card that was edited there stays
+                api.hf_hub_download(repository, _CARD, local_dir=folder)
+            files = save(settings, anchor, fingerprint, Path(folder))
+            return str(api.upload_folder(repo_id=repository, folder_path=files))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise AdapterError(f"the hub did not take the adapter as {repository!r}: {error}") from error

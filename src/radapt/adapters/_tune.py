@@ -13,9 +13,11 @@ from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
 from radapt.io import fraction
 from radapt.models import VLM, load, zero_shot
+from radapt.numbers import check_seed, number, whole
 
 from ._adapter import Adapter
 from ._gaussian import cutoff_from_d0
+from ._settings import check_settings
 
 __all__ = ["Trial", "Tuned", "tune"]
 
@@ -74,8 +76,22 @@ def tune(
         seed: seed of the attack.
 
     Raises:
-        SettingsError: a test split, nothing to try, or a weight outside [0, 1].
+        SettingsError: a test split, nothing to try, or a setting out of range.
     """
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise SettingsError(f"weight must lie in [0, 1], got {weight!r}")
+    check_seed(seed)
+    whole("n", n)
+    if d0s is not None:
+        if cutoffs is not None:
+            raise SettingsError("give the cut-offs as cutoffs or as d0s, not both")
+        for d0 in d0s:
+            number("d0", d0, 0)
+        cutoffs = [cutoff_from_d0(d0) if d0 else None for d0 in d0s]
+    for alpha in alphas:
+        check_settings(None, alpha)
+    for cutoff in cutoffs or ():
+        check_settings(cutoff, 0)
     vlm = model if isinstance(model, VLM) else load(model)
     start = adapter if isinstance(adapter, Adapter) else Adapter.from_pretrained(adapter)
     given = [data] if isinstance(data, str | Path | Dataset) else data
@@ -86,12 +102,6 @@ def tune(
     on_test = [each.name for each in sets if each.split == "test"]
     if on_test:
         raise SettingsError(f"settings are never tuned on a test split ({', '.join(on_test)}); load split='validation'")
-    if not 0 <= weight <= 1:
-        raise SettingsError(f"weight must lie in [0, 1], got {weight}")
-    if d0s is not None:
-        if cutoffs is not None:
-            raise SettingsError("give the cut-offs as cutoffs or as d0s, not both")
-        cutoffs = [cutoff_from_d0(d0) if d0 else None for d0 in d0s]
     chosen = make(attack, eps=fraction(eps), steps=steps) if isinstance(attack, str) else attack
     pairs = [(a, c) for c in (cutoffs or (start.settings.cutoff,)) for a in alphas]
     if not pairs or not sets:

@@ -15,7 +15,9 @@ from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objectiv
 from radapt.attacks.pgd import PGD
 from radapt.errors import InputError, SettingsError
 from radapt.fingerprint import digest
+from radapt.io import check_writable
 from radapt.models import VLM, load, zero_shot
+from radapt.numbers import check_seed, number, whole
 from radapt.registry import nearest
 from radapt.training import Schedule, epoch_rows, fit
 from radapt.types import Adversary, AnchorLoss, Classifier, Embeddings, Labels, Mix, Pixels
@@ -24,6 +26,7 @@ from ._adapter import Adapter
 from ._build import D0
 from ._gaussian import cutoff_from_d0
 from ._method import AdapterMethod
+from ._settings import check_settings
 from .training_free import training_free
 
 __all__ = ["METHOD", "data_driven"]
@@ -128,41 +131,49 @@ def data_driven(
         steps, batch_size, lr: AdamW without decay, warm-up of 10 %, cosine decay.
         cutoff, alpha, mix: as in :func:`radapt.training_free`; alpha 0.8 is where the paper's R-Adapt+ peaks.
         seed: seed of the batches and the attack.
-        checkpoint: file to resume from when the training is killed; removed at the end.
+        checkpoint: file to resume from when the training is killed. It is there at the end, too, and gives the same
+            adapter again: remove it when the adapter is saved, as :func:`radapt.adapters.adapt` does.
         quiet: no progress bar.
 
     Raises:
         InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
-        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), or a setting out of range.
+        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, or a
+            checkpoint that cannot be written or belongs to another training.
+        CheckError: the loss or the anchor is not finite; the last checkpoint is kept.
     """
     for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):
         if got not in allowed:
             raise SettingsError(f"unknown {name} {got!r}{nearest(got, allowed)}")
+    check_settings(cutoff, alpha)
+    check_seed(seed)
+    number("eps", eps, 0, 1)
+    whole("batch_size", batch_size)
+    default = 10 if adversary == "static" else 4
+    inner = default if attack_steps is None else attack_steps
+    whole("attack_steps", inner)
+    attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
+    schedule = Schedule(steps=steps, lr=lr)
+    file = None if checkpoint is None else check_writable(checkpoint)
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
     if {labels is not None, classifier is not None} != {loss == "text"}:
         raise InputError(
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )
+    if not isinstance(pixels, Tensor):
+        raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], got {type(pixels).__name__}")
     if len(pixels) == 0:
         raise InputError("no training images; the paper takes 2,000")
     if labels is not None and len(labels) != len(pixels):
         raise InputError(f"there must be one label per image, got {len(labels)} labels for {len(pixels)} images")
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be 1 or more, got {batch_size}")
     vlm = load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
-    default = 10 if adversary == "static" else 4
-    inner = default if attack_steps is None else attack_steps
-    attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
     anchor = start.anchor.to(vlm.device).requires_grad_()
     training = _Anchor(
         vlm, Adapter(start.settings, anchor), pixels, labels, classifier, attack, adversary, batch_size, seed
     )
     if adversary == "static":
         training.make_static()
-    file = None if checkpoint is None else Path(checkpoint)
-    schedule = Schedule(steps=steps, lr=lr)
     settings: dict[str, object] = {
         "loss": loss,
         "adversary": adversary,
@@ -171,14 +182,13 @@ def data_driven(
         "batch": batch_size,
         "seed": seed,
     }
-    data = [tensor for tensor in (pixels, labels, classifier) if tensor is not None]
-    settings |= {"start": start.fingerprint, "weights": digest(vlm.model.parameters()), "data": digest(data)}
+    data = {"images": pixels, "labels": labels, "classifier": classifier}
+    settings |= {"start": start.fingerprint, "weights": vlm.fingerprint}
+    settings |= {name: None if tensor is None else digest([tensor]) for name, tensor in data.items()}
     parameters = {"anchor": anchor}
     history = fit(
         parameters, training, schedule, label="anchor", checkpoint=file, every=20, settings=settings, quiet=quiet
     )
-    if file is not None:
-        file.unlink(missing_ok=True)
     origin: dict[str, object] = {
         "loss": loss,
         "adversary": adversary,

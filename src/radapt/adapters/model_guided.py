@@ -13,6 +13,7 @@ from ._anchor import capture_anchor
 from ._build import D0, adapter_for
 from ._gaussian import cutoff_from_d0
 from ._method import AdapterMethod
+from ._settings import check_settings
 
 __all__ = ["METHOD", "model_guided"]
 
@@ -36,8 +37,10 @@ def model_guided(
         cutoff, alpha, mix, image, pixels, block: as in :func:`radapt.training_free`.
 
     Raises:
+        SettingsError: a setting out of range.
         AdapterError: the twin's tower has another width or token grid.
     """
+    check_settings(cutoff, alpha, block)
     own, other = tower_of(model), tower_of(guide)
     facts = [(t.width, t.grid, t.layout, t.patch_size) for t in (own, other)]
     if facts[0] != facts[1]:

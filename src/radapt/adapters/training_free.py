@@ -12,6 +12,7 @@ from ._anchor import capture_anchor
 from ._build import D0, adapter_for
 from ._gaussian import cutoff_from_d0
 from ._method import AdapterMethod
+from ._settings import check_settings
 
 __all__ = ["METHOD", "training_free"]
 
@@ -42,6 +43,7 @@ def training_free(
         AdapterError: there is no such block.
         ModelError: the model is of an unsupported family.
     """
+    check_settings(cutoff, alpha, block)
     anchor = capture_anchor(model, image=image, pixels=pixels, block=block)
     origin: dict[str, object] = {"image": image}
     return adapter_for(

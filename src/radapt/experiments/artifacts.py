@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any, TypeVar
 from radapt._version import __version__
 from radapt.adapters import Adapter, AdapterMethod
 from radapt.data import load_dataset
+from radapt.errors import SettingsError
 from radapt.finetuning import finetune
 from radapt.fingerprint import digest
-from radapt.io import checkpoint_path, digest_of, write_text
+from radapt.io import check_writable, checkpoint_path, digest_of, replacing_folder, write_json
 from radapt.models import VLM, load
+from radapt.schema import read_json
+from radapt.text import one_line
 from radapt.types import Pixels
 
 from .parts import TrainingSpec
@@ -21,6 +25,7 @@ from .parts import TrainingSpec
 __all__ = ["Report", "identity", "trained_adapter", "trained_twin"]
 
 _Kind = TypeVar("_Kind")
+_RECIPE = "recipe.json"
 
 Report = Callable[[str], None]
 """Called with a line of text on what happens."""
@@ -54,17 +59,15 @@ def trained_adapter(
     """
     facts = {"version": __version__, "weights": digest(model.model.parameters()), "images": digest([pixels])}
 
-    def make() -> Adapter:
-        adapter = method.make(model, pixels, **settings, checkpoint=checkpoint_path(folder), quiet=quiet)
-        adapter.save_pretrained(folder)
-        return adapter
+    def make(checkpoint: Path) -> Adapter:
+        return method.make(model, pixels, **settings, checkpoint=checkpoint, quiet=quiet)
 
     return _once(
         folder,
-        "adapter_model.safetensors",
         lambda: Adapter.from_pretrained(folder),
         make,
-        lambda adapter: {**settings, **facts, "adapter": adapter.fingerprint},
+        lambda adapter, place: adapter.save_pretrained(place),
+        {**settings, **facts},
         report,
     )
 
@@ -81,11 +84,8 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
     """
     images = load_dataset(spec.data, split="train", n=spec.n, size=model.image_size[0])
 
-    def train() -> VLM:
-        checkpoint = checkpoint_path(folder)
-        twin = finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model
-        twin.save_pretrained(folder)
-        return twin
+    def train(checkpoint: Path) -> VLM:
+        return finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model
 
     facts = {"method": spec.method, "data": spec.data, "n": spec.n, **spec.settings, "version": __version__}
     weights = next(model.model.parameters())
@@ -95,7 +95,7 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
     def read() -> VLM:
         return load(folder, device=weights.device, dtype=weights.dtype)
 
-    twin = _once(folder, "model.safetensors", read, train, lambda _: recipe, report)
+    twin = _once(folder, read, train, lambda twin, place: twin.save_pretrained(place), recipe, report)
     # Results are kept by the model's name, which must not depend on where this folder is.
     twin.name = f"{model.name}, {spec.method} {digest_of(recipe, length=8, default=str)}"
     return twin
@@ -103,23 +103,65 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
 
 def _once(
     folder: Path,
-    weights: str,
     read: Callable[[], _Kind],
-    make: Callable[[], _Kind],
-    recipe_of: Callable[[_Kind], Mapping[str, Any]],
+    make: Callable[[Path], _Kind],
+    save: Callable[[_Kind, Path], object],
+    recipe: Mapping[str, Any],
     report: Report,
 ) -> _Kind:
-    """What lies in a folder if it has this recipe, else what is made there now."""
-    recipe = folder / "recipe.json"
+    """What lies in a folder if it was made by this recipe, is complete and can be read; else what is made there now.
 
-    def text_of(thing: _Kind) -> str:
-        return json.dumps(dict(recipe_of(thing)), indent=2, default=str) + "\n"
-
-    if (folder / weights).exists():
-        found = read()
-        if recipe.exists() and recipe.read_text(encoding="utf-8") == text_of(found):
-            return found
-        report(f"what lies in {folder} has another recipe; it is trained again")
-    thing = make()
-    write_text(recipe, text_of(thing))
+    Args:
+        folder: the folder; its ``recipe.json`` holds the recipe and a hash of each of the other files.
+        read: reads what lies there.
+        make: makes it, with a checkpoint that is removed when all is saved.
+        save: saves it to a folder.
+        recipe: everything that it depends on.
+        report: called with what is wrong with what lies there.
+    """
+    wanted = json.loads(json.dumps(dict(recipe), default=str))
+    if folder.exists():
+        problem = _problem(folder, wanted)
+        if problem is None:
+            try:
+                return read()
+            except Exception as error:  # whatever it is that cannot be read, it can be made again
+                problem = f"what lies in {folder} cannot be read ({one_line(error)})"
+        report(f"{problem}; it is trained again")
+    check_writable(folder, folder=True)
+    checkpoint = checkpoint_path(folder)
+    thing = make(checkpoint)
+    # The recipe takes its place last: until then, what lies there counts as unfinished.
+    with replacing_folder(folder, last=_RECIPE) as staged:
+        save(thing, staged)
+        write_json(staged / _RECIPE, {"recipe": wanted, "files": _hashes(staged)})
+    checkpoint.unlink(missing_ok=True)
     return thing
+
+
+def _problem(folder: Path, recipe: object) -> str | None:
+    """What is wrong with what lies in a folder; None where it was made by a recipe and is as it was made."""
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    try:
+        found = read_json(folder / _RECIPE)
+    except SettingsError:
+        found = None
+    if not isinstance(found, dict) or found.get("recipe") != recipe or not isinstance(found.get("files"), dict):
+        return f"what lies in {folder} has another recipe"
+    changed = sorted(name for name, value in found["files"].items() if _hash(folder / name) != value)
+    return f"{', '.join(changed)} in {folder} is missing or not as it was made" if changed else None
+
+
+def _hashes(folder: Path) -> dict[str, str | None]:
+    """Hash of each file below a folder, but of the model card, which may be edited."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "README.md")
+    return {file.relative_to(folder).as_posix(): _hash(file) for file in files}
+
+
+def _hash(file: Path) -> str | None:
+    """Hash of a file; None where there is none."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, model_guided, training_free
 from radapt.data import load_dataset
 from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.io import expanded
 from radapt.models import VLM, load
 from radapt.reports import write_report
 from radapt.results import Result, Results
@@ -52,7 +53,7 @@ def demo(
         progress: called with lines of text on what happens.
         quiet: no progress bars.
     """
-    folder, report = Path(out), progress or (lambda text: None)
+    folder, report = expanded(out), progress or (lambda text: None)
     clip, fare, tecoa = (load(f"micro/{name}") for name in ("clip", "fare", "tecoa"))
     candidates = [
         Candidate(method="CLIP", model=clip),

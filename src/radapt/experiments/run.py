@@ -14,7 +14,7 @@ from radapt.data import load_dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Threat, evaluate
 from radapt.fingerprint import digest
-from radapt.io import digest_of, write_text
+from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
 from radapt.registry import nearest
 from radapt.reports import Part, write_experiments, write_plots, write_report
@@ -129,7 +129,7 @@ def run(
         if profile not in found.profiles:
             raise SettingsError(f"{each} has no profile {profile!r}{nearest(profile, found.profiles)}")
     stem = "experiment" if isinstance(experiment, Experiment) else Path(name).stem
-    folder = Path(out) if out is not None else Path("runs") / f"{stem}-{profile}"
+    folder = expanded(out) if out is not None else Path("runs") / f"{stem}-{profile}"
     tell = progress or (lambda event: None)
     parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
     for each, found in chosen.items():

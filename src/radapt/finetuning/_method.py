@@ -17,13 +17,16 @@ from radapt.attacks import ClassificationObjective, Objective
 from radapt.attacks.pgd import PGD
 from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, SettingsError
-from radapt.io import checkpoint_path, fraction, write_json
+from radapt.fingerprint import code_digest, digest
+from radapt.io import check_writable, checkpoint_path, digest_of, fraction
 from radapt.models import VLM, load, zero_shot
+from radapt.numbers import check_seed, whole
 from radapt.registry import Registry, nearest
 from radapt.training import Schedule, epoch_rows, fit, workers
 from radapt.types import Classifier, OptimizerName, Pixels, Precision
 
 from ._layers import open_layers
+from ._saving import rehearse, save
 
 __all__ = ["REGISTRY", "FineTuned", "Method", "Twin", "finetune", "make"]
 
@@ -110,8 +113,8 @@ def finetune(
     seed: int = 0,
     out: str | Path | None = None,
     half: bool = False,
-    checkpoint: Path | None = None,
-    log: Path | None = None,
+    checkpoint: str | Path | None = None,
+    log: str | Path | None = None,
     quiet: bool = False,
 ) -> FineTuned:
     """Fine-tune a copy of a model's vision tower on adversarial images; the model itself is not changed.
@@ -141,7 +144,8 @@ def finetune(
         seed: seed of the batches, of the attack and of low-rank updates.
         out: folder that the twin and its ``recipe.json`` are saved to; None: nothing is saved.
         half: whether saved weights are in float16.
-        checkpoint: file to resume from when the training is killed, by default beside ``out``; removed at the end.
+        checkpoint: file to resume from when the training is killed, by default beside ``out``; removed when the twin is
+            saved there, and only then: without ``out`` it stays, and gives the same twin again.
         log: folder for TensorBoard.
         quiet: no progress bar.
 
@@ -150,9 +154,26 @@ def finetune(
 
     Raises:
         InputError: no images, or no labels where the method needs them.
-        SettingsError: a setting out of range, or an optional package that it needs is missing.
+        SettingsError: a setting out of range, a destination that cannot be written, a checkpoint of another training
+            (what differs is named), or an optional package that is missing.
+        CheckError: the loss or the weights are not finite; the last checkpoint is kept.
+        ModelError: the twin cannot be saved; the checkpoint is kept.
     """
     chosen, radius = make(method) if isinstance(method, str) else method, fraction(eps)
+    whole("n", n)
+    whole("attack_steps", attack_steps)
+    check_seed(seed)
+    schedule = Schedule(
+        steps=steps, lr=lr, warmup=warmup, weight_decay=weight_decay,
+        optimizer=optimizer, accumulate=accumulate, ema=ema,
+    )  # fmt: skip
+    attack = PGD(eps=radius, steps=attack_steps)
+    if precision not in get_args(Precision):
+        raise SettingsError(f"unknown precision {precision!r}{nearest(precision, get_args(Precision))}")
+    folder = None if out is None else check_writable(out, folder=True)
+    file = checkpoint_path(folder) if checkpoint is None and folder is not None else checkpoint
+    file = None if file is None else check_writable(file)
+    events = None if log is None else check_writable(log, folder=True)
     group = workers()
     if group.device is not None and device != "cpu":
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
@@ -161,21 +182,16 @@ def finetune(
     label = chosen.name
     if chosen.needs_labels and not images.classes:
         raise InputError(f"{label} needs a dataset with classes; {images.name} has none")
-    if not 1 <= batch_size <= len(images):
+    if type(batch_size) is not int or not 1 <= batch_size <= len(images):
         raise SettingsError(f"batch_size must lie in 1..{len(images)} (the number of images), got {batch_size}")
-    if precision not in get_args(Precision):
-        raise SettingsError(f"unknown precision {precision!r}{nearest(precision, get_args(Precision))}")
-    schedule = Schedule(
-        steps=steps, lr=lr, warmup=warmup, weight_decay=weight_decay,
-        optimizer=optimizer, accumulate=accumulate, ema=ema,
-    )  # fmt: skip
+    dtype = torch.float16 if half else torch.float32
+    if group.main and folder is not None:
+        rehearse(vlm, folder, dtype)
     tuned = copy.copy(vlm)
     tuned.model = copy.deepcopy(vlm.model)
     trained = open_layers(tuned, layers, seed=seed)
     classifier = zero_shot(vlm).classifier(images.prompts) if chosen.needs_labels else torch.empty(0, 0)
     twin = Twin(original=vlm, tuned=tuned, data=images, classifier=classifier)
-    attack = PGD(eps=radius, steps=attack_steps)
-    file = checkpoint_path(Path(out)) if checkpoint is None and out is not None else checkpoint
 
     def cast() -> torch.autocast:
         return torch.autocast(vlm.device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -192,9 +208,11 @@ def finetune(
 
     settings = {"model": vlm.name, "data": [images.name, images.split, len(images)], "batch": batch_size, "seed": seed}
     settings |= {"eps": radius, "attack_steps": attack_steps, "layers": layers, "precision": precision}
+    if file is not None:
+        settings |= _digests(chosen, vlm, images, classifier)
     history = fit(
         trained.parameters, loss, schedule,
-        label=label, checkpoint=file, every=20, settings=settings, log=log, quiet=quiet,
+        label=label, checkpoint=file, every=20, settings=settings, log=events, quiet=quiet,
     )  # fmt: skip
     trained.close()
     tuned.model.requires_grad_(False)
@@ -221,9 +239,19 @@ def finetune(
         "first_loss": history[0],
         "last_loss": sum(history[-20:]) / len(history[-20:]),
     }
-    if group.main and out is not None:
-        tuned.save_pretrained(out, dtype=torch.float16 if half else torch.float32)
-        write_json(Path(out) / "recipe.json", recipe)
-    if group.main and file is not None:
-        file.unlink(missing_ok=True)
+    if group.main and folder is not None:
+        save(tuned, recipe, folder, dtype, kept=file)
     return FineTuned(model=tuned, losses=tuple(history), recipe=recipe)
+
+
+def _digests(method: Method, model: VLM, images: Dataset, classifier: Classifier) -> dict[str, object]:
+    """What tells a training from others with the same settings."""
+    parts = range(0, len(images), 256)
+    return {
+        "method": code_digest(method),
+        "weights": model.fingerprint,
+        "images": digest(torch.tensor(images.images[at : at + 256]) for at in parts),
+        "labels": digest([images.labels]),
+        "texts": digest_of([images.classes, images.prompts, images.captions, images.questions]),
+        "classifier": digest([classifier]),
+    }

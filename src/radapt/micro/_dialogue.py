@@ -17,7 +17,11 @@ from transformers import PreTrainedTokenizerFast
 
 from radapt.data import PROMPTS
 from radapt.data.shapeworld import ATTRIBUTES, Scene, World, caption, generator, questions, render
+from radapt.errors import SettingsError
+from radapt.fingerprint import digest
+from radapt.io import check_writable
 from radapt.models import VLM, generative, likelihood
+from radapt.numbers import check_seed, whole
 from radapt.training import Schedule, epoch_rows, fit
 
 __all__ = ["PIXELS", "TEXT", "build_tokenizer", "train"]
@@ -159,7 +163,19 @@ def train(
         pool: number of rendered training images.
         seed: seed of images and batches.
         quiet: no progress bar.
+
+    Raises:
+        SettingsError: a setting out of range, a folder that cannot be written, or a checkpoint of another training.
+        ModelError: the model cannot be saved; the checkpoints are kept.
     """
+    out = check_writable(out, folder=True)
+    for name, size in (("batch_size", batch_size), ("pool", pool)):
+        whole(name, size)
+    check_seed(seed)
+    if pool < batch_size:
+        raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
+    counts = {"words": words, "images": steps}
+    plans = {stage: Schedule(steps=count, lr=lr, weight_decay=0.05) for stage, count in counts.items()}
     settings: dict[str, object] = {"batch": batch_size, "pool": pool, "seed": seed}
     if start is not None:
         settings["start"] = start
@@ -167,21 +183,22 @@ def train(
     language = {name: p for name, p in named.items() if "language_model." in name or name.startswith("lm_head.")}
     trained = {name: p for name, p in named.items() if not (frozen and name.startswith(frozen))}
     images, scenes = render(World(), "train", range(pool), size=PIXELS, seed=seed)
+    settings |= {"weights": model.fingerprint, "images": digest([torch.from_numpy(images)])}
     shared = _Pool(scenes, batch_size, seed)
-    stages: dict[str, tuple[dict[str, Tensor], Callable[[int], Tensor], int]] = {
-        "words": (language, _Words(model, shared), words),
-        "images": (trained, _Images(model, shared, torch.from_numpy(images)), steps),
+    stages: dict[str, tuple[dict[str, Tensor], Callable[[int], Tensor]]] = {
+        "words": (language, _Words(model, shared)),
+        "images": (trained, _Images(model, shared, torch.from_numpy(images))),
     }
-    for stage, (parameters, loss, count) in stages.items():
+    for stage, (parameters, loss) in stages.items():
         if stage == "words" and start is not None:
             continue
         checkpoint = out.parent / f"{out.name}.{stage}.checkpoint.safetensors"
         model.model.requires_grad_(False)
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        schedule, label = Schedule(steps=count, lr=lr, weight_decay=0.05), f"{model.name}, {stage}"
+        label = f"{model.name}, {stage}"
         saved: dict[str, Any] = {"checkpoint": checkpoint, "every": _EVERY, "settings": settings}
-        fit(parameters, loss, schedule, label=label, **saved, quiet=quiet)
+        fit(parameters, loss, plans[stage], label=label, **saved, quiet=quiet)
     model.model.requires_grad_(False)
     model.save_pretrained(out, dtype=torch.float16)
     for stage in stages:

@@ -18,8 +18,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from radapt.data.digits import DIGITS, load_digits
 from radapt.data.shapeworld import ATTRIBUTES, World, caption, generator, mentioned, render
 from radapt.errors import SettingsError
+from radapt.fingerprint import digest
+from radapt.io import check_writable, checkpoint_path, digest_of
 from radapt.models import VLM
 from radapt.models.hf_clip import clip
+from radapt.numbers import check_seed, number, whole
 from radapt.training import Schedule, epoch_rows, fit
 
 __all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
@@ -220,19 +223,29 @@ def train_clip(
         seed: seed of the weights, the images and the batches.
 
     Raises:
-        SettingsError: fewer images than a batch takes.
+        SettingsError: a setting out of range, fewer images than a batch takes, a folder that cannot be written, or a
+            checkpoint of another training.
+        ModelError: the model cannot be saved; the checkpoint is kept.
     """
+    out = check_writable(out, folder=True)
+    for name, count in (("batch_size", batch_size), ("pool", pool)):
+        whole(name, count)
+    number("digit_share", digit_share, 0, 1)
+    check_seed(seed)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
     if pool < batch_size:
         raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), seed).train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    objective = _Loss(model, tokenizer, _Pool(pool, digit_share, seed), batch_size, seed)
-    checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
-    settings = {"batch": batch_size, "pool": pool, "digit_share": digit_share, "seed": seed}
+    images = _Pool(pool, digit_share, seed)
+    objective = _Loss(model, tokenizer, images, batch_size, seed)
+    checkpoint = checkpoint_path(out)
+    settings: dict[str, object] = {"batch": batch_size, "pool": pool, "digit_share": digit_share, "seed": seed}
+    settings |= {"weights": digest(model.parameters()), "images": digest([images.images])}
+    settings |= {"labels": digest([images.attributes]), "words": digest_of(tokenizer.get_vocab())}
     fit(parameters, objective, schedule, label="micro/clip", checkpoint=checkpoint, settings=settings, quiet=quiet)
     vlm = clip("micro/clip", model.eval().requires_grad_(False), tokenizer, build_processor())
     vlm.save_pretrained(out, dtype=torch.float16)
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
     return vlm

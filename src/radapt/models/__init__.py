@@ -12,6 +12,7 @@ from torch import nn
 
 from radapt.errors import ModelError, SettingsError
 from radapt.images import open_image
+from radapt.io import expanded
 
 from ._classifier import ClassifierModel
 from ._dual import DualEncoder
@@ -140,7 +141,9 @@ def load(
     elif isinstance(model, nn.Module):
         loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
     else:
-        loaded = _read(str(model), tokenizer, processor, base, device, dtype_of(dtype), device_map)
+        written = str(model)
+        source = str(expanded(written)) if written.startswith("~") else written
+        loaded = _read(source, tokenizer, processor, base, device, dtype_of(dtype), device_map)
     if name is not None:
         loaded.name = name
     if checkpointing:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from radapt.errors import ModelError, SettingsError
+from radapt.io import replacing_folder
 from radapt.registry import nearest
 
 __all__ = [
@@ -205,13 +206,29 @@ def _rounded(values: Sequence[float]) -> str:
 
 
 def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: torch.dtype) -> None:
-    """Write weights (in ``dtype``), image processor and tokenizer, if there is one, in the model's own format."""
+    """Write weights (in ``dtype``), image processor and tokenizer, if there is one, in the model's own format.
+
+    A run that is killed leaves the model that lay there before, the new one, or one without a configuration, which is
+    not loaded.
+
+    Raises:
+        ModelError: the folder cannot be written, or weights that are finite are not in ``dtype``.
+    """
     weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
-    with no_bars():
-        model.save_pretrained(folder, state_dict=weights)
-    processor.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    for name, value in model.state_dict().items():
+        if bool(torch.isfinite(value).all()) and not bool(torch.isfinite(weights[name]).all()):
+            raise ModelError(
+                f"{name} holds values up to {value.abs().max():.3g}, too large for {dtype}; save in float32"
+            )
+    try:
+        with replacing_folder(folder, last="config.json") as staged:
+            with no_bars():
+                model.save_pretrained(staged, state_dict=weights)
+            processor.save_pretrained(staged)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staged)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the model cannot be written to {folder}: {error}") from error
 
 
 def check_tokenizer(tokenizer: Any, name: str, vocabulary: int) -> None:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from radapt._version import __version__
 from radapt.errors import CheckError, SettingsError
+from radapt.numbers import number, whole
 from radapt.registry import nearest
 from radapt.types import OptimizerName
 
@@ -26,6 +28,7 @@ from .distributed import Workers, workers
 __all__ = ["Schedule", "epoch_rows", "fit"]
 
 _MOMENTUM = 0.9
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +56,19 @@ class Schedule:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.lr > 0 or not 0 <= self.warmup < 1:
-            raise SettingsError(f"a schedule needs steps >= 1, lr > 0 and warmup in [0, 1), got {self}")
-        if self.accumulate < 1 or not 0 <= self.ema < 1:
-            raise SettingsError(f"a schedule needs accumulate >= 1 and ema in [0, 1), got {self}")
+        try:
+            whole("steps", self.steps, 1, 10**9)
+            number("lr", self.lr, 0, 1000, above=True)
+            number("warmup", self.warmup, 0, _BELOW_ONE)
+            number("weight_decay", self.weight_decay, 0, 1000)
+            number("clip", self.clip, 0)
+            whole("accumulate", self.accumulate, 1, 10**6)
+            number("ema", self.ema, 0, _BELOW_ONE)
+        except SettingsError as error:
+            raise SettingsError(
+                "a schedule needs steps >= 1, lr > 0, warmup and ema in [0, 1), weight_decay >= 0, clip >= 0 and "
+                f"accumulate >= 1: {error}"
+            ) from None
         if self.optimizer not in get_args(OptimizerName):
             raise SettingsError(
                 f"unknown optimizer {self.optimizer!r}{nearest(self.optimizer, get_args(OptimizerName))}"
@@ -105,14 +117,14 @@ def fit(
     Raises:
         SettingsError: the checkpoint belongs to a training with other settings, the loss does not depend on some of the
             parameters, or a package is missing.
-        CheckError: the loss is not finite; the last checkpoint is kept.
+        CheckError: the loss, its gradient or a parameter is not finite; the last checkpoint is kept.
     """
     group = workers()
     optimizer = _optimizer(parameters, schedule)
     leaves = list(parameters.values())
     means = {name: parameter.detach().clone() for name, parameter in parameters.items()} if schedule.ema else {}
     tensors = {"parameter": parameters, "mean": means}
-    recipe = {"label": label, **asdict(schedule), "workers": group.count, **(settings or {})}
+    recipe = {"label": label, "version": __version__, **asdict(schedule), "workers": group.count, **(settings or {})}
     history = resume(checkpoint, tensors, optimizer, recipe)
     group.wait()  # until all have read the checkpoint, none may change or remove it
     columns = (
@@ -135,9 +147,11 @@ def fit(
             for parameter, gradient in zip(leaves, gradients, strict=True):
                 parameter.grad = gradient
             if schedule.clip:
-                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
+                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip).item()
             else:
-                norm = torch.nn.utils.get_total_norm(gradients)
+                norm = torch.nn.utils.get_total_norm(gradients).item()
+            if not math.isfinite(norm):
+                raise CheckError(f"{label}: the gradient is {norm} at step {step}; try a smaller lr than {schedule.lr}")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for name, mean in means.items():
@@ -145,9 +159,12 @@ def fit(
             history.append(value)
             progress.update(task, advance=1, loss=sum(history[-20:]) / len(history[-20:]))
             if writer is not None:
-                for tag, scalar in (("loss", value), ("learning_rate", rate), ("gradient_norm", norm.item())):
+                for tag, scalar in (("loss", value), ("learning_rate", rate), ("gradient_norm", norm)):
                     writer.add_scalar(tag, scalar, step)
-            if checkpoint is not None and group.main and ((step + 1) % every == 0 or step + 1 == schedule.steps):
+            if (step + 1) % every and step + 1 < schedule.steps:
+                continue
+            _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means})
+            if checkpoint is not None and group.main:
                 if writer is not None:
                     writer.flush()  # what a resumed run does not repeat must be in the log
                 save(checkpoint, tensors, optimizer, recipe, history)
@@ -171,6 +188,13 @@ def epoch_rows(
     epoch, place = divmod(step, total // batch_size)
     rng = seed(epoch) if callable(seed) else np.random.Generator(np.random.Philox(key=[seed, epoch]))
     return rng.permutation(total)[place * batch_size : (place + 1) * batch_size]
+
+
+def _check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that would be kept or returned and are not finite."""
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckError(f"{where}, {', '.join(broken[:3])} holds values that are not finite; try a smaller lr")
 
 
 def _optimizer(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.optim.Optimizer:

@@ -1,0 +1,35 @@
+"""Texts that users typed, made safe to show: names, titles, labels and paths in terminals, Markdown and tables."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["markdown", "one_line", "visible"]
+
+# What terminals act on: controls (line ends and tabs are left to the caller), halves of characters, turns of the
+# writing direction, and line ends that few programs know.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: object) -> str:
+    r"""A text as a terminal may show it: control characters and undecodable bytes as escapes such as ``\x1b``.
+
+    Line ends and tabs stay.
+    """
+    return _ACTING.sub(_escape, str(text))
+
+
+def one_line(text: object, *, longest: int = 2000) -> str:
+    r"""A text in one line of printable characters, the middle of a longer one left out; a line end becomes ``\n``."""
+    line = re.sub("[\n\t]", _escape, visible(text))
+    half = longest // 2
+    return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()
+
+
+def markdown(text: object) -> str:
+    """A text as Markdown shows it literally, within a line or a cell: no marks, links, cells or tags."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", one_line(text, longest=10_000))

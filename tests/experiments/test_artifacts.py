@@ -1,0 +1,129 @@
+"""Twins that an experiment trains once: read again where they are whole and of the recipe, made again where not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from tests.tiny import tiny_clip
+
+from radapt.errors import SettingsError
+from radapt.experiments import artifacts
+from radapt.experiments.artifacts import trained_twin
+from radapt.experiments.parts import TrainingSpec
+from radapt.finetuning.fare import FARE
+from radapt.models import VLM
+from radapt.models._dual import DualEncoder
+
+SETTINGS = {"steps": 1, "attack_steps": 1, "batch_size": 4, "lr": 1e-3}
+SPEC = TrainingSpec(method="fare", data="objects", n=8, settings=SETTINGS)
+
+
+def weights(model: VLM) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in model.model.parameters()])
+
+
+@pytest.fixture
+def twin(tmp_path: Path) -> Callable[..., tuple[VLM, str]]:
+    """Asks for the twin, and returns it with what is reported."""
+
+    def ask(spec: TrainingSpec = SPEC) -> tuple[VLM, str]:
+        reported: list[str] = []
+        made = trained_twin(tiny_clip(), spec, tmp_path / "twin", report=reported.append, quiet=True)
+        return made, "\n".join(reported)
+
+    return ask
+
+
+def test_a_twin_that_is_not_whole_is_named_and_made_again(twin: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "twin"
+    made, said = twin()
+    assert said == ""
+    assert twin()[1] == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
+    config = json.loads((folder / "config.json").read_text())
+    changes: list[tuple[Callable[[], object], str]] = [
+        ((folder / "tokenizer.json").unlink, "tokenizer.json in"),
+        (lambda: (folder / "tokenizer.json").write_text("{"), "tokenizer.json in"),
+        (lambda: (folder / "model.safetensors").write_bytes(b"half"), "model.safetensors in"),
+        ((folder / "model.safetensors").unlink, "model.safetensors in"),
+        ((folder / "preprocessor_config.json").unlink, "preprocessor_config.json in"),
+        (lambda: (folder / "config.json").write_text(json.dumps({**config, "projection_dim": 8})), "config.json in"),
+        ((folder / "recipe.json").unlink, "has another recipe"),
+        (lambda: (folder / "recipe.json").write_text("[" * 10_000), "has another recipe"),
+        (lambda: (folder / "recipe.json").write_text('{"recipe": 1, "files": 2}'), "has another recipe"),
+        (lambda: [path.unlink() for path in folder.iterdir()], "has another recipe"),
+    ]
+    for change, message in changes:
+        change()
+        again, said = twin()
+        assert message in said, said
+        assert said.endswith("; it is trained again")
+        assert torch.equal(weights(again), weights(made))
+        assert again.name == made.name
+        assert twin()[1] == ""
+
+
+def test_a_twin_of_another_recipe_is_made_again(twin: Callable[..., Any]) -> None:
+    made, _ = twin()
+    other, said = twin(TrainingSpec(method="fare", data="objects", n=8, settings={**SETTINGS, "seed": 1}))
+    assert "has another recipe" in said
+    assert other.name != made.name
+
+
+def test_a_twin_that_cannot_be_read_is_made_again(
+    twin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, _ = twin()
+
+    def fails(*given: Any, **named: Any) -> VLM:
+        raise Exception("no such file format")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "load", fails)
+        again, said = twin()
+    assert said == f"what lies in {tmp_path / 'twin'} cannot be read (no such file format); it is trained again"
+    assert torch.equal(weights(again), weights(made))
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(twin: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "twin").write_text("mine")
+    with pytest.raises(SettingsError, match="twin' cannot be written: it is a file"):
+        twin()
+    assert (tmp_path / "twin").read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_kill_while_the_twin_is_saved_loses_nothing(
+    twin: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    folder, checkpoint = tmp_path / "twin", tmp_path / "twin.checkpoint.safetensors"
+    expected = weights(twin()[0])
+    shutil.rmtree(folder)
+    if there:
+        tiny_clip().save_pretrained(folder)
+    save = DualEncoder.save_pretrained
+
+    def dies(self: Any, *given: Any, **named: Any) -> None:
+        save(self, *given, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DualEncoder, "save_pretrained", dies)
+        with pytest.raises(KeyboardInterrupt):
+            twin()
+    assert checkpoint.exists()
+    assert folder.exists() == there
+    with monkeypatch.context() as patch:
+        patch.setattr(FARE, "loss", Mock(side_effect=AssertionError("trained again")))
+        made, said = twin()
+    assert torch.equal(weights(made), expected)
+    assert said == (f"what lies in {folder} has another recipe; it is trained again" if there else "")
+    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
+    assert twin()[1] == ""
