@@ -23,6 +23,7 @@ __all__ = [
     "ResultsError",
     "SettingsError",
     "UnknownModelError",
+    "shown",
 ]
 
 
@@ -56,3 +57,12 @@ class ResultsError(RadaptError):
 
 class CheckError(RadaptError):
     """A result broke a rule that must always hold."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as messages show it: its ``repr``, cut to ``most`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError) as error:  # a whole number of thousands of digits
+        return f"<{type(value).__name__}: {error}>"
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -10,11 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-import yaml
-
 from radapt.errors import SettingsError
 from radapt.registry import key_of, nearest
-from radapt.schema import STRICT, parse
+from radapt.schema import STRICT, parse, read_yaml
 
 from ._table import Table
 
@@ -186,12 +184,7 @@ def _added(key: str, content: object, where: str) -> Card:
 
 
 def _read(path: Path) -> Card:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the card {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    content = read_yaml(path, what="card")
     result = Card.from_dict(content, where=str(path))
     if result.name != path.stem:
         raise SettingsError(f"{path}: its name is {result.name!r}; call the file {result.name}.yaml or change the name")

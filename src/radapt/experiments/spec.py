@@ -8,12 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import yaml
 from annotated_types import Ge, MinLen
 
 from radapt.errors import SettingsError
 from radapt.registry import nearest
-from radapt.schema import STRICT, parse
+from radapt.schema import STRICT, parse, read_yaml
 
 from .parts import AnalysisSpec, AttackSpec, DefenceSpec, Names, ReplacementSpec, Sweep, TrainingSpec, collect
 
@@ -109,11 +108,6 @@ def read(name: str | Path) -> Experiment:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else known.get(str(name))
     if path is None:
         raise SettingsError(f"unknown experiment {name!r}{nearest(str(name), known)} (or the path of a .yaml file)")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read the experiment {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    content = read_yaml(path, what="experiment")
     experiment: Experiment = parse(Experiment, content, where=path.name)
     return experiment

@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from radapt.errors import RadaptError, SettingsError
+from radapt.errors import RadaptError, SettingsError, shown
 from radapt.registry import nearest
 
 __all__ = ["STRICT", "check_keywords", "parse"]
 
 _Kind = TypeVar("_Kind")
-
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """For ``__pydantic_config__`` of a dataclass that is read from a file: no unknown keys, no conversions, no nan."""
 
@@ -68,16 +67,15 @@ def _message(where: str, kind: Any, problems: Sequence[ErrorDetails]) -> str:
         return f"{place}: missing {', '.join(missing)}"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _keys(kind, outer)
-        return f"{place}: unknown key {str(last)!r}{nearest(str(last), known) if known else ''}"
+        return f"{place}: unknown key {shown(str(last))}{nearest(str(last), known) if known else ''}"
     full = f"{place}: {last}" if first["loc"] else place
     if first["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        return f"{place}: unknown {last} {first['input']!r}{nearest(str(first['input']), allowed)}"
+        return f"{place}: unknown {last} {shown(first['input'])}{nearest(str(first['input']), allowed)}"
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, RadaptError):
         return str(cause) if str(cause).startswith(where) else f"{full}: {cause}"
-    got = repr(first["input"])
-    return f"{full}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {got if len(got) < 80 else got[:77] + '...'}"
+    return f"{full}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {shown(first['input'])}"
 
 
 def _keys(kind: Any, path: Sequence[str | int]) -> list[str]:
