@@ -13,11 +13,11 @@ import torch
 from radapt.errors import InputError, ModelError, SettingsError
 
 from ._activations import stacks
-from ._convert import config_of
 from ._families import family_of
 from ._generative import Generative
+from ._open_clip_config import config_of
 from ._pretrained import dtype_of, reading
-from ._source import locate, model_type, open_clip_model
+from ._source import locate, model_type, open_clip_config
 from ._vlm import VLM
 from .llava import Llava
 from .qwen_vl import QwenVL, qwen_vl
@@ -186,7 +186,7 @@ def _outline(name: str) -> VLM:
     family_of(kind, "load", name)
     config: Any
     if kind == "open_clip":
-        config, kind = config_of(open_clip_model(source, name)), "clip"
+        config, kind = config_of(open_clip_config(source, name), name), "clip"
     else:
         with reading(name):
             config = AutoConfig.from_pretrained(source)
