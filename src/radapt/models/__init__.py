@@ -18,6 +18,7 @@ from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
 from ._generative import Generative, generative
 from ._memory import Memory, estimate
+from ._mode import evaluating
 from ._parts import parts
 from ._pretrained import check_device, dtype_of
 from ._source import locate, micro_models, model_type
@@ -45,6 +46,7 @@ __all__ = [
     "common_image_size",
     "contrastive",
     "estimate",
+    "evaluating",
     "families",
     "generative",
     "likelihood",

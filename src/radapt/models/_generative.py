@@ -5,21 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Flags, PerSample, Pixels
 
+from ._mode import recomputing
 from ._pretrained import save_parts
 from ._tokens import Tokens, likelihood
 from ._tower import Tower
@@ -197,7 +195,7 @@ class Generative(VLM):
         inputs = self.inputs(pixels, tokens)
         mask = inputs["attention_mask"]
         positions = {} if "mm_token_type_ids" in inputs else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        with _recomputing(self.model, self.checkpointing):
+        with recomputing(self.model, self.checkpointing):
             output = self.model(**inputs, **positions, use_cache=False, logits_to_keep=tokens.answer + 1)
         return likelihood(output.logits, inputs["input_ids"], mask.bool(), self.ends)
 
@@ -248,25 +246,6 @@ def generative(model: VLM) -> Generative:
     if isinstance(model, Generative):
         return model
     raise ModelError(f"{model.name} has no language model; this needs a LLaVA or Qwen-VL")
-
-
-@contextmanager
-def _recomputing(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing for a while: blocks keep their inputs only, and run again in the backward pass.
-
-    (The models' own switch works in training mode alone.)
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    wanted = wanted and torch.is_grad_enabled()
-    blocks = [each for each in model.modules() if wanted and isinstance(each, GradientCheckpointingLayer)]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> str:
