@@ -13,6 +13,7 @@ from torch import nn
 from radapt.errors import ModelError, SettingsError
 from radapt.images import open_image
 
+from ._checks import check_model
 from ._classifier import ClassifierModel
 from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
@@ -20,7 +21,7 @@ from ._generative import Generative, generative
 from ._memory import Memory, estimate
 from ._mode import evaluating
 from ._parts import parts
-from ._pretrained import check_device, dtype_of
+from ._pretrained import check_device, dtype_of, reading
 from ._source import locate, micro_models, model_type
 from ._tokens import Tokens, likelihood
 from ._tower import Grid, ImageTower, Layout, Mount, PixelHook, Tower, place_tokens
@@ -141,8 +142,12 @@ def load(
         loaded = model
     elif isinstance(model, nn.Module):
         loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
+        check_model(loaded)
     else:
-        loaded = _read(str(model), tokenizer, processor, base, device, dtype_of(dtype), device_map)
+        kind = dtype_of(dtype)
+        with reading(str(model)):
+            loaded = _read(str(model), tokenizer, processor, base, device, kind, device_map)
+            check_model(loaded)
     if name is not None:
         loaded.name = name
     if checkpointing:

@@ -179,17 +179,21 @@ def estimate(
 
 def _outline(name: str) -> VLM:
     """The model without storage for its weights, and without a tokenizer."""
-    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
-
     source = locate(name)
     kind = model_type(source, name)
     family_of(kind, "load", name)
+    with reading(name):
+        return _built(source, kind, name)
+
+
+def _built(source: str, kind: str, name: str) -> VLM:
+    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+
     config: Any
     if kind == "open_clip":
         config, kind = config_of(open_clip_config(source, name), name), "clip"
     else:
-        with reading(name):
-            config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
     generates = hasattr(config, "image_token_id")
     build: Any = AutoModelForImageTextToText if generates else AutoModel
     with torch.device("meta"):

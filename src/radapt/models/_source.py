@@ -12,6 +12,7 @@ from radapt.errors import ModelError, UnknownModelError
 from radapt.registry import nearest
 from radapt.schema import read_json
 
+from ._checks import check_config
 from ._open_clip_config import CONFIG
 
 __all__ = ["MICRO", "locate", "micro_models", "model_type", "open_clip_config"]
@@ -65,7 +66,10 @@ def model_type(source: str, name: str) -> str:
     if file.name == _OPEN_CLIP:
         return "open_clip"
     with _reading(name, f"{_CONFIG} with a model_type"):
-        return str(read_json(file, error=ModelError)["model_type"])
+        content = read_json(file, error=ModelError)
+        kind = str(content["model_type"])
+    check_config(content, f"the {_CONFIG} of {name!r}")
+    return kind
 
 
 def open_clip_config(source: str, name: str) -> Any:

@@ -23,7 +23,7 @@ from radapt.types import Embeddings, Pixels
 from ._convert import check_fit, convert, fill, first_line, read_weights
 from ._dual import DualEncoder
 from ._open_clip_config import CONFIG, config_of, processor_of
-from ._pretrained import checked_processor, load_tokenizer, warn_normalisation
+from ._pretrained import check_normalisation, checked_processor, load_tokenizer, warn_normalisation
 from ._tower import Layout, PixelHook, Tower
 from ._vlm import VLM, check_texts
 from ._zero_shot import Contrastive
@@ -226,10 +226,12 @@ def _wrapped(model: Any, name: str, tokenizer: Any, processor: Any) -> OpenClip:
         steps = [processor, *getattr(processor, "transforms", ())]  # torchvision's Compose ends with Normalize
         normalise = next((step for step in reversed(steps) if hasattr(step, "mean") and hasattr(step, "std")), None)
         if normalise is not None:
+            check_normalisation(normalise.mean, normalise.std)
             return OpenClip(name, model, tokenizer, (normalise.mean, normalise.std))
         images = checked_processor(processor)
         return OpenClip(name, model, tokenizer, (images.image_mean, images.image_std))
     wrapped = OpenClip(name, model, tokenizer, None)
+    check_normalisation(wrapped.tower.mean, wrapped.tower.std)
     if getattr(model.visual, "image_mean", None) is None:
         warn_normalisation(name, wrapped.tower.mean, wrapped.tower.std)
     return wrapped
