@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from radapt.errors import InputError, SettingsError
-from radapt.models import VLM, Tower, tower_of
+from radapt.models import VLM, Tower, evaluating, tower_of
 from radapt.registry import nearest
 from radapt.types import Anchor, AnchorImage, Mix, Pixels
 
@@ -67,7 +67,7 @@ def capture_anchor(
     weight = next(tower.root.parameters())
     handle = tower.attention_of(block).register_forward_hook(hook)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(tower.root):
             tower.run(tower.normalize(shown.to(weight.device)).to(weight.dtype))
     finally:
         handle.remove()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from radapt.errors import InputError, ModelError
 from radapt.fingerprint import code_digest
 from radapt.types import Classifier, Embeddings, Logits, Pixels
 
+from ._mode import random_parts
 from ._tower import Tower
 from ._zero_shot import ZeroShotModel
 
@@ -36,7 +39,8 @@ class ClassifierModel(ZeroShotModel):
     """A classifier of pixels in [0, 1], such as a defended model of your own, for zero-shot sets of its classes.
 
     Its logits are those of the dataset's classes, in their order; there is no vision tower that an adapter could be
-    attached to, and no text encoder. A module keeps its mode: put it into evaluation mode yourself.
+    attached to, and no text encoder. A module keeps its mode, as its dropout may be the defence: put it into evaluation
+    mode yourself; a warning says where it is random or learns from the images.
 
     Args:
         name: what reports call it.
@@ -57,6 +61,10 @@ class ClassifierModel(ZeroShotModel):
     def image_parameters(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters())
 
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Nothing: the module keeps its mode."""
+        return nullcontext()
+
     @property
     def defended(self) -> bool:
         return self.input_transform is not None
@@ -70,7 +78,18 @@ class ClassifierModel(ZeroShotModel):
         return self._run(pixels)
 
     def classifier(self, prompts: Sequence[Sequence[str]]) -> Classifier:
-        """One unit vector per class, for :meth:`logits` to know their number; the prompts are not used."""
+        """One unit vector per class, for :meth:`logits` to know their number; the prompts are not used.
+
+        Warns:
+            UserWarning: parts of the module are in training mode, and so random, or learn from what they see.
+        """
+        found = random_parts(self.model)
+        if found:
+            warnings.warn(
+                f"{self.name} has {', '.join(found)} in training mode, so that its answers are random or change with "
+                "the images that it sees; call .eval() on it, unless that is the defence",
+                stacklevel=2,
+            )
         return torch.eye(len(prompts))
 
     def logits(self, pixels: Pixels, classifier: Classifier) -> Logits:
