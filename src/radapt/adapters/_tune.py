@@ -75,6 +75,7 @@ def tune(
 
     Raises:
         SettingsError: a test split, nothing to try, or a weight outside [0, 1].
+        AdapterError: the model carries an adapter, or the adapter is for another tower.
     """
     vlm = model if isinstance(model, VLM) else load(model)
     start = adapter if isinstance(adapter, Adapter) else Adapter.from_pretrained(adapter)

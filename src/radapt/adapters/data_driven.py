@@ -133,7 +133,8 @@ def data_driven(
 
     Raises:
         InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
-        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), or a setting out of range.
+        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, or the model
+            carries an adapter.
     """
     for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):
         if got not in allowed:

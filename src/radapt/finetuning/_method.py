@@ -150,13 +150,19 @@ def finetune(
 
     Raises:
         InputError: no images, or no labels where the method needs them.
-        SettingsError: a setting out of range, or an optional package that it needs is missing.
+        SettingsError: a setting out of range, the model carries an adapter, or an optional package that it needs is
+            missing.
     """
     chosen, radius = make(method) if isinstance(method, str) else method, fraction(eps)
     group = workers()
     if group.device is not None and device != "cpu":
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
     vlm = model if isinstance(model, VLM) else load(model, device=device if group.device is None else group.device)
+    if vlm.defended:
+        raise SettingsError(
+            f"{vlm.name} carries an adapter or an input defence, and fine-tuning changes the weights of the bare "
+            "model; detach it first (radapt.detach(model)), and make an adapter for the twin afterwards"
+        )
     images = data if isinstance(data, Dataset) else load_dataset(data, split="train", n=n, size=vlm.image_size[0])
     label = chosen.name
     if chosen.needs_labels and not images.classes:

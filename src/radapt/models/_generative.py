@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ._vlm import VLM, check_texts
 
 __all__ = ["Generative", "chat_template", "generative"]
 
+_SWITCHING = RLock()
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -226,19 +228,26 @@ def generative(model: VLM) -> Generative:
 def _recomputing(model: Any, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing for a while: blocks keep their inputs only, and run again in the backward pass.
 
-    (The models' own switch works in training mode alone.)
+    (The models' own switch works in training mode alone.) One thread does so at a time. A ``forward`` that others put
+    on a block, as accelerate does, is there again afterwards.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    wanted = wanted and torch.is_grad_enabled()
-    blocks = [each for each in model.modules() if wanted and isinstance(each, GradientCheckpointingLayer)]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
+    if not (wanted and torch.is_grad_enabled()):
         yield
-    finally:
+        return
+    with _SWITCHING:
+        blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+        others = [vars(block).get("forward") for block in blocks]
         for block in blocks:
-            del block.forward
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for block, other in zip(blocks, others, strict=True):
+                del block.forward
+                if other is not None:
+                    block.forward = other
 
 
 def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> str:
