@@ -64,6 +64,9 @@ def code_digest(thing: Any) -> str:
                 add_source(type(module))
                 plain = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
                 add(sorted(plain.items()))
+                hooks = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
+                for mark in [hook for hook in hooks if isinstance(getattr(hook, "fingerprint", None), str)]:
+                    add(mark)  # an adapter that it carries
             for name, tensor in value.state_dict().items():
                 add(name)
                 add(tensor)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
@@ -132,7 +132,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({-(-share * steps // 100) for share in shares})
 
 
-@lru_cache
+@cached(maxsize=128)
 def _spans(steps: int, device: torch.device) -> Tensor:
     """For every iteration the distance to the checkpoint before, 0 where there is no checkpoint."""
     spans = torch.zeros(steps + 1)

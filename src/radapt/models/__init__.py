@@ -19,13 +19,15 @@ from ._classifier import ClassifierModel
 from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
 from ._generative import Generative, generative
+from ._hooks import Mount, PixelHook
+from ._layout import Grid, Layout, place_tokens
 from ._memory import Memory, estimate
 from ._mode import evaluating
 from ._parts import parts
 from ._pretrained import check_device, dtype_of, reading
 from ._source import locate, micro_models, model_type
 from ._tokens import Tokens, likelihood
-from ._tower import Grid, ImageTower, Layout, Mount, PixelHook, Tower, place_tokens
+from ._tower import ImageTower, Tower
 from ._vlm import VLM
 from ._zero_shot import Contrastive, ZeroShotModel, contrastive, zero_shot
 

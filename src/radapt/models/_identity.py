@@ -12,7 +12,7 @@ from radapt.errors import SettingsError
 from radapt.fingerprint import code_digest, digest
 from radapt.io import digest_of
 
-from ._tower import PixelHook
+from ._hooks import PixelHook
 
 __all__ = ["identity_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["evaluating", "random_parts", "recomputing"]
 
 _lock = Lock()
+_switching = RLock()
 _held: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
 """Of the modules in evaluation mode, how often they are so at the moment, and which parts were in training mode."""
 
@@ -59,19 +60,26 @@ def random_parts(model: nn.Module) -> list[str]:
 def recomputing(model: Any, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing for a while: blocks keep their inputs only, and run again in the backward pass.
 
-    (The models' own switch works in training mode alone.)
+    (The models' own switch works in training mode alone.) One thread does so at a time. A ``forward`` that others put
+    on a block, as accelerate does, is there again afterwards.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    wanted = wanted and torch.is_grad_enabled()
-    blocks = [each for each in model.modules() if wanted and isinstance(each, GradientCheckpointingLayer)]
-    for block in blocks:
-        block.forward = partial(checkpoint, _evaluated(block), use_reentrant=False)
-    try:
+    if not (wanted and torch.is_grad_enabled()):
         yield
-    finally:
+        return
+    with _switching:
+        blocks = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+        others = [vars(block).get("forward") for block in blocks]
         for block in blocks:
-            del block.forward
+            block.forward = partial(checkpoint, _evaluated(block), use_reentrant=False)
+        try:
+            yield
+        finally:
+            for block, other in zip(blocks, others, strict=True):
+                del block.forward
+                if other is not None:
+                    block.forward = other
 
 
 def _evaluated(block: Any) -> Callable[..., Any]:

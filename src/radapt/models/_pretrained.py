@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from radapt.errors import ModelError, RadaptError, SettingsError, shown
@@ -238,8 +239,9 @@ def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: 
     Raises:
         ModelError: the folder cannot be written, or weights that are finite are not in ``dtype``.
     """
-    weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
-    for name, value in model.state_dict().items():
+    held = model.state_dict()
+    weights = {name: value.to(dtype) for name, value in held.items()}
+    for name, value in held.items():
         if bool(torch.isfinite(value).all()) and not bool(torch.isfinite(weights[name]).all()):
             raise ModelError(
                 f"{name} holds values up to {value.abs().max():.3g}, too large for {dtype}; save in float32"

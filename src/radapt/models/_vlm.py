@@ -69,8 +69,9 @@ class VLM(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        """Where the weights are; the CPU where accelerate fetches them for each pass."""
+        there = (parameter.device for parameter in self.model.parameters() if not parameter.is_meta)
+        return next(there, torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -22,9 +22,11 @@ from radapt.types import Embeddings, Pixels
 
 from ._convert import check_fit, convert, fill, first_line, read_weights
 from ._dual import DualEncoder
+from ._hooks import ImageHook
+from ._layout import Grid, Layout
 from ._open_clip_config import CONFIG, config_of, processor_of
 from ._pretrained import check_normalisation, checked_processor, load_tokenizer, warn_normalisation
-from ._tower import Layout, PixelHook, Tower
+from ._tower import Tower
 from ._vlm import VLM, check_texts
 from ._zero_shot import Contrastive
 from .hf_clip import clip
@@ -37,19 +39,17 @@ LOADS = ("open_clip", *MODEL_TYPES)
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-class _Hook(PixelHook):
+class _Hook(ImageHook):
+    """Its encoder has one table of positions, for images of one size, and hands down no keyword arguments."""
+
     argument = "x"
+    fixed = True
 
-    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        self.grids = [(pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)]
-        return self.mount.pixels(pixels)
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def blend(self, module: nn.Module, hidden: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Map the output of ``nn.MultiheadAttention``, whose first axis may be the tokens."""
         if getattr(module, "batch_first", True):  # open_clip's own attention, as with qk_norm, has no other order
-            return super().after(module, args, output)
-        changed = self.mount.attention(output[0].transpose(0, 1), self.grids, self.layout)
-        return changed.transpose(0, 1), *output[1:]
+            return super().blend(module, hidden, grids)
+        return super().blend(module, hidden.transpose(0, 1), grids).transpose(0, 1)
 
 
 class OpenClipTower(Tower):
@@ -183,7 +183,8 @@ def load(
         processor: its image processor, or the transform that open_clip makes; None: mean and standard deviation are
             those of the configuration, or those that a model object has.
         base: for a file, which does not say what model it is of: the CLIP that it was trained from. A file that holds a
-            vision tower alone, as RobustVLM publishes them, takes the text encoder of that, too.
+            vision tower alone, as RobustVLM publishes them, takes the text encoder of that, too. An adapter that it
+            carries stays its own.
         dtype: of the weights.
 
     Raises:
@@ -201,6 +202,7 @@ def load(
                 'trained from: radapt.load(file, base="openai/clip-vit-large-patch14")'
             )
         own = copy.deepcopy(base.model)
+        base._tower(own).unmount()
         whole = not all(key.startswith(("vision_model.", "visual_projection.")) for key in weights)
         fill(own, weights, name, part="" if whole else "vis")
         return clip(
