@@ -22,7 +22,7 @@ from ._evaluator import Evaluator
 from ._objective import Objective, Subset, checked
 from ._outcome import Outcome, chain
 from ._search import Search
-from ._settings import whole
+from ._settings import check_call, whole, word
 from ._transforms import round_8bit
 
 __all__ = ["Attack", "SearchAttack"]
@@ -114,6 +114,7 @@ class SearchAttack(Attack, Search, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("restarts", self.restarts)
+        word("loss", self.loss)
 
     def __call__(
         self,
@@ -129,7 +130,7 @@ class SearchAttack(Attack, Search, ABC):
         progress: Progress | None = None,
     ) -> Outcome:
         """Attack every image; see :class:`Attack`."""
-        whole("batch_size", batch_size)
+        check_call(seed=seed, batch_size=batch_size, precision=precision, seconds=seconds)
         objective = checked(objective)
         if self.loss and self.loss not in objective.losses:
             raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
 from ._objective import Objective, Score, checked
+from ._settings import whole
 
 __all__ = ["EOT", "bpda", "jpeg", "round_8bit"]
 
@@ -37,8 +37,7 @@ class EOT:
     """
 
     def __init__(self, objective: Objective, samples: int = 20) -> None:
-        if samples < 1:
-            raise SettingsError(f"samples must be at least 1, got {samples}")
+        whole("samples", samples)
         self._objective, self._samples = checked(objective), samples
         self.size, self.losses = objective.size, objective.losses
         self.stop, self.classes = objective.stop, objective.classes
@@ -102,8 +101,7 @@ def jpeg(quality: int = 75) -> _Map:
     Raises:
         SettingsError: a quality out of range.
     """
-    if not 1 <= quality <= 95:
-        raise SettingsError(f"quality must lie in 1..95, got {quality}")
+    whole("quality", quality, 1, 95)
 
     def compress(pixels: Pixels) -> Pixels:
         images = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

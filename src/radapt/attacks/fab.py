@@ -16,7 +16,7 @@ from ._attack import SearchAttack
 from ._objective import Objective
 from ._outcome import Outcome
 from ._search import Evaluation, State, Stoppable
-from ._settings import check_growth, number
+from ._settings import check_growth, flag, number
 
 __all__ = ["ATTACK", "FAB", "shortest"]
 
@@ -83,6 +83,7 @@ class FAB(SearchAttack, Stoppable):
         number("alpha_max", self.alpha_max, 0, 1, above=True)
         number("eta", self.eta, 1)
         number("beta", self.beta, 0, 1, above=True)
+        flag("nearest", self.nearest)
 
     @property
     def _needs_jacobian(self) -> bool:
