@@ -22,7 +22,7 @@ LAYERS = (
     {"models", "data", "attacks"},
     {"reports"},
     {"training", "results"},
-    {"errors", "fingerprint", "images", "io", "registry", "schema", "spectral", "types", "_version"},
+    {"classifier", "errors", "fingerprint", "images", "io", "registry", "schema", "spectral", "types", "_version"},
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1
