@@ -24,6 +24,7 @@ LAYERS = (
     {"training", "results"},
     {
         "caching",
+        "classifier",
         "errors",
         "fingerprint",
         "images",

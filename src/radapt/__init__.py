@@ -59,8 +59,20 @@ _PUBLIC = {
     "write_report": "reports",
 }
 _PACKAGES = {
-    *("adapters", "analysis", "attacks", "cli", "data", "errors", "evaluation", "experiments", "fingerprint"),
-    *("finetuning", "images", "io", "micro", "models", "registry", "reports", "results", "schema", "spectral"),
+    *("adapters", "analysis", "attacks", "classifier", "cli", "data", "errors", "evaluation", "experiments"),
+    *(
+        "fingerprint",
+        "finetuning",
+        "images",
+        "io",
+        "micro",
+        "models",
+        "registry",
+        "reports",
+        "results",
+        "schema",
+        "spectral",
+    ),
     *("training", "types"),
 }
 

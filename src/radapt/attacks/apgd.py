@@ -16,7 +16,7 @@ from radapt.types import Index, Pixels
 
 from ._attack import SearchAttack
 from ._search import Evaluation, State, Stoppable
-from ._settings import check_growth
+from ._settings import check_growth, shown
 
 __all__ = ["APGD", "ATTACK", "checkpoints"]
 
@@ -60,8 +60,8 @@ class APGD(SearchAttack, Stoppable):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_growth(self.growth)
-        if not 0 < self.rho < 1:
-            raise SettingsError(f"rho must lie between 0 and 1, got {self.rho}")
+        if not isinstance(self.rho, float) or not 0 < self.rho < 1:
+            raise SettingsError(f"rho must lie between 0 and 1, got {shown(self.rho)}")
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """A direction from the clean image."""

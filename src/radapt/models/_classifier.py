@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from radapt.classifier import AnyClassifier
 from radapt.errors import InputError, ModelError
 from radapt.fingerprint import code_digest
 from radapt.types import Classifier, Embeddings, Logits, Pixels
@@ -52,7 +53,7 @@ class ClassifierModel(ZeroShotModel):
     def __init__(self, name: str, model: nn.Module | Callable[..., Any], *, image_size: tuple[int, int]) -> None:
         module = model if isinstance(model, nn.Module) else _Function(model)
         super().__init__(name, module, image_size=image_size)
-        self._source = model
+        self._source, self._classifier = model, AnyClassifier(module, name)
 
     @property
     def tower(self) -> Tower:
@@ -107,12 +108,7 @@ class ClassifierModel(ZeroShotModel):
         return logits
 
     def _run(self, pixels: Pixels) -> Tensor:
-        output = self.model(self.transformed(pixels))
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(pixels):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-            raise InputError(f"{self.name} must map {len(pixels)} images to logits, batch x classes; got {got}")
-        return logits.float()
+        return self._classifier(self.transformed(pixels))
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         raise ModelError(f"{self.name} is a classifier of your own; resize images to {self.image_size} yourself")

@@ -122,8 +122,8 @@ class VLM(ABC):
         return self.tower.normalize(self.transformed(pixels))
 
     def transformed(self, pixels: Pixels) -> Pixels:
-        """What the input transform, if there is one, makes of pixels in [0, 1]."""
-        return pixels if self.input_transform is None else self.input_transform(pixels)
+        """What the input transform, if there is one, makes of a copy of pixels in [0, 1]."""
+        return pixels if self.input_transform is None else self.input_transform(pixels.clone())
 
     @abstractmethod
     def encode_image(self, pixels: Pixels) -> Embeddings:
