@@ -104,9 +104,9 @@ def tune(
     if on_test:
         raise SettingsError(f"settings are never tuned on a test split ({', '.join(on_test)}); load split='validation'")
     chosen = make(attack, eps=fraction(eps), steps=steps) if isinstance(attack, str) else attack
-    pairs = [(a, c) for c in (cutoffs or (start.settings.cutoff,)) for a in alphas]
+    pairs = [(a, c) for c in ((start.settings.cutoff,) if cutoffs is None else cutoffs) for a in alphas]
     if not pairs or not sets:
-        raise SettingsError("nothing to try: give at least one alpha and one dataset")
+        raise SettingsError("nothing to try: give at least one alpha, one cut-off (if any are given) and one dataset")
     trials = []
     for alpha, cutoff in pairs:
         with start.change(alpha=alpha, cutoff=cutoff).attach(vlm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from radapt.errors import SettingsError
 from radapt.evaluation import Models, split_candidate
 from radapt.models import VLM, common_image_size
 from radapt.results.plots import Plot
+from radapt.schema import check_kinds
 from radapt.types import Split
 
 from ._analysis import REGISTRY, Analysis
@@ -22,12 +24,14 @@ __all__ = ["analyze", "make"]
 _Model = str | Path | VLM | nn.Module
 
 
-def make(name: str, **settings: object) -> Analysis:
+def make(name: str, /, **settings: object) -> Analysis:
     """An analysis by name.
 
     Raises:
         SettingsError: there is no such analysis or setting, or a value is out of range.
     """
+    declared = {entry.name: str(entry.type) for entry in fields(REGISTRY.get(name))}
+    check_kinds(f"analysis {name!r}", declared, settings)
     analysis: Analysis = REGISTRY.make(name, settings)
     return analysis
 

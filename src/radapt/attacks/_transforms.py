@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
 from ._objective import Objective, Score, checked
-from ._settings import LARGEST, shown
+from ._settings import whole
 
 __all__ = ["EOT", "bpda", "jpeg", "round_8bit"]
 
@@ -38,8 +37,7 @@ class EOT:
     """
 
     def __init__(self, objective: Objective, samples: int = 20) -> None:
-        if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= LARGEST:
-            raise SettingsError(f"samples must be at least 1, a whole number, got {shown(samples)}")
+        whole("samples", samples)
         self._objective, self._samples = checked(objective), samples
         self.size, self.losses = objective.size, objective.losses
         self.stop, self.classes = objective.stop, objective.classes
@@ -103,8 +101,7 @@ def jpeg(quality: int = 75) -> _Map:
     Raises:
         SettingsError: a quality out of range.
     """
-    if not isinstance(quality, int) or not 1 <= quality <= 95:
-        raise SettingsError(f"quality must lie in 1..95, got {shown(quality)}")
+    whole("quality", quality, 1, 95)
 
     def compress(pixels: Pixels) -> Pixels:
         images = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -13,8 +13,10 @@ from radapt.attacks import Attack
 from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.models import VLM
+from radapt.numbers import check_batch_size, check_seed
 from radapt.registry import Registry, nearest
 from radapt.results import WORST_CASE, Result, Results, Setting, with_worst_cases
+from radapt.text import one_line
 from radapt.types import Norm, Split
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
@@ -95,8 +97,8 @@ def evaluate(
             that cannot be evaluated.
         InputError: a model puts out nothing that is a number.
     """
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
+    check_batch_size(batch_size)
+    check_seed(seed)
     chosen_data = listed(data)
     check_names(chosen_data)
     loader = models or Models(loading)
@@ -132,7 +134,7 @@ def _evaluate(
         unit.unchecked = sanity and bool(unit.todo or results.checked(unit.setting) < len(unit.task.data))
     runner = Runner(results, undefended, seed, batch_size)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -141,7 +143,7 @@ def _evaluate(
     with Progress(*columns, disable=quiet, transient=True) as progress:
         bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
         for unit in units:
-            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=str(unit))
+            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=one_line(unit))
             if unit.todo or unit.unchecked:
                 runner.run(unit, lambda n: progress.update(bar, advance=n))
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
@@ -182,7 +184,7 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
 def _task(data: Dataset, name: str | None, target: str | None) -> Task:
     if target is not None:
         return Targeted(data, target)
-    chosen = name or data.card.task
+    chosen = data.card.task if name is None else name
     tasks = REGISTRY.names()
     if chosen not in tasks:
         raise SettingsError(f"{data.name} is a set for {chosen}, which cannot be evaluated{nearest('', tasks)}")

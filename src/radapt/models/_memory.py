@@ -10,7 +10,8 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 
-from radapt.errors import InputError, ModelError, SettingsError
+from radapt.errors import InputError, ModelError, SettingsError, shown
+from radapt.numbers import LARGEST_BATCH
 
 from ._activations import stacks
 from ._families import family_of
@@ -160,8 +161,8 @@ def estimate(
         SettingsError: an unknown dtype, or no images.
     """
     kind, name = dtype_of(dtype), str(name_or_folder)
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
+    if not 1 <= batch_size <= LARGEST_BATCH:
+        raise SettingsError(f"batch_size must be at least 1, got {shown(batch_size)}; {LARGEST_BATCH} at most")
     vlm = _outline(name)
     if checkpointing and not isinstance(vlm, Generative):
         raise ModelError(f"{name} does not generate text; checkpointing is for a LLaVA or Qwen-VL")
