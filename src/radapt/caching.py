@@ -11,11 +11,11 @@ import torch
 
 __all__ = ["apart", "cached"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def apart(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """What a function returns when it is called in a thread of its own.
 
     Inference mode, the fake tensors of an exporter, the transforms of ``torch.func``, autocast and a default device
@@ -26,23 +26,23 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return thread.submit(function, *args, **kwargs).result()
 
 
-def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def cached(maxsize: int) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Keep what a function of hashable arguments returns; it is called :func:`apart`.
 
-    A compiler takes what it returns as a constant. Safe under threads: two that ask at once may both make it.
+    A compiler keeps nothing: it makes the function a part of what it compiles. Safe under threads: two that ask at once
+    may both make it.
 
     Args:
         maxsize: number of results that are kept, the last ones used.
     """
 
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        keep: Callable[..., T] = lru_cache(maxsize)(partial(apart, function))
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        keep: Callable[..., _T] = lru_cache(maxsize)(partial(apart, function))
 
         @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return keep(*args, **kwargs)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            return function(*args, **kwargs) if torch.compiler.is_dynamo_compiling() else keep(*args, **kwargs)
 
-        constant: Callable[P, T] = torch.compiler.assume_constant_result(call)
-        return constant
+        return call
 
     return decorate

@@ -50,8 +50,9 @@ class _AdapterMount:
         settings = self.settings
         if settings.alpha == 0:
             return output
-        # An anchor in training gets a gradient from every pass.
-        place = self._place if self.anchor.requires_grad else self._placed
+        # An anchor in training gets a gradient from every pass, and what a compiler makes is a part of the pass.
+        now = self.anchor.requires_grad or torch.compiler.is_dynamo_compiling()
+        place = self._place if now else self._placed
         scaled = [place(grid, layout, output.device, output.dtype) for grid in grids]
         return blend(output, scaled[0] if len(scaled) == 1 else torch.cat(scaled), settings.alpha, settings.mix)
 
@@ -59,7 +60,6 @@ class _AdapterMount:
         """alpha A on the token grid of an image."""
         return (self.settings.alpha * place_tokens(self.anchor, self.settings.grid, grid, layout)).to(device, dtype)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _placed(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The same, made once. Threads may make it twice; what is kept is never changed."""
         key = (grid, layout, device, dtype, self.anchor._version)

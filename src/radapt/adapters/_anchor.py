@@ -60,6 +60,9 @@ def capture_anchor(
     if tower.mounted() is not None:
         raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
     shown = _image(tower, image, pixels)
+    weight = next(tower.root.parameters())
+    if weight.is_meta and not any(hasattr(module, "_hf_hook") for module in tower.root.modules()):
+        raise AdapterError("the model has no weights: they are on the meta device; load them first")
     captured: list[Tensor] = []
     here = get_ident()
 
@@ -67,17 +70,14 @@ def capture_anchor(
         if get_ident() == here:  # other threads may run the model meanwhile
             captured.append(output[0] if isinstance(output, tuple) else output)
 
-    weight = next(tower.root.parameters())
     handle = tower.attention_of(block).register_forward_hook(hook)
     try:
         with torch.no_grad(), evaluating(tower.root):
-            # Weights that accelerate fetches for each pass are nowhere in between.
+            # Weights that accelerate fetches for each pass are nowhere in between, and it moves the images too.
             device = torch.device("cpu") if weight.is_meta else weight.device
             tower.run(tower.normalize(shown.to(device)).to(weight.dtype))
     finally:
         handle.remove()
-    if captured[0].is_meta:
-        raise AdapterError("the model has no weights (they are on the meta device); load them first")
     tokens = captured[0].float().cpu().reshape(tower.tokens, tower.width)
     prefix, patches = tokens[: tower.layout.prefix], tokens[tower.layout.prefix :]
     rows = torch.empty_like(patches)

@@ -66,8 +66,7 @@ def analyze(
         Plots as plain data: :func:`radapt.reports.write_plots` draws them.
 
     Raises:
-        SettingsError: an unknown analysis or option, two models of one label, one that carries an adapter, or too few
-            models.
+        SettingsError: an unknown analysis or option, two models of one label, or too few models.
         RadaptError: a model or dataset cannot be loaded.
     """
     chosen = make(analysis, **(options or {})) if isinstance(analysis, str) else analysis
@@ -89,11 +88,6 @@ def _named(given: Sequence[_Model] | Mapping[str, _Model], models: Models) -> di
             if adapter is not None:
                 raise SettingsError(f"an analysis looks at models without an adapter, got {model}+{adapter}")
         vlm = models.get(model)
-        if vlm.defended:
-            raise SettingsError(
-                f"an analysis looks at models without an adapter, and {vlm.name} carries one; detach it first: "
-                "radapt.detach(model)"
-            )
         label = label or vlm.name
         if label in named:
             raise SettingsError(f"models must have different labels, got {label!r} twice; write LABEL=MODEL")
