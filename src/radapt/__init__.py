@@ -61,7 +61,7 @@ _PUBLIC = {
 _PACKAGES = {
     *("adapters", "analysis", "attacks", "cli", "data", "errors", "evaluation", "experiments", "fingerprint"),
     *("finetuning", "images", "io", "micro", "models", "registry", "reports", "results", "schema", "spectral"),
-    *("training", "types"),
+    *("numbers", "text", "training", "types"),
 }
 
 __all__ = [
