@@ -230,8 +230,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write a text in UTF-8, whole or not at all, and return its path."""
-    return write_bytes(path, content.encode())
+    r"""Write a text in UTF-8, whole or not at all, and return its path; half a character becomes ``\udcff``."""
+    return write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> Path:
@@ -274,13 +274,15 @@ def options_of(pairs: Iterable[str]) -> dict[str, object]:
     """Read ``NAME=VALUE`` pairs; values that look like numbers become numbers.
 
     Raises:
-        SettingsError: a pair without ``=``.
+        SettingsError: a pair without a name or without ``=``, or a name that is given twice.
     """
     options: dict[str, object] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise SettingsError(f"an option is written NAME=VALUE, got {pair!r}")
+        if name in options:
+            raise SettingsError(f"the option {name} is given twice: {options[name]!r}, and in {pair!r}; give it once")
         try:
             number = fraction(value)
         except SettingsError:

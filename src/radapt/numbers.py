@@ -6,8 +6,10 @@ import math
 
 from radapt.errors import SettingsError, shown
 
-__all__ = ["LARGEST_SEED", "check_seed", "number", "whole"]
+__all__ = ["LARGEST_BATCH", "LARGEST_SEED", "check_batch_size", "check_seed", "number", "whole"]
 
+LARGEST_BATCH = 2**16
+"""Batches are padded to their size, so one that is far too large would take all memory."""
 LARGEST_SEED = 2**63 - 1
 """More does not fit into the generators of numpy and torch."""
 
@@ -21,6 +23,15 @@ def whole(name: str, value: object, low: int = 1, high: int = 10**12) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         most = f", {high:g} at most" if isinstance(value, int) and value > high else ""
         raise SettingsError(f"{name} must be a whole number of at least {low}{most}, got {shown(value)}")
+
+
+def check_batch_size(value: object) -> None:
+    """Refuse what is not a batch size.
+
+    Raises:
+        SettingsError: it is not a whole number from 1 to ``LARGEST_BATCH``.
+    """
+    whole("batch_size", value, 1, LARGEST_BATCH)
 
 
 def check_seed(value: object) -> None:

@@ -5,12 +5,11 @@ What a defence filters and what an attack hides from it come from here, so that 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.types import Pixels
 
 __all__ = ["HIGHEST", "gaussian_circulant", "gaussian_response", "radial", "ring", "ring_sums", "separable"]
@@ -31,7 +30,7 @@ def gaussian_response(size: int, cutoff: float) -> Float[Tensor, " size"]:
     return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def gaussian_circulant(
     size: int, cutoff: float, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "size size"]:
@@ -41,10 +40,9 @@ def gaussian_circulant(
         size, cutoff: as in :func:`gaussian_response`.
         device, dtype: of the matrix, which is computed in float64 on the CPU.
     """
-    with torch.inference_mode(False):  # a cached inference tensor could not be used in a later backward pass
-        kernel: Tensor = torch.fft.ifft(gaussian_response(size, cutoff)).real
-        rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
-        return kernel[rows].to(device, dtype)
+    kernel: Tensor = torch.fft.ifft(gaussian_response(size, cutoff)).real
+    rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
+    return kernel[rows].to(dtype).to(device)
 
 
 def separable(
@@ -69,7 +67,7 @@ def radial(height: int, width: int) -> Float[Tensor, "height width"]:
     return torch.hypot(rows[:, None], columns)
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def ring(height: int, width: int, low: float, high: float) -> Bool[Tensor, "height width"]:
     """Which entries of a 2-D discrete Fourier transform have a radial frequency from ``low`` to below ``high``."""
     distance = radial(height, width)

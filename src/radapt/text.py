@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["markdown", "one_line", "visible"]
+__all__ = ["literal", "markdown", "one_line", "visible"]
 
 # What terminals act on: controls (line ends and tabs are left to the caller), halves of characters, turns of the
 # writing direction, and line ends that few programs know.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last in full width
 
 
 def visible(text: object) -> str:
@@ -33,3 +35,8 @@ def _escape(match: re.Match[str]) -> str:
 def markdown(text: object) -> str:
     """A text as Markdown shows it literally, within a line or a cell: no marks, links, cells or tags."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", one_line(text, longest=10_000))
+
+
+def literal(text: str) -> str:
+    """A text as a cell of a table that a spreadsheet takes for text: ``'`` before what it would take for a formula."""
+    return "'" + text if text.startswith(_FORMULA) else text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from radapt.errors import InputError, SettingsError
-from radapt.models import VLM, Tower, tower_of
+from radapt.errors import AdapterError, InputError, SettingsError
+from radapt.models import VLM, Tower, evaluating, tower_of
 from radapt.registry import nearest
 from radapt.types import Anchor, AnchorImage, Mix, Pixels
 
@@ -53,24 +54,30 @@ def capture_anchor(
     Raises:
         SettingsError: an unknown image, or the model carries an adapter.
         InputError: ``pixels`` are missing, not wanted, or of another size.
-        AdapterError: there is no such block.
+        AdapterError: there is no such block, or the model has no weights.
     """
     tower = tower_of(model)
     if tower.mounted() is not None:
         raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
     shown = _image(tower, image, pixels)
     captured: list[Tensor] = []
+    here = get_ident()
 
     def hook(module: nn.Module, args: object, output: Tensor | tuple[Any, ...]) -> None:
-        captured.append(output[0] if isinstance(output, tuple) else output)
+        if get_ident() == here:  # other threads may run the model meanwhile
+            captured.append(output[0] if isinstance(output, tuple) else output)
 
     weight = next(tower.root.parameters())
     handle = tower.attention_of(block).register_forward_hook(hook)
     try:
-        with torch.no_grad():
-            tower.run(tower.normalize(shown.to(weight.device)).to(weight.dtype))
+        with torch.no_grad(), evaluating(tower.root):
+            # Weights that accelerate fetches for each pass are nowhere in between.
+            device = torch.device("cpu") if weight.is_meta else weight.device
+            tower.run(tower.normalize(shown.to(device)).to(weight.dtype))
     finally:
         handle.remove()
+    if captured[0].is_meta:
+        raise AdapterError("the model has no weights (they are on the meta device); load them first")
     tokens = captured[0].float().cpu().reshape(tower.tokens, tower.width)
     prefix, patches = tokens[: tower.layout.prefix], tokens[tower.layout.prefix :]
     rows = torch.empty_like(patches)

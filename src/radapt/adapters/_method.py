@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from radapt.data import Dataset, load_dataset
 from radapt.errors import AdapterError, SettingsError
@@ -54,7 +54,9 @@ class AdapterMethod:
             if isinstance(d0, bool) or not isinstance(d0, int | float):
                 raise SettingsError(f"{where}: d0 must be a number, 0 for no filter, got {d0!r}")
             settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
-        check_keywords(where, self.make, settings)
+        handed = {"checkpoint", "quiet", "labels", "classifier"}  # by `adapt`, and no settings
+        handed |= set() if isinstance(settings.get("pixels"), Tensor) else {"pixels"}
+        check_keywords(where, self.make, settings, without=handed)
         return settings
 
 
@@ -63,8 +65,8 @@ def adapt(
     model: str | Path | VLM | nn.Module = "micro/clip",
     *,
     guide: str | Path | VLM | nn.Module | None = None,
-    data: str | Path | Dataset = "objects",
-    n: int = 2000,
+    data: str | Path | Dataset | None = None,
+    n: int | None = None,
     out: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str = "cpu",
@@ -80,8 +82,8 @@ def adapt(
         model: the model to adapt, or its name; it is not changed.
         guide: the robust twin, for a method that needs one.
         data: the dataset, or its name, whose train split is used by a method that is trained, and for
-            ``image="mean"``.
-        n: how many of its images.
+            ``image="mean"``; by default ``objects``.
+        n: how many images of a dataset by name; by default 2,000.
         out: folder that the adapter is saved to; None: it is not saved.
         checkpoint: file to resume from when a training is killed, by default beside ``out``; removed when the adapter
             is saved, and only then.
@@ -91,7 +93,7 @@ def adapt(
             D0 at 224 pixels, 0 for no filter.
 
     Raises:
-        SettingsError: an unknown method or setting, a guide that is missing or not wanted.
+        SettingsError: an unknown method or setting, a guide that is missing, or a guide or images that are not wanted.
         RadaptError: as the method's own function.
         AdapterError: the adapter cannot be written to ``out``; known before anything is made, where it can be.
     """
@@ -105,6 +107,9 @@ def adapt(
             else f"{name} takes no guide; leave it out, or take model-guided"
         )
     taken = chosen.settings(name, settings)
+    if not (chosen.needs_images or taken.get("image") == "mean") and not (data is None and n is None):
+        raise SettingsError(f"{name} is made without images here; leave data and n out, or take image='mean'")
+    data, n = "objects" if data is None else data, 2000 if n is None else n
     place: dict[str, Any] = {"device": device, "dtype": dtype}
     vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)
     if guide is not None:

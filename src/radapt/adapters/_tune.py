@@ -77,6 +77,7 @@ def tune(
 
     Raises:
         SettingsError: a test split, nothing to try, or a setting out of range.
+        AdapterError: the model carries an adapter, or the adapter is for another tower.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise SettingsError(f"weight must lie in [0, 1], got {weight!r}")
@@ -103,9 +104,9 @@ def tune(
     if on_test:
         raise SettingsError(f"settings are never tuned on a test split ({', '.join(on_test)}); load split='validation'")
     chosen = make(attack, eps=fraction(eps), steps=steps) if isinstance(attack, str) else attack
-    pairs = [(a, c) for c in (cutoffs or (start.settings.cutoff,)) for a in alphas]
+    pairs = [(a, c) for c in ((start.settings.cutoff,) if cutoffs is None else cutoffs) for a in alphas]
     if not pairs or not sets:
-        raise SettingsError("nothing to try: give at least one alpha and one dataset")
+        raise SettingsError("nothing to try: give at least one alpha, one cut-off (if any are given) and one dataset")
     trials = []
     for alpha, cutoff in pairs:
         with start.change(alpha=alpha, cutoff=cutoff).attach(vlm):

@@ -137,8 +137,8 @@ def data_driven(
 
     Raises:
         InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
-        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, or a
-            checkpoint that cannot be written or belongs to another training.
+        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, a model that
+            carries an adapter, or a checkpoint that cannot be written or belongs to another training.
         CheckError: the loss or the anchor is not finite; the last checkpoint is kept.
     """
     for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):

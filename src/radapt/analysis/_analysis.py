@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from rich.markup import escape
 from rich.progress import track
 
 from radapt.data import Dataset
@@ -14,6 +15,7 @@ from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.registry import Registry
 from radapt.results.plots import Plot
+from radapt.text import one_line
 from radapt.types import Pixels
 
 __all__ = ["REGISTRY", "Analysis", "image_batches", "original_and_twins"]
@@ -52,7 +54,7 @@ class Analysis(ABC):
 def image_batches(data: Dataset, label: str, quiet: bool) -> Iterator[Pixels]:
     """The images of a dataset, a hundred at a time, with a progress bar."""
     starts = range(0, len(data), _BATCH)
-    for first in track(starts, description=label, disable=quiet, transient=True):
+    for first in track(starts, description=escape(one_line(label)), disable=quiet, transient=True):
         yield data.pixels(range(first, min(first + _BATCH, len(data))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from radapt.errors import SettingsError
 from radapt.evaluation import Models, split_candidate
 from radapt.models import VLM, common_image_size
 from radapt.results.plots import Plot
+from radapt.schema import check_kinds
 from radapt.types import Split
 
 from ._analysis import REGISTRY, Analysis
@@ -22,12 +24,14 @@ __all__ = ["analyze", "make"]
 _Model = str | Path | VLM | nn.Module
 
 
-def make(name: str, **settings: object) -> Analysis:
+def make(name: str, /, **settings: object) -> Analysis:
     """An analysis by name.
 
     Raises:
         SettingsError: there is no such analysis or setting, or a value is out of range.
     """
+    declared = {entry.name: str(entry.type) for entry in fields(REGISTRY.get(name))}
+    check_kinds(f"analysis {name!r}", declared, settings)
     analysis: Analysis = REGISTRY.make(name, settings)
     return analysis
 
@@ -62,7 +66,8 @@ def analyze(
         Plots as plain data: :func:`radapt.reports.write_plots` draws them.
 
     Raises:
-        SettingsError: an unknown analysis or option, two models of one label, or too few models.
+        SettingsError: an unknown analysis or option, two models of one label, one that carries an adapter, or too few
+            models.
         RadaptError: a model or dataset cannot be loaded.
     """
     chosen = make(analysis, **(options or {})) if isinstance(analysis, str) else analysis
@@ -84,6 +89,11 @@ def _named(given: Sequence[_Model] | Mapping[str, _Model], models: Models) -> di
             if adapter is not None:
                 raise SettingsError(f"an analysis looks at models without an adapter, got {model}+{adapter}")
         vlm = models.get(model)
+        if vlm.defended:
+            raise SettingsError(
+                f"an analysis looks at models without an adapter, and {vlm.name} carries one; detach it first: "
+                "radapt.detach(model)"
+            )
         label = label or vlm.name
         if label in named:
             raise SettingsError(f"models must have different labels, got {label!r} twice; write LABEL=MODEL")

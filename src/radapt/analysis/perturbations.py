@@ -11,6 +11,7 @@ from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from radapt.models import VLM, zero_shot
 from radapt.results.intervals import score_interval
 from radapt.results.plots import Curves, Line, Plot
 from radapt.spectral import HIGHEST, radial, ring_sums
+from radapt.text import one_line
 from radapt.types import Pixels
 
 from ._analysis import Analysis, image_batches
@@ -126,7 +128,9 @@ class PerturbationSpectrum(Analysis):
             logits = partial(scorer.logits, classifier=classifier)
             clean = [part.to(model.device) for part in image_batches(data, label, quiet=True)]
             adversarial, first = list[Tensor](), 0
-            for part in track(clean, description=f"{self.attack} on {label}", disable=quiet, transient=True):
+            for part in track(
+                clean, description=escape(one_line(f"{self.attack} on {label}")), disable=quiet, transient=True
+            ):
                 rows = slice(first, first + len(part))
                 objective = ClassificationObjective(logits, data.labels[rows], len(classifier), stop=False)
                 adversarial.append(attack(objective, part, keys=data.keys[rows], batch_size=len(part)).pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final, get_args
@@ -11,12 +10,14 @@ import torch
 from torch import Tensor
 
 from radapt.errors import SettingsError
-from radapt.registry import nearest
 from radapt.types import Norm, PerSample, Pixels
+
+from ._settings import number, word
 
 __all__ = ["NORMS", "Ball", "unit"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
+_LEAST = 1e-6
 
 
 @final
@@ -26,7 +27,7 @@ class Ball:
 
     Args:
         norm: ``linf`` (largest change of a pixel) or ``l2`` (Euclidean length of the change).
-        eps: radius in pixel units; at most 1 for ``linf``.
+        eps: radius in pixel units, from 1e-6 on; at most 1 for ``linf``.
 
     Raises:
         SettingsError: unknown norm, or a radius out of range.
@@ -36,14 +37,14 @@ class Ball:
     eps: float
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise SettingsError(f"unknown norm {self.norm!r}{nearest(self.norm, NORMS)}")
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise SettingsError(f"eps must be a number above 0, got {self.eps}")
+        word("norm", self.norm, NORMS)
+        number("eps", self.eps, 0, above=True)
         if self.norm == "linf" and self.eps > 1:
             raise SettingsError(
                 f"eps must be at most 1 for linf, got {self.eps}; it is in pixel units, so write 4/255 instead of 4"
             )
+        if self.eps < _LEAST:
+            raise SettingsError(f"eps must be at least {_LEAST:g}, got {self.eps}: float32 has no finer pixels")
 
     def project(self, points: Pixels, clean: Pixels) -> Pixels:
         """Nearest image of the ball, cut to [0, 1]; the cut only shortens a change, so the result stays in the ball."""

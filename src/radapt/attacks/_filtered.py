@@ -13,6 +13,7 @@ from radapt.types import Index, Pixels
 
 from ._attack import SearchAttack
 from ._search import Evaluation, State
+from ._settings import LARGEST
 from .apgd import APGD
 
 __all__ = ["FilteredAPGD"]
@@ -68,5 +69,5 @@ class FilteredAPGD(SearchAttack, ABC):
 @lru_cache(maxsize=64)
 def _coefficients(attack: FilteredAPGD, height: int, width: int) -> APGD:
     """The search of an attack for the coefficients, for images of a size; made once."""
-    radius = attack._widening((height, width)) * attack.eps
-    return APGD(norm=attack.norm, eps=min(radius, 1.0) if attack.norm == "linf" else radius, steps=attack.steps)
+    radius, largest = attack._widening((height, width)) * attack.eps, 1.0 if attack.norm == "linf" else LARGEST
+    return APGD(norm=attack.norm, eps=min(radius, largest), steps=attack.steps)

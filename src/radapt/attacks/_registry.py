@@ -18,7 +18,7 @@ def names() -> list[str]:
     return REGISTRY.names()
 
 
-def make(name: str, **settings: Any) -> Attack:
+def make(name: str, /, **settings: Any) -> Attack:
     """An attack by name.
 
     Args:

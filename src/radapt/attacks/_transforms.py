@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
 from ._objective import Objective, Score, checked
+from ._settings import whole
 
 __all__ = ["EOT", "bpda", "jpeg", "round_8bit"]
 
@@ -37,14 +37,13 @@ class EOT:
     """
 
     def __init__(self, objective: Objective, samples: int = 20) -> None:
-        if samples < 1:
-            raise SettingsError(f"samples must be at least 1, got {samples}")
+        whole("samples", samples)
         self._objective, self._samples = checked(objective), samples
         self.size, self.losses = objective.size, objective.losses
         self.stop, self.classes = objective.stop, objective.classes
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
-        scores = [self._objective(pixels, index, loss=loss, **towards) for _ in range(self._samples)]
+        scores = [self._objective(pixels.clone(), index.clone(), loss=loss, **towards) for _ in range(self._samples)]
         votes = torch.stack([score.fooled for score in scores]).float().mean(0)
         logits = [score.logits for score in scores if score.logits is not None]
         mean = torch.stack(logits).mean(0) if logits else None
@@ -56,7 +55,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, pixels: Tensor, function: _Map, backward: _Map | None) -> Tensor:
         ctx.backward_map = backward
         ctx.save_for_backward(pixels)
-        return function(pixels.detach())
+        return function(pixels.detach().clone())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -65,7 +64,7 @@ class _StraightThrough(torch.autograd.Function):
         (pixels,) = ctx.saved_tensors
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(ctx.backward_map(leaf), leaf, gradients[0])
+            (gradient,) = torch.autograd.grad(ctx.backward_map(leaf.clone()), leaf, gradients[0])
         return gradient, None, None
 
 
@@ -102,8 +101,7 @@ def jpeg(quality: int = 75) -> _Map:
     Raises:
         SettingsError: a quality out of range.
     """
-    if not 1 <= quality <= 95:
-        raise SettingsError(f"quality must lie in 1..95, got {quality}")
+    whole("quality", quality, 1, 95)
 
     def compress(pixels: Pixels) -> Pixels:
         images = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
 from ._attack import SearchAttack
 from ._search import Evaluation, State, Stoppable
-from ._settings import check_growth
+from ._settings import check_growth, shown
 
 __all__ = ["APGD", "ATTACK", "checkpoints"]
 
@@ -60,8 +60,8 @@ class APGD(SearchAttack, Stoppable):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_growth(self.growth)
-        if not 0 < self.rho < 1:
-            raise SettingsError(f"rho must lie between 0 and 1, got {self.rho}")
+        if not isinstance(self.rho, float) or not 0 < self.rho < 1:
+            raise SettingsError(f"rho must lie between 0 and 1, got {shown(self.rho)}")
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """A direction from the clean image."""
@@ -132,7 +132,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({-(-share * steps // 100) for share in shares})
 
 
-@lru_cache
+@cached(maxsize=128)
 def _spans(steps: int, device: torch.device) -> Tensor:
     """For every iteration the distance to the checkpoint before, 0 where there is no checkpoint."""
     spans = torch.zeros(steps + 1)

@@ -17,7 +17,7 @@ from radapt.types import Flags, Index, PerSample, Pixels
 
 from ._attack import SearchAttack
 from ._search import Evaluation, State
-from ._settings import number, whole
+from ._settings import number, unused, whole
 from .pgd import PGD
 
 __all__ = ["ATTACK", "CW"]
@@ -83,6 +83,8 @@ class CW(SearchAttack):
         whole("search_steps", self.search_steps)
         number("initial_c", self.initial_c, 0, above=True)
         number("lr", self.lr, 0, above=True)
+        if self.norm == "linf":
+            unused(self, ["search_steps", "initial_c", "lr"], "in linf, where cw is PGD")
         if self.norm == "l2" and self.steps < self.search_steps:
             raise SettingsError(
                 f"every value of c needs a step, but steps is {self.steps} and search_steps {self.search_steps}; "
@@ -179,7 +181,7 @@ class CW(SearchAttack):
 
     def _succeeded(self, clean: Pixels, current: Evaluation) -> Flags:
         """What fools with the margin asked for, in the ball."""
-        fooled = current.fooled & (current.loss >= self.kappa)
+        fooled = current.fooled & ~(current.loss < self.kappa)
         return fooled if self.norm == "linf" else fooled & self._inside(clean, current)
 
     def _value(self, clean: Pixels, current: Evaluation) -> PerSample:

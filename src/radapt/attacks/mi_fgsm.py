@@ -18,7 +18,7 @@ from radapt.types import Index, PerSample, Pixels
 
 from ._attack import SearchAttack
 from ._search import Evaluation, State
-from ._settings import number
+from ._settings import number, unused
 from .pgd import PGD
 
 __all__ = ["ATTACK", "MIFGSM"]
@@ -45,7 +45,7 @@ class MIFGSM(SearchAttack):
         restarts: how often a sample that is not fooled starts again; more than one needs ``diversity``, or a targeted
             loss.
         loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
-        momentum: mu, at least 0.
+        momentum: mu, from 0 to 1.
         diversity: p, from 0 to 1; the paper's is 0.5.
         smallest: least height and width of a shrunk image over the image's own, above 0 and at most 1; 0.9 is the
             paper's 299 of 330 pixels.
@@ -62,9 +62,11 @@ class MIFGSM(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("momentum", self.momentum, 0)
+        number("momentum", self.momentum, 0, 1)
         number("diversity", self.diversity, 0, 1)
         number("smallest", self.smallest, 0, 1, above=True)
+        if not self.diversity:
+            unused(self, ["smallest"], "without diversity")
         if self.restarts > 1 and not (self.diversity or self.targeted):
             raise SettingsError("restarts of mi-fgsm are all the same; set diversity, or leave them out")
 

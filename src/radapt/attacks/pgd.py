@@ -14,7 +14,7 @@ from radapt.types import Index, Pixels
 from ._attack import SearchAttack
 from ._ball import unit
 from ._search import Evaluation, State
-from ._settings import number
+from ._settings import flag, number
 
 __all__ = ["ATTACK", "PGD"]
 
@@ -40,7 +40,7 @@ class PGD(SearchAttack):
         step_size: length of a step in pixel units; by default 2.5 eps / steps, Madry's rule, with which a search can
             reach any point of the ball from any start (2 eps away at most) and still move along the boundary.
         random_start: start at a random point rather than at the clean image.
-        momentum: share of the accumulated gradient that each step keeps, at least 0; 0 for the gradient alone.
+        momentum: share of the accumulated gradient that each step keeps, from 0 to 1; 0 for the gradient alone.
 
     Raises:
         SettingsError: a setting is out of range.
@@ -54,9 +54,10 @@ class PGD(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.step_size is not None and not self.step_size > 0:
-            raise SettingsError(f"step_size must be above 0, got {self.step_size}; leave it out for 2.5 eps / steps")
-        number("momentum", self.momentum, 0)
+        if self.step_size is not None:
+            number("step_size", self.step_size, 0, above=True)
+        flag("random_start", self.random_start)
+        number("momentum", self.momentum, 0, 1)
         if self.restarts > 1 and not (self.random_start or self.targeted):
             raise SettingsError("restarts without a random start are all the same; set random_start, or one restart")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.types import Index, Pixels
 
 from ._attack import SearchAttack
@@ -196,7 +196,7 @@ def _window(rows: Tensor, columns: Tensor) -> Tensor:
     return ((rows >= 0)[:, :, None] & (columns >= 0)[:, None])[:, None]
 
 
-@lru_cache
+@cached(maxsize=128)
 def _schedule(
     height: int, width: int, steps: int, p_init: float, norm: str, device: torch.device
 ) -> tuple[Tensor, tuple[int, ...], Tensor]:
@@ -210,7 +210,7 @@ def _schedule(
     return of_all.to(device), tuple(kinds.tolist()), kind_of.to(device)
 
 
-@lru_cache
+@cached(maxsize=128)
 def _bumps(sides: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Bumps of several sizes, each lying and then standing, after a row and a column of zeros."""
     largest = max(sides)

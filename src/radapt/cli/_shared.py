@@ -1,17 +1,19 @@
-"""What the commands share: options, errors, and what they print."""
+"""What the commands share: options, what they refuse, and what they print."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from radapt.errors import InputError, ModelError, RadaptError, SettingsError
-from radapt.io import write_json
+from radapt.errors import ModelError, SettingsError
+from radapt.io import check_writable, expanded, write_json
+from radapt.text import one_line, visible
 
 if TYPE_CHECKING:
     from radapt.results import Result
@@ -25,19 +27,63 @@ __all__ = [
     "Json",
     "Quiet",
     "console",
-    "guard",
+    "existing",
+    "file",
+    "folder",
+    "named",
+    "refuse_unused",
     "split_names",
     "tell_memory",
+    "tell_written",
+    "typed",
     "write_rows",
 ]
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
-console = Console()
-_errors = Console(stderr=True)
+class _Console(Console):
+    """A console that shows texts literally: no markup, no emoji codes, nothing that a terminal acts on."""
 
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file, as JSON rows.")]
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """A text as it is shown, wherever it stands: in a line, or in a cell of a table."""
+        return super().render_str(visible(text), **{**settings, "markup": False, "emoji": False, "highlight": False})
+
+
+console = _Console(highlight=False)
+
+
+def named(text: str) -> str:
+    """A name or a path; ``~`` at its beginning stands for the user's home."""
+    if not str(text).strip() or "\0" in str(text):
+        raise typer.BadParameter(f"it must be a name or a path, got {text!r}")
+    return str(expanded(text)) if str(text).startswith("~") else str(text)
+
+
+def existing(text: str | Path) -> Path:
+    """A file or folder to be read."""
+    return Path(named(str(text)))
+
+
+def file(text: str | Path) -> Path:
+    """A file to be written at the end: refused at the beginning where it cannot be."""
+    return _writable(text, folder=False)
+
+
+def folder(text: str | Path) -> Path:
+    """A folder to be written to."""
+    return _writable(text, folder=True)
+
+
+def _writable(text: str | Path, *, folder: bool) -> Path:
+    try:
+        return check_writable(named(str(text)), folder=folder)
+    except SettingsError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", parser=file, metavar="FILE", help="Also write the results to this file, as JSON rows."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the weights: float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="Where the models are, such as cuda:0.")]
@@ -48,28 +94,24 @@ Checkpointing = Annotated[
 BatchSize = Annotated[int, typer.Option(help="Images per pass of the model.")]
 
 
-def guard(command: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Turn errors into one line on stderr: exit code 2 for wrong usage, 1 for failure."""
-
-    @functools.wraps(command)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return command(*args, **kwargs)
-        except RadaptError as error:
-            _errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2 if isinstance(error, SettingsError | InputError) else 1) from error
-        except KeyboardInterrupt as error:
-            _errors.print("[bold red]interrupted[/]; what was computed is kept, run the same command to continue")
-            raise typer.Exit(1) from error
-        except OSError as error:
-            _errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from error
-
-    return wrapped
+typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
+"""Names of the parameters of the command that the user typed."""
 
 
-def _plain(error: Exception) -> str:
-    return str(error).replace("[", r"\[")
+def refuse_unused(why: str, *names: str) -> None:
+    """Refuse options that were typed, but have no effect.
+
+    Args:
+        why: what makes them so.
+        names: of the command's parameters.
+
+    Raises:
+        SettingsError: one of them was typed.
+    """
+    unused = [name for name in names if name in typed.get()]
+    if unused:
+        options = ", ".join("--" + name.replace("_", "-") for name in unused)
+        raise SettingsError(f"{options} would have no effect {why}; leave out what is not meant")
 
 
 def split_names(text: str) -> list[str]:
@@ -87,7 +129,13 @@ def tell_memory(name: str, **settings: Any) -> None:
         memory = estimate(name, **settings)
     except (ModelError, SettingsError):  # loading it says why
         return
-    console.print(memory.line(), markup=False, highlight=False, soft_wrap=True)
+    console.print(memory.line(), soft_wrap=True)
+
+
+def tell_written(*paths: Path) -> None:
+    """One line for each path that was written."""
+    for path in paths:
+        console.print(f"wrote {one_line(path)}", soft_wrap=True)
 
 
 def write_rows(path: Path | None, results: Iterable[Result]) -> None:

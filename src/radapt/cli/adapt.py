@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,19 +10,36 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from radapt.errors import SettingsError
 from radapt.io import fraction, options_of, write_json
+from radapt.text import one_line
 
-from ._shared import Device, DeviceMap, Dtype, Json, Quiet, console, guard, split_names
+from ._shared import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Quiet,
+    console,
+    existing,
+    folder,
+    named,
+    split_names,
+    tell_written,
+)
 
 __all__ = ["adapt", "tune"]
 
 
-@guard
 def adapt(
     method: Annotated[str, typer.Argument(help="training-free, model-guided, data-driven, or one that was added.")],
-    model: Annotated[str, typer.Option(help="The model to adapt.")] = "micro/clip",
-    out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path("adapter"),
-    guide: Annotated[str | None, typer.Option(help="model-guided: the robust twin.")] = None,
+    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model to adapt.")] = "micro/clip",
+    out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the adapter.")] = Path(
+        "adapter"
+    ),
+    guide: Annotated[
+        str | None, typer.Option(parser=named, metavar="MODEL", help="model-guided: the robust twin.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the anchor; default 1 (data-driven 0.8).")] = None,
     d0: Annotated[
         float | None, typer.Option(help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter; default 40.")
@@ -31,8 +49,10 @@ def adapt(
         str | None, typer.Option(help="Image of the anchor: white (default), grey, black, noise or mean.")
     ] = None,
     block: Annotated[int | None, typer.Option(help="Block of the anchor; the paper's is the first, 0.")] = None,
-    data: Annotated[str, typer.Option(help="data-driven, mean: the dataset whose train split is used.")] = "objects",
-    n: Annotated[int, typer.Option(help="data-driven, mean: number of images.")] = 2000,
+    data: Annotated[
+        str | None, typer.Option(help="data-driven, mean: the dataset whose train split is used; default objects.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(help="data-driven, mean: number of images; default 2000.")] = None,
     loss: Annotated[str | None, typer.Option(help="data-driven: embedding (default) or text.")] = None,
     adversary: Annotated[str | None, typer.Option(help="data-driven: static (default) or adaptive.")] = None,
     eps: Annotated[
@@ -59,6 +79,12 @@ def adapt(
     """
     from radapt.adapters import adapt as run
 
+    options: dict[str, Any] = options_of(option or [])
+    for name in options:
+        if name in inspect.signature(adapt).parameters:
+            raise SettingsError(f"--option {name}=... is written --{name.replace('_', '-')} ...")
+        if name == "checkpoint":  # `adapt` takes one, which is no setting of a method
+            raise SettingsError("--option checkpoint=...: the checkpoint lies beside --out; leave it out")
     given: dict[str, Any] = {
         "alpha": alpha,
         "d0": d0,
@@ -82,19 +108,19 @@ def adapt(
         dtype=dtype,
         device_map=device_map,
         quiet=quiet,
-        **{name: value for name, value in {**given, **options_of(option or [])}.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
+        **options,
     )
     if json is not None:
         facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
         facts.pop("origin")
         write_json(json, facts)
-    console.print(f"wrote {out}: {adapter}", highlight=False, markup=False)
+    console.print(f"wrote {one_line(out)}: {adapter}", soft_wrap=True)
 
 
-@guard
 def tune(
-    adapter: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
-    model: Annotated[str, typer.Option(help="The model it is for.")] = "micro/clip",
+    adapter: Annotated[Path, typer.Argument(parser=existing, metavar="ADAPTER", help="Folder of the adapter.")],
+    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model it is for.")] = "micro/clip",
     data: Annotated[
         str, typer.Option(help="Zero-shot sets, separated by commas; their validation split is used.")
     ] = "shapes,colours",
@@ -105,7 +131,10 @@ def tune(
     steps: Annotated[int, typer.Option(help="Its steps.")] = 10,
     eps: Annotated[str, typer.Option(help="Its radius.")] = "4/255",
     weight: Annotated[float, typer.Option(help="Weight of the white-box accuracy against the clean one.")] = 0.5,
-    out: Annotated[Path | None, typer.Option(help="Where to save the best one; default: in place.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=folder, metavar="FOLDER", help="Where to save the best one; default: in place."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Choose alpha and the cut-off of an adapter on a validation split, by clean and white-box accuracy.
@@ -125,7 +154,7 @@ def tune(
         eps=eps,
         steps=steps,
         alphas=[fraction(a) for a in split_names(alphas)],
-        d0s=[fraction(d) for d in split_names(d0s)] if d0s else None,
+        d0s=None if d0s is None else [fraction(d) for d in split_names(d0s)],
         weight=weight,
     )
     table = Table("alpha", "D0 at 224 px", "clean %", f"white-box % ({attack}, {eps})", "score")
@@ -135,4 +164,4 @@ def tune(
     console.print(table)
     if json is not None:
         write_json(json, [asdict(trial) for trial in tuned.trials])
-    console.print(f"wrote {tuned.adapter.save_pretrained(out or adapter)}", highlight=False)
+    tell_written(tuned.adapter.save_pretrained(out or adapter))

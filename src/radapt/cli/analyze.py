@@ -9,7 +9,7 @@ import typer
 
 from radapt.io import options_of
 
-from ._shared import Device, Dtype, Quiet, console, guard
+from ._shared import Device, Dtype, Quiet, folder, tell_written
 
 if TYPE_CHECKING:
     from radapt.types import Split
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["analyze"]
 
 
-@guard
 def analyze(
     analysis: Annotated[
         str,
@@ -30,7 +29,10 @@ def analyze(
     option: Annotated[
         list[str] | None, typer.Option(help="What else the analysis takes: NAME=VALUE, repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the plots and their numbers; default: ANALYSIS.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=folder, metavar="FOLDER", help="Folder of the plots and their numbers; default: ANALYSIS."),
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -56,7 +58,7 @@ def analyze(
     from radapt.analysis import analyze as run
     from radapt.reports import write_plots
 
-    folder = out or Path(analysis)
+    place = out or folder(analysis)
     plots = run(
         analysis,
         models,
@@ -64,10 +66,9 @@ def analyze(
         n=n,
         split=cast("Split", split),
         options=options_of(option or []),
-        folder=folder,
+        folder=place,
         device=device,
         dtype=dtype,
         quiet=quiet,
     )
-    for path in write_plots(plots, folder):
-        console.print(f"wrote {path}", highlight=False)
+    tell_written(*write_plots(plots, place))

@@ -7,17 +7,22 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from ._shared import BatchSize, Checkpointing, Dtype, console, guard
+from radapt.text import visible
+
+from ._shared import BatchSize, Checkpointing, Dtype, console, named, refuse_unused
 
 __all__ = ["attacks", "datasets", "models"]
 
-_Name = Annotated[str | None, typer.Argument(help="Show this one in full.")]
+_Name = Annotated[str | None, typer.Argument(parser=named, metavar="[NAME]", help="Show this one in full.")]
 
 
-@guard
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show what this one takes: a name or a folder.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(parser=named, metavar="[MODEL]", help="Show what this one takes: a name or a folder."),
+    ] = None,
     dtype: Dtype = "float32",
     batch_size: BatchSize = 1,
     image_size: Annotated[int | None, typer.Option(help="Height and width of the images; default: its own.")] = None,
@@ -41,20 +46,20 @@ def models(
             table.add_column(heading, justify="right")
         for number, row in enumerate(memory.rows(), 1):
             table.add_row(*row, end_section=number == len(memory.parts))
-        console.print(memory.heading(), markup=False, highlight=False, soft_wrap=True)
+        console.print(memory.heading(), soft_wrap=True)
         console.print(table)
-        console.print(f"total {memory.total / 1e9:.2f} GB; the device's own context comes on top", highlight=False)
+        console.print(f"total {memory.total / 1e9:.2f} GB; the device's own context comes on top")
         return
+    refuse_unused("without a model", "dtype", "batch_size", "image_size", "checkpointing")
     table = Table("model", "kind")
     for name in micro_models():
         table.add_row(name, "ships with the package; no download")
     for family, kinds, loads in families():
         what = "load, adapt, attack" if loads else "carries an adapter (Adapter.attach)"
-        table.add_row(f"Hugging Face models of type {', '.join(kinds)}", f"{what} [{family}]".replace("[", r"\["))
+        table.add_row(f"Hugging Face models of type {', '.join(kinds)}", f"{what} [{family}]")
     console.print(table)
 
 
-@guard
 def datasets(name: _Name = None) -> None:
     """List the datasets, or show the card of one.
 
@@ -75,11 +80,9 @@ def datasets(name: _Name = None) -> None:
     details = card(name)
     for field in fields(details):
         value = getattr(details, field.name)
-        console.print(f"[bold]{field.name}[/]: ", end="")
-        console.print(str(value), markup=False, highlight=False)
+        console.print(Text.assemble((field.name, "bold"), f": {visible(value)}"))
 
 
-@guard
 def attacks(name: _Name = None) -> None:
     """List the attacks with their settings, or describe one.
 
@@ -94,7 +97,7 @@ def attacks(name: _Name = None) -> None:
         import inspect
 
         kind = REGISTRY.get(name)
-        console.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
+        console.print(inspect.getdoc(kind) or "")
         return
     table = Table("attack", "what it is", "settings (--option NAME=VALUE)")
     for each in REGISTRY.names():

@@ -8,16 +8,18 @@ from typing import Annotated
 
 import typer
 
-from ._shared import Json, Quiet, console, guard, write_rows
+from radapt.text import one_line
+
+from ._shared import Json, Quiet, console, folder, tell_written, write_rows
 
 __all__ = ["demo"]
 
 
-@guard
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the results, the adapters and the report.")] = Path(
-        "radapt-demo"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(parser=folder, metavar="FOLDER", help="Folder of the results, the adapters and the report."),
+    ] = Path("radapt-demo"),
     n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
     json: Json = None,
     quiet: Quiet = False,
@@ -35,10 +37,9 @@ def demo(
     from radapt.results import Results
 
     started = time.perf_counter()
-    made = run(out, n=n, progress=lambda text: console.print(text, highlight=False, markup=False), quiet=quiet)
+    made = run(out, n=n, progress=console.print, quiet=quiet)
+    write_rows(json, made.results)
     with Results(made.file, read_only=True) as results:
         print_table(results, console)
-    write_rows(json, made.results)
-    for path in made.written:
-        console.print(f"wrote {path}", highlight=False)
-    console.print(f"took {time.perf_counter() - started:.0f} s; open {out / 'report' / 'report.html'}", highlight=False)
+    tell_written(*made.written)
+    console.print(f"took {time.perf_counter() - started:.0f} s; open {one_line(out / 'report' / 'report.html')}")

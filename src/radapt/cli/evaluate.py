@@ -9,6 +9,7 @@ import typer
 
 from radapt.errors import SettingsError
 from radapt.io import options_of
+from radapt.text import one_line
 
 from ._shared import (
     BatchSize,
@@ -19,7 +20,9 @@ from ._shared import (
     Json,
     Quiet,
     console,
-    guard,
+    file,
+    named,
+    refuse_unused,
     split_names,
     tell_memory,
     write_rows,
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-@guard
 def evaluate(
     candidates: Annotated[list[str], typer.Argument(help="What to evaluate: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
     data: Annotated[str, typer.Option(help="Datasets, separated by commas.")] = "shapes",
@@ -43,7 +45,12 @@ def evaluate(
     ] = "undefended,self",
     option: Annotated[list[str] | None, typer.Option(help="Settings of the attack: NAME=VALUE, repeatable.")] = None,
     undefended: Annotated[
-        str | None, typer.Option(help="What `undefended` means; default: each candidate's model without its adapter.")
+        str | None,
+        typer.Option(
+            parser=named,
+            metavar="MODEL",
+            help="What `undefended` means; default: each candidate's model without its adapter.",
+        ),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="What the datasets are used for; default: what their cards say.")
@@ -55,9 +62,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
     batch_size: BatchSize = 32,
-    results: Annotated[Path, typer.Option(help="Results file; an interrupted run continues there.")] = Path(
-        "results.sqlite"
-    ),
+    results: Annotated[
+        Path, typer.Option(parser=file, metavar="FILE", help="Results file; an interrupted run continues there.")
+    ] = Path("results.sqlite"),
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -83,6 +90,10 @@ def evaluate(
 
     if attack != "none" and not (split_names(eps) and split_names(source)):
         raise SettingsError("--eps and --source each need at least one value; for clean results only, --attack none")
+    if attack == "none":
+        refuse_unused("without an attack", "eps", "norm", "source", "option", "undefended")
+    if target is not None:
+        refuse_unused("with --target, which is a task of its own", "task")
     place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
     estimated = {"dtype": dtype, "checkpointing": checkpointing, "batch_size": batch_size}
     found = run(
@@ -105,7 +116,8 @@ def evaluate(
         models=Models(place, before=lambda name: tell_memory(name, **estimated)),
         quiet=quiet,
     )
-    with Results(results, read_only=True) as file:
-        print_table(file, console)
     write_rows(json, found)
-    console.print(f"results in {results}; `radapt report {results}` writes tables, figures and a page", highlight=False)
+    with Results(results, read_only=True) as store:
+        print_table(store, console)
+    where = one_line(results)
+    console.print(f"results in {where}; `radapt report {where}` writes tables, figures and a page", soft_wrap=True)

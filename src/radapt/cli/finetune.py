@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from radapt.io import write_json
+from radapt.text import one_line
 
-from ._shared import Device, Json, Quiet, console, guard
+from ._shared import Device, Json, Quiet, console, folder, named
 
 if TYPE_CHECKING:
     from radapt.types import OptimizerName, Precision
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["finetune"]
 
 
-@guard
 def finetune(
     method: Annotated[str, typer.Argument(help="fare, pmg, tecoa or tga.")],
-    model: Annotated[str, typer.Option(help="The model to start from.")] = "micro/clip",
-    out: Annotated[Path, typer.Option(help="Folder of the twin; an interrupted run continues beside it.")] = Path(
-        "twin"
-    ),
+    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model to start from.")] = "micro/clip",
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=folder, metavar="FOLDER", help="Folder of the twin; an interrupted run continues beside it."
+        ),
+    ] = Path("twin"),
     data: Annotated[str, typer.Option(help="The dataset whose train split is used.")] = "objects",
     n: Annotated[int, typer.Option(help="Number of images.")] = 20_000,
     layers: Annotated[
@@ -42,7 +45,9 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Seed of the batches and the attack.")] = 0,
     half: Annotated[bool, typer.Option(help="Store the weights in float16.")] = False,
     device: Device = "cpu",
-    log: Annotated[Path | None, typer.Option(help="Folder of a log for TensorBoard.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(parser=folder, metavar="FOLDER", help="Folder of a log for TensorBoard.")
+    ] = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -88,4 +93,4 @@ def finetune(
     if json is not None:
         write_json(json, tuned.recipe)
     losses = f"{tuned.recipe['first_loss']:.4g} -> {tuned.recipe['last_loss']:.4g}"
-    console.print(f"wrote {out}; loss {losses}", highlight=False)
+    console.print(f"wrote {one_line(out)}; loss {losses}", soft_wrap=True)

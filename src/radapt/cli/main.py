@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -10,14 +10,16 @@ import typer
 from radapt._version import __version__
 
 from . import adapt, analyze, catalogue, demo, evaluate, finetune, micro, report, reproduce
+from ._commands import Command, Commands
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
+    cls=Commands,
     help="Make vision-language models resist adversarial images without retraining them, and measure it honestly.",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -38,29 +40,24 @@ def _root(
     """Options of every command."""
 
 
-app.command("demo")(demo.demo)
-app.command("adapt")(adapt.adapt)
-app.command("tune")(adapt.tune)
-app.command("evaluate")(evaluate.evaluate)
-app.command("finetune")(finetune.finetune)
-app.command("analyze")(analyze.analyze)
-app.command("reproduce")(reproduce.reproduce)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "adapt": adapt.adapt,
+    "tune": adapt.tune,
+    "evaluate": evaluate.evaluate,
+    "finetune": finetune.finetune,
+    "analyze": analyze.analyze,
+    "reproduce": reproduce.reproduce,
+    "report": report.report,
+    "models": catalogue.models,
+    "datasets": catalogue.datasets,
+    "attacks": catalogue.attacks,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=Command)(_command)
 app.add_typer(micro.app, name="micro")
-app.command("report")(report.report)
-app.command("models")(catalogue.models)
-app.command("datasets")(catalogue.datasets)
-app.command("attacks")(catalogue.attacks)
-
-
-# Options that had other names before; they go on working for one version.
-_RENAMED = {"--slots": "--batch-size", "--batch": "--batch-size"}
 
 
 def main() -> None:
     """Run the command line."""
-    for number, word in enumerate(sys.argv):
-        name, equals, value = word.partition("=")
-        if name in _RENAMED:
-            typer.echo(f"warning: {name} is now {_RENAMED[name]}; the old name will go", err=True)
-            sys.argv[number] = _RENAMED[name] + equals + value
     app()

@@ -11,7 +11,8 @@ import typer
 from radapt.errors import SettingsError
 from radapt.registry import nearest
 
-from ._shared import Quiet, console, guard
+from ._commands import Command
+from ._shared import Quiet, folder, named, tell_written
 
 if TYPE_CHECKING:
     from radapt.models import VLM
@@ -26,13 +27,16 @@ def _group() -> None:
     """Train the micro models that ship with the package."""
 
 
-@app.command()
-@guard
+@app.command(cls=Command)
 def train(
     name: Annotated[str, typer.Argument(help="clip, llava or qwen-vl.")] = "clip",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the model; an interrupted run continues beside it. Default: runs/NAME."),
+        typer.Option(
+            parser=folder,
+            metavar="FOLDER",
+            help="Folder of the model; an interrupted run continues beside it. Default: runs/NAME.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: as the shipped model was made.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step; the same default.")] = None,
@@ -40,7 +44,10 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, images and batches.")] = 0,
     start: Annotated[
-        str | None, typer.Option(help="A LLaVA or Qwen-VL that was trained before, to be trained on.")
+        str | None,
+        typer.Option(
+            parser=named, metavar="MODEL", help="A LLaVA or Qwen-VL that was trained before, to be trained on."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +73,6 @@ def train(
         raise SettingsError("start is for a llava or qwen-vl; a clip begins with random weights")
     given = (("steps", steps), ("batch_size", batch_size), ("start", start))
     sizes: dict[str, Any] = {key: value for key, value in given if value is not None}
-    folder = Path("runs") / name if out is None else out
-    makers[name](folder, **sizes, pool=pool, lr=lr, seed=seed, quiet=quiet)
-    console.print(f"wrote {folder}", highlight=False)
+    place = folder(Path("runs") / name) if out is None else out
+    makers[name](place, **sizes, pool=pool, lr=lr, seed=seed, quiet=quiet)
+    tell_written(place)

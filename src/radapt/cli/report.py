@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ._shared import Json, console, guard, write_rows
+from ._shared import Json, console, existing, folder, tell_written, write_rows
 
 __all__ = ["report"]
 
 
-@guard
 def report(
-    results: Annotated[Path, typer.Argument(help="The results file (SQLite).")],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    results: Annotated[Path, typer.Argument(parser=existing, metavar="RESULTS", help="The results file (SQLite).")],
+    out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the report.")] = Path("report"),
     json: Json = None,
 ) -> None:
     """Print the table of a results file and write Markdown, CSV, LaTeX, JSON, PNG, SVG and one HTML page.
@@ -25,10 +24,11 @@ def report(
       radapt report results.sqlite --out report
     """
     from radapt.reports import print_table, write_report
-    from radapt.results import Results
+    from radapt.results import Results, with_worst_cases
 
     with Results(results, read_only=True) as source:
+        rows = with_worst_cases(source)
+        write_rows(json, rows)
+        written = write_report(results, out)
         print_table(source, console)
-        write_rows(json, source.all())
-    for path in write_report(results, out):
-        console.print(f"wrote {path}", highlight=False)
+    tell_written(*written)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from radapt.errors import RadaptError
 
-from ._shared import BatchSize, Json, Quiet, console, guard, write_rows
+from ._shared import BatchSize, Json, Quiet, console, folder, named, refuse_unused, tell_written, write_rows
 
 if TYPE_CHECKING:
     from radapt.experiments import Event
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["reproduce"]
 
 
-@guard
 def reproduce(
     name: Annotated[
-        str | None, typer.Argument(help="Name of the experiment, `all`, or a YAML file; none: list them.")
+        str | None,
+        typer.Argument(
+            parser=named, metavar="[NAME]", help="Name of the experiment, `all`, or a YAML file; none: list them."
+        ),
     ] = None,
     profile: Annotated[
         str, typer.Option(help="micro (ships with the package, minutes) or paper (its models).")
     ] = "micro",
-    out: Annotated[Path | None, typer.Option(help="Folder of results and report; default: runs/NAME-PROFILE.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=folder, metavar="FOLDER", help="Folder of results and report; default: runs/NAME-PROFILE."),
+    ] = None,
     n: Annotated[int | None, typer.Option(help="Samples per dataset; default: the file's number.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     batch_size: BatchSize = 32,
@@ -47,6 +52,8 @@ def reproduce(
     from radapt.experiments import all_experiments, run
 
     if name is None:
+        others = ("profile", "out", "n", "seed", "batch_size", "device", "sanity", "json")
+        refuse_unused("without the name of an experiment", *others)
         table = Table("experiment", "title", "of the paper", "profiles")
         for each, listed in all_experiments().items():
             table.add_row(each, listed.title, listed.place or "", ", ".join(listed.profiles))
@@ -64,9 +71,9 @@ def reproduce(
         progress=_show,
         quiet=quiet,
     )
-    if made.parts:
-        console.print(f"wrote {made.page}", highlight=False)
     write_rows(json, made.results)
+    if made.parts:
+        tell_written(made.page)
     if made.failed:
         total = len(made.parts) + len(made.failed)
         raise RadaptError(
@@ -82,7 +89,5 @@ def _show(event: Event) -> None:
     if event.part is not None and event.part.results is not None:
         with Results(event.part.results, read_only=True) as results:
             print_table(results, console)
-    for path in event.written:
-        console.print(f"wrote {path}", highlight=False)
-    style = "red" if event.failed else None
-    console.print(event.text, style=style, markup=False, highlight=False)
+    tell_written(*event.written)
+    console.print(event.text, style="red" if event.failed else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,8 +13,10 @@ from typing import Any
 from torch import nn
 
 from radapt.adapters import Adapter
-from radapt.errors import ModelError, SettingsError
-from radapt.models import VLM, ClassifierModel, load, supports
+from radapt.errors import ModelError, SettingsError, UnknownModelError, shown
+from radapt.io import expanded
+from radapt.models import VLM, ClassifierModel, load, micro_models, supports
+from radapt.registry import nearest
 
 from ._defence import Defence, InputDefence
 
@@ -144,14 +148,73 @@ def _candidate(given: Any, label: str | None, models: Models) -> Candidate:
 def split_candidate(text: str) -> tuple[str, str, str | None]:
     """Label, model and adapter of ``[LABEL=]MODEL[+ADAPTER]``; the label is the text where it has none.
 
+    Paths may contain ``=`` and ``+``: of all ways to read the text, the one counts whose model and adapter are there.
+    Where none is, the first ``=`` ends the label, and the first ``+`` behind it the model. A label does not begin with
+    ``/``, ``./``, ``../`` or ``~``. In a path ``~`` stands for the user's home.
+
     Raises:
-        SettingsError: one of them is empty.
+        SettingsError: a part is empty, the text can be read in several ways whose paths are there, or names no model.
     """
+    if text.count("=") + text.count("+") > _SIGNS:
+        raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {text.count('=')} = in {shown(text)}")
+    readings = [
+        (label, name, folder)
+        for label, rest in (*_splits(text, "="), (None, text))
+        for name, folder in (*((before, after) for before, after in _splits(rest, "+")), (rest, None))
+        if name.strip() and folder != "" and (label is None or _is_label(label))
+    ]
+    whole = [each for each in readings if _there(each[1]) and (each[2] is None or _there(each[2]))]
+    found = whole or [each for each in readings if _there(each[1])]
+    if len(found) > 1:
+        raise SettingsError(
+            f"{text!r} can be read as {'; or as '.join(_described(*each) for each in found)}. Write ./ before a path "
+            "with = in it, =./ behind a label and +./ before an adapter, or give a folder another name"
+        )
+    if not found:
+        found = [_usual(text)]
+        if found[0] not in readings:
+            raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {shown(text)}")
+        name = found[0][1]
+        if len(readings) > 1 and not _HUB.fullmatch(name):
+            ways = "; or as ".join(_described(*each) for each in readings[:4])
+            near = nearest(name, micro_models())
+            raise UnknownModelError(f"unknown model {shown(name)}: {shown(text)} was read as {ways}{near}")
+    label, name, folder = found[0]
+    return text if label is None else label, _home(name), None if folder is None else _home(folder)
+
+
+_SIGNS = 32
+_HUB = re.compile(r"(hf-hub:)?[\w.-]+/[\w.-]+")
+
+
+def _usual(text: str) -> tuple[str | None, str, str | None]:
     label, equals, rest = text.partition("=")
-    name, plus, folder = (rest if equals else text).partition("+")
-    if not name or (equals and not label) or (plus and not folder):
-        raise SettingsError(f"a candidate is written [LABEL=]MODEL[+ADAPTER], got {text!r}")
-    return (label if equals else text), name, folder if plus else None
+    if not equals or (label and not _is_label(label)):
+        label, rest = "", text
+    name, plus, folder = rest.partition("+")
+    return label if equals and rest != text else None, name, folder if plus else None
+
+
+def _splits(text: str, sign: str) -> list[tuple[str, str]]:
+    """A text cut at each place of a sign."""
+    return [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == sign]
+
+
+def _is_label(text: str) -> bool:
+    return bool(text.strip()) and not text.startswith(("/", "./", "../", "~"))
+
+
+def _there(name: str) -> bool:
+    return name in micro_models() or os.path.exists(_home(name))  # noqa: PTH110 - Path.exists fails on names too long
+
+
+def _home(name: str) -> str:
+    return str(expanded(name)) if name.startswith("~") else name
+
+
+def _described(label: str | None, name: str, folder: str | None) -> str:
+    parts = [f"the model {name!r}"] + [f"the adapter {folder!r}"] * (folder is not None)
+    return " with ".join([*parts, *([f"the label {label!r}"] if label is not None else [])])
 
 
 def defence_of(given: object) -> Defence | None:

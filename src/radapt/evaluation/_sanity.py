@@ -14,7 +14,7 @@ from radapt.models import VLM
 from radapt.results import Results, Setting
 from radapt.types import Pixels
 
-from ._task import BoundTask
+from ._task import Answer, BoundTask
 from ._threat import Threat
 
 __all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs"]
@@ -30,6 +30,7 @@ _SIGNS = (
     "square beats gradients",
     "given up",
     "8 bits",
+    "not finite",
 )
 
 
@@ -46,6 +47,13 @@ class Tally:
     audited: int = 0
     misjudged: int = 0
     rounded: int = 0
+    answers: int = 0
+    unfinite: int = 0
+
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        """Count what a model put out on one batch, clean or attacked."""
+        self.answers += len(answers)
+        self.unfinite += sum(not answer.finite for answer in answers)
 
     def add(self, outcome: Outcome) -> None:
         """Count the samples of one batch."""
@@ -80,7 +88,12 @@ class Tally:
             )
         if self.rounded > 0.05 * self.attacked:
             signs["8 bits"] = f"{self.rounded} adversarial images do not fool once they are rounded to 8 bits"
-        return {name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()}
+        flags: dict[str, object] = {
+            name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()
+        }
+        if self.unfinite:
+            flags["not finite"] = f"NaN on {self.unfinite} of {self.answers} samples, counted as wrong"
+        return flags
 
 
 def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
 from typing import Any
 
 from radapt._version import __version__
 from radapt.attacks import Attack, make
 from radapt.errors import SettingsError
+from radapt.fingerprint import version_of
 from radapt.models import VLM
 from radapt.results import Setting
 from radapt.types import Norm
@@ -16,7 +19,10 @@ from radapt.types import Norm
 from ._candidates import Candidate
 from ._task import Task
 
-__all__ = ["Threat", "setting_of", "weights_of"]
+__all__ = ["Threat", "depends_on", "setting_of"]
+
+# Of the libraries, whose patches do not change what is computed.
+_VERSIONS = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")}
 
 
 @dataclass(frozen=True, init=False)
@@ -52,7 +58,10 @@ class Threat:
     ) -> None:
         if not source:
             raise SettingsError("a threat must say whose gradients make the attack: source='self' or 'undefended'")
-        values: dict[str, Any] = {"eps": eps, "norm": norm or "linf", "options": dict(options or {})}
+        own_arguments = [name for name in ("eps", "norm") if name in (options or {})]
+        if own_arguments:
+            raise SettingsError(f"{' and '.join(own_arguments)} of a threat is no option; give it as its own argument")
+        values: dict[str, Any] = {"eps": eps, "norm": "linf" if norm is None else norm, "options": dict(options or {})}
         if isinstance(attack, str):
             if eps is None:
                 raise SettingsError(f"the threat by {attack} needs a radius, such as eps=4/255")
@@ -80,30 +89,43 @@ class Threat:
             return replace(self.attack, **changed)
         return make(self.attack, **{"eps": self.eps, "norm": self.norm, **self.options, **changes})
 
+    def white_box(self) -> Threat:
+        """The same attack with the gradients of what it attacks."""
+        other = copy(self)
+        object.__setattr__(other, "source", "self")
+        return other
+
     def settings(self) -> dict[str, object]:
         """Every setting of the attack, defaults included, but for its norm and radius."""
         attack = self.make()
         return {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
 
 
-def weights_of(candidate: Candidate, source: Candidate | None, known: dict[VLM, str]) -> str:
-    """Hash of a candidate's weights, and behind a colon of those of a source that is another model.
+def depends_on(
+    candidate: Candidate, source: Candidate | None, task: Task, threat: Threat | None, known: dict[VLM, str]
+) -> dict[str, str]:
+    """What a result depends on that its setting does not spell out: hashes, and versions of what computes it.
 
     Args:
         candidate, source: the candidate, and whose gradients make the attack.
+        task, threat: what is asked, and under which attack.
         known: hashes by model, added to.
     """
-    models = [candidate.model]
+    depends = {"content": task.content, "task": version_of(type(task)), **_VERSIONS}
+    models = {"model": candidate.model}
     if source is not None and source.model is not candidate.model:
-        models.append(source.model)
-    for model in models:
+        models["source"] = source.model
+    for name, model in models.items():
         if model not in known:
             known[model] = model.fingerprint
-    return ":".join(known[model] for model in models)
+        depends[name] = known[model]
+    if threat is not None:
+        depends["attack"] = version_of(type(threat.make()))
+    return depends
 
 
 def setting_of(
-    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, weights: str
+    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, depends: Mapping[str, str]
 ) -> Setting:
     """The setting of one result; ``threat`` None is the clean result, ``source`` names the source's model."""
     options, data, attacked = dict(task.context), task.data, dict[str, Any]()
@@ -119,7 +141,6 @@ def setting_of(
     return Setting(
         method=candidate.method,
         model=candidate.model.name,
-        weights=weights,
         adapter="" if candidate.adapter is None else candidate.adapter.fingerprint,
         task=task.name,
         metric=task.metric,
@@ -127,6 +148,7 @@ def setting_of(
         split=data.split,
         n=len(data),
         version=__version__,
+        depends=depends,
         options=options,
         **attacked,
     )

@@ -13,7 +13,9 @@ from torch import Tensor
 from radapt.attacks import ClassificationObjective, Objective, Outcome, round_8bit
 from radapt.data import Dataset
 from radapt.errors import InputError
+from radapt.io import digest_of
 from radapt.models import VLM, contrastive
+from radapt.results import Sample
 from radapt.types import Logits, Pixels
 
 from ._task import Answer, BoundTask, Task
@@ -42,6 +44,13 @@ class Retrieval(Task):
             raise InputError(f"{data.name}: retrieval needs at least two images, got {len(data)}")
         super().__init__(data)
         self.context = {"gallery": len(data)}
+
+    @property
+    def content(self) -> str:
+        return digest_of([self.data.content, *self.data.digests])  # the whole gallery
+
+    def lost(self, clean: Sample) -> bool:
+        return not clean.score and not any(clean.also.values())
 
     def bind(self, model: VLM) -> BoundTask:
         return _Bound(model, self.data)

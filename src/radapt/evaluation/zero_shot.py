@@ -58,9 +58,10 @@ class _Bound(BoundTask):
         best, rival = logits.scatter(1, labels[:, None], -torch.inf).max(1)
         correct = right > best
         predictions = torch.where(correct, labels, rival).tolist()
+        finite = ~logits.isnan().any(1)
         return [
-            Answer(prediction, float(keep), self.data.classes[prediction])
-            for prediction, keep in zip(predictions, correct.tolist(), strict=True)
+            Answer(prediction, float(keep), self.data.classes[prediction], finite=valid)
+            for prediction, keep, valid in zip(predictions, correct.tolist(), finite.tolist(), strict=True)
         ]
 
 

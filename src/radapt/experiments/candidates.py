@@ -53,6 +53,10 @@ def axis_of(sweep: Sweep) -> tuple[list[float], tuple[str, ...]]:
     return [float(at) for at in range(len(sweep.values))], tuple(map(str, sweep.values))
 
 
+_HANDED = ("n", "device", "out", "half", "checkpoint", "log", "quiet")
+"""What fine-tuning takes from the experiment around it."""
+
+
 class Builder:
     """Makes the models, twins and adapters of a profile, each once.
 
@@ -81,7 +85,7 @@ class Builder:
         for title, spec in profile.defences.items():
             self._method(title, spec)
         for label, training in profile.trained.items():
-            check_keywords(label, finetune, training.settings)
+            check_keywords(label, finetune, training.settings, without=_HANDED)
 
     def twins(self) -> dict[str, VLM]:
         """The twins of the profile's first model by label, those that it trains included."""

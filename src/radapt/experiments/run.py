@@ -10,12 +10,13 @@ from pathlib import Path
 
 from radapt._version import __version__
 from radapt.analysis import make as make_analysis
-from radapt.data import load_dataset
+from radapt.data import card, load_dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Threat, evaluate
 from radapt.fingerprint import digest
 from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
+from radapt.numbers import check_batch_size, check_seed, whole
 from radapt.registry import nearest
 from radapt.reports import Part, write_experiments, write_plots, write_report
 from radapt.results import Result, Results
@@ -119,6 +120,10 @@ def run(
         SettingsError: there is no such experiment or profile, or its file is wrong.
         RadaptError: what the experiment needs is unavailable.
     """
+    if n is not None:
+        whole("n", n)
+    check_batch_size(batch_size)
+    check_seed(seed)
     every = experiment == "all"
     if isinstance(experiment, Experiment):
         name, chosen = experiment.title, {"experiment": experiment}
@@ -183,6 +188,10 @@ def _run(name: str, experiment: Experiment, settings: _Settings) -> tuple[Part, 
     profile = experiment.profiles[settings.profile]
     for spec in profile.analyses:
         make_analysis(spec.analysis, **spec.options)  # what is wrong is reported before anything is made
+        card(spec.data)
+    for each in profile.data:
+        card(each)
+    _threats(profile.attacks)
 
     @cache
     def model(name: str) -> VLM:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, MinLen
 
 from radapt.errors import SettingsError
+from radapt.io import expanded
 from radapt.registry import nearest
 from radapt.schema import STRICT, parse, read_yaml
 
@@ -105,7 +106,7 @@ def read(name: str | Path) -> Experiment:
         SettingsError: there is no such experiment, or its file is wrong.
     """
     known = experiments()
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else known.get(str(name))
+    path = expanded(name) if str(name).endswith((".yaml", ".yml")) else known.get(str(name))
     if path is None:
         raise SettingsError(f"unknown experiment {name!r}{nearest(str(name), known)} (or the path of a .yaml file)")
     content = read_yaml(path, what="experiment")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from itertools import groupby
 
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
+
+from radapt.text import literal, markdown
 
 from .table import Cell, Section, Table
 
@@ -83,15 +84,15 @@ def markdown_text(table: Table) -> str:
     """The table in GitHub's Markdown, one per section."""
     lines = []
     for section in table.sections:
-        lines += [f"### {_markdown(heading(section))}", ""]
-        lines.append("| method | " + " | ".join(_markdown(column.title) for column in table.columns) + " |")
+        lines += [f"### {markdown(heading(section))}", ""]
+        lines.append("| method | " + " | ".join(markdown(column.title) for column in table.columns) + " |")
         lines.append("|---" + "|---:" * len(table.columns) + "|")
         for line in section.lines:
             cells = " | ".join(_markdown_cell(cell, section) for cell in line.cells)
-            lines.append(f"| {_markdown(line.method)} | {cells} |")
+            lines.append(f"| {markdown(line.method)} | {cells} |")
         lines.append("")
-    lines += [f"{_markdown(text)}\n" for text in table.remarks]
-    lines += [f"{number}. {_markdown(note)}" for number, note in enumerate(table.notes, 1)]
+    lines += [f"{markdown(text)}\n" for text in table.remarks]
+    lines += [f"{number}. {markdown(note)}" for number, note in enumerate(table.notes, 1)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -99,16 +100,12 @@ def _markdown_cell(cell: Cell | None, section: Section) -> str:
     if cell is None:
         return "—"
     marks = "".join(f"<sup>{mark}</sup>" for mark in cell.marks)
-    remarks = "".join(f"<br>*{_markdown(remark)}*" for remark in _remarks(cell, section))
+    remarks = "".join(f"<br>*{markdown(remark)}*" for remark in _remarks(cell, section))
     return f"{cell.percent:.1f} \\[{cell.low:.1f}, {cell.high:.1f}\\]{marks}{remarks}"
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
-
-
 def csv_text(table: Table) -> str:
-    """The table with unrounded numbers, one line per result."""
+    """The table with unrounded numbers, one line per result; no text of it is a formula to a spreadsheet."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = ("section", "task", "mean", "method", "column", "kind", "norm", "eps")
@@ -120,7 +117,8 @@ def csv_text(table: Table) -> str:
                     place = (section.title, section.task, int(section.mean), line.method, column.title, column.kind)
                     numbers = (column.norm, column.eps, cell.percent, cell.low, cell.high, cell.n)
                     flags = "; ".join(table.notes[mark - 1] for mark in cell.marks)
-                    writer.writerow((*place, *numbers, cell.partial, cell.unpaired, flags))
+                    cells = (*place, *numbers, cell.partial, cell.unpaired, flags)
+                    writer.writerow([literal(each) if isinstance(each, str) else each for each in cells])
     return stream.getvalue()
 
 

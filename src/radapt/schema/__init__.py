@@ -2,5 +2,6 @@
 
 from ._parse import STRICT, check_keywords, parse
 from ._read import parse_json, read_json, read_text, read_yaml
+from ._values import check_kinds
 
-__all__ = ["STRICT", "check_keywords", "parse", "parse_json", "read_json", "read_text", "read_yaml"]
+__all__ = ["STRICT", "check_keywords", "check_kinds", "parse", "parse_json", "read_json", "read_text", "read_yaml"]

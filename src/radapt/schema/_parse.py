@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from pydantic_core import ErrorDetails
 
 from radapt.errors import RadaptError, SettingsError, shown
 from radapt.registry import nearest
+
+from ._values import check_kinds
 
 __all__ = ["STRICT", "check_keywords", "parse"]
 
@@ -98,17 +100,27 @@ def _dataclass_in(hint: Any) -> Any:
     return next((found for part in getattr(hint, "__args__", ()) if (found := _dataclass_in(part))), None)
 
 
-def check_keywords(where: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Refuse settings that a function does not take by keyword, and values of another kind than its own defaults.
+def check_keywords(
+    where: str, function: Callable[..., Any], settings: Mapping[str, Any], *, without: Collection[str] = ()
+) -> None:
+    """Refuse settings that a function does not take by keyword, and values of another kind than it declares.
+
+    Args:
+        where: what messages begin with.
+        function: the function.
+        settings: what is to be given to it.
+        without: what it takes by keyword, but is no setting.
 
     Raises:
         SettingsError: an unknown setting, or a text where a number belongs, or nothing where it may not be missing.
     """
     taken = inspect.signature(function).parameters
-    known = {name: each for name, each in taken.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
-    for name, value in settings.items():
+    known = {
+        name: each
+        for name, each in taken.items()
+        if each.kind is inspect.Parameter.KEYWORD_ONLY and name not in without
+    }
+    for name in settings:
         if name not in known:
-            raise SettingsError(f"{where}: unknown setting {name!r}{nearest(name, known)}")
-        default, none = known[name].default, value is None and "None" in str(known[name].annotation)
-        if isinstance(default, int | float) and not isinstance(value, int | float) and not none:
-            raise SettingsError(f"{where}: {name} must be a number, got {value!r}")
+            raise SettingsError(f"{where}: unknown setting {shown(name)}{nearest(str(name), known)}")
+    check_kinds(where, {name: str(each.annotation) for name, each in known.items()}, settings)
