@@ -28,7 +28,7 @@ def gaussian_response(size: int, cutoff: float) -> Float[Tensor, " size"]:
         size: image height or width, in pixels.
         cutoff: D0 in cycles per pixel; infinity passes everything.
     """
-    return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
+    return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64, device="cpu").square() / (2 * cutoff * cutoff))
 
 
 @lru_cache(maxsize=64)
@@ -43,7 +43,7 @@ def gaussian_circulant(
     """
     with torch.inference_mode(False):  # a cached inference tensor could not be used in a later backward pass
         kernel: Tensor = torch.fft.ifft(gaussian_response(size, cutoff)).real
-        rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
+        rows = (torch.arange(size, device="cpu")[:, None] - torch.arange(size, device="cpu")) % size
         return kernel[rows].to(device, dtype)
 
 
@@ -65,7 +65,7 @@ def separable(
 
 def radial(height: int, width: int) -> Float[Tensor, "height width"]:
     """Distance from DC, in cycles per pixel, of the entries of a 2-D discrete Fourier transform, in float64."""
-    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
+    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64, device="cpu") for size in (height, width))
     return torch.hypot(rows[:, None], columns)
 
 

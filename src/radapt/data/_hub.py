@@ -169,7 +169,10 @@ def _truth(details: Card, rows: Sequence[Mapping[str, Any]], classes: Mapping[in
     if details.task == "zero-shot":
         places = {label: place for place, label in enumerate(sorted(classes))}
         labels = [_label(name, at, row["label"], places) for at, row in enumerate(rows)]
-        return {"labels": torch.tensor(labels), "classes": tuple(classes[label] for label in sorted(classes))}
+        return {
+            "labels": torch.tensor(labels, dtype=torch.int64, device="cpu"),
+            "classes": tuple(classes[label] for label in sorted(classes)),
+        }
     if details.task == "vqa":
         return {"questions": tuple(((str(row["question"]).strip(), *_texts(name, row["answers"])),) for row in rows)}
     captions = tuple(_texts(name, row["captions"]) for row in rows)

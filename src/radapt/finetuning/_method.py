@@ -172,7 +172,11 @@ def finetune(
     tuned = copy.copy(vlm)
     tuned.model = copy.deepcopy(vlm.model)
     trained = open_layers(tuned, layers, seed=seed)
-    classifier = zero_shot(vlm).classifier(images.prompts) if chosen.needs_labels else torch.empty(0, 0)
+    classifier = (
+        zero_shot(vlm).classifier(images.prompts)
+        if chosen.needs_labels
+        else torch.empty(0, 0, dtype=torch.float32, device="cpu")
+    )
     twin = Twin(original=vlm, tuned=tuned, data=images, classifier=classifier)
     attack = PGD(eps=radius, steps=attack_steps)
     file = checkpoint_path(Path(out)) if checkpoint is None and out is not None else checkpoint

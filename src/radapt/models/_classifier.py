@@ -72,7 +72,7 @@ class ClassifierModel(ZeroShotModel):
 
     def classifier(self, prompts: Sequence[Sequence[str]]) -> Classifier:
         """One unit vector per class, for :meth:`logits` to know their number; the prompts are not used."""
-        return torch.eye(len(prompts))
+        return torch.eye(len(prompts), dtype=torch.float32, device="cpu")
 
     def logits(self, pixels: Pixels, classifier: Classifier) -> Logits:
         """The classifier's own logits.
