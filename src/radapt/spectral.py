@@ -29,7 +29,7 @@ def gaussian_response(size: int, cutoff: float) -> Float[Tensor, " size"]:
         size: image height or width, in pixels.
         cutoff: D0 in cycles per pixel; infinity passes everything.
     """
-    return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
+    return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64, device="cpu").square() / (2 * cutoff * cutoff))
 
 
 @cached(maxsize=64)
@@ -42,7 +42,7 @@ def gaussian_circulant(
         size, cutoff: as in :func:`gaussian_response`.
         device, dtype: of the matrix, which is computed in float64 on the CPU.
     """
-    places = torch.arange(size)
+    places = torch.arange(size, device="cpu")
     # The inverse transform of an even function has cosines alone; compilers know nothing of complex numbers.
     cosines = torch.cos((places[:, None] * places % size).double() * (2 * math.pi / size))
     kernel = cosines @ gaussian_response(size, cutoff) / size
@@ -67,7 +67,7 @@ def separable(
 
 def radial(height: int, width: int) -> Float[Tensor, "height width"]:
     """Distance from DC, in cycles per pixel, of the entries of a 2-D discrete Fourier transform, in float64."""
-    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
+    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64, device="cpu") for size in (height, width))
     return torch.hypot(rows[:, None], columns)
 
 

@@ -13,7 +13,7 @@ from tests.tiny import SLOTS, own_labels, tiny_clip
 from torch import Tensor
 
 from radapt.adapters import Adapter, training_free
-from radapt.attacks import ClassificationObjective, Outcome, make
+from radapt.attacks import ClassificationObjective, Outcome, make, names
 from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, RadaptError, SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
@@ -321,11 +321,85 @@ def test_samples_are_opened_once(clip: VLM, tmp_path: Path, monkeypatch: pytest.
         ({"attack": "pgd", "eps": EPS, "source": ""}, "whose gradients"),
         ({"attack": "pgd", "eps": EPS, "source": "self", "norm": "l3"}, "norm"),
         ({"attack": "pgd", "eps": EPS, "source": "self", "options": {"stepz": 3}}, "did you mean 'steps'"),
+        *(
+            ({"attack": name, "eps": EPS, "source": "self", "options": {option: value}}, message)
+            for name in ("pgd", "autoattack")
+            for option, value, message in (
+                ("eps", 1.0, "eps is given twice, as eps= of the threat and as the option eps=1.0"),
+                ("eps", EPS, "eps is given twice"),
+                ("norm", "l2", "norm is given twice, as norm= of the threat"),
+                ("source", "self", "source is given twice"),
+                ("attack", "fgsm", "attack is given twice"),
+                ("name", "fgsm", "name is given twice, as attack= of the threat"),
+                ("seed", 3, "seed is given twice, as seed= of the evaluation"),
+                ("batch_size", 3, "batch_size is given twice, as batch_size= of the evaluation"),
+            )
+        ),
+        ({"attack": "cw", "eps": EPS, "source": "self", "options": {"loss": "ce"}}, "cw has no loss 'ce'"),
+        ({"attack": "pgd", "eps": EPS, "source": "self", "options": {"targeted": True}}, "no setting 'targeted'"),
+        (
+            {"attack": make("pgd", eps=EPS), "source": "self", "eps": 1.0},
+            "says its eps itself, eps=.*threat says eps=1.0",
+        ),
+        ({"attack": make("pgd", eps=EPS), "source": "self", "norm": "l2"}, "says its norm itself"),
+        ({"attack": make("pgd", eps=EPS), "source": "self", "options": {"eps": 1.0}}, "says its options itself"),
+        ({"attack": make("autoattack", eps=EPS), "source": "self", "options": {"steps": 3}}, "says its options itself"),
     ],
 )
 def test_a_wrong_threat_is_refused_when_it_is_made(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Threat(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": 1.0}, "eps is given twice: in the call, and by the attack PGD"),
+        ({"eps": ["1/255", "2/255"]}, "eps is given twice"),
+        ({"norm": "l2"}, "norm is given twice"),
+        ({"options": {"steps": 3}}, "options is given twice"),
+    ],
+)
+def test_settings_beside_an_attack_that_has_its_own_are_refused(
+    settings: dict[str, object], message: str, clip: VLM, tmp_path: Path
+) -> None:
+    attack = make("pgd", eps=EPS, steps=2)
+    with pytest.raises(SettingsError, match=message):
+        evaluate(clip, data=own_labels(clip, 2), attack=attack, results=tmp_path / "r.sqlite", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_every_attack_may_be_given_as_an_object(name: str, clip: VLM, tmp_path: Path) -> None:
+    few: dict[str, dict[str, object]] = {
+        "autoattack": {"queries": 5, "targets": 2},
+        "cw": {"steps": 10},
+        "apgd": {"loss": "dlr-targeted", "restarts": 2},
+        "fab": {"loss": "margin-targeted", "restarts": 2},
+    }
+    attack = make(name, eps=2 / 255, **{"steps": 4, **few.get(name, {})})
+    data = own_labels(clip, 3)
+    prompts = clip.classifier(data.prompts)
+    own = _Own(clip, prompts)
+    given = {"module": own, "function": lambda pixels: clip.logits(pixels, prompts), "CLIP": clip}
+    options = {"data": data, "batch_size": 3, "quiet": True, "sanity": False}
+    found = evaluate(given, attack=attack, source="self", results=tmp_path / "r.sqlite", **options)
+    under_attack = [result.percent for result in found if result.setting.attack == name]
+    assert len(under_attack) == 3
+    assert len(set(under_attack)) == 1
+    threat = Threat(attack=attack, source="self")
+    (_, again) = evaluate({"module": own}, threats=[threat], results=tmp_path / "s.sqlite", **options)
+    assert again.percent == under_attack[0]
+    assert threat.settings() == Threat(attack=name, eps=2 / 255, source="self", options=threat.settings()).settings()
+
+
+class _Own(torch.nn.Module):
+    def __init__(self, clip: VLM, prompts: Tensor) -> None:
+        super().__init__()
+        self.clip, self.prompts = clip, prompts
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.clip.logits(pixels.sub_(0.5).add_(0.5), self.prompts)
 
 
 def test_zero_shot_counts_a_tie_as_wrong_as_attacks_do(clip: VLM, monkeypatch: pytest.MonkeyPatch) -> None:

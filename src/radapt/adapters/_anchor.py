@@ -93,9 +93,11 @@ def _image(tower: Tower, image: AnchorImage, pixels: Pixels | None) -> Tensor:
     if (pixels is not None) != (image == "mean"):
         raise InputError(f"pixels are for image='mean', which needs them; got image={image!r}")
     if image == "noise":
-        return torch.rand((1, *size), generator=torch.Generator().manual_seed(0))
+        return torch.rand(
+            (1, *size), generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu"
+        )
     if pixels is None:
-        return torch.full((1, *size), _UNIFORM[image])
+        return torch.full((1, *size), _UNIFORM[image], dtype=torch.float32, device="cpu")
     if len(pixels) == 0 or tuple(pixels.shape[1:]) != size:
         raise InputError(
             f"the images of a mean image must be N x {' x '.join(map(str, size))}, got {tuple(pixels.shape)}"

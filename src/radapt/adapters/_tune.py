@@ -130,4 +130,4 @@ def _accuracies(model: VLM, data: Dataset, attack: Attack, seed: int) -> tuple[f
 
 
 def _batches(pixels: torch.Tensor, size: int = 128) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(pixels.split(size), torch.arange(len(pixels)).split(size), strict=True))
+    return list(zip(pixels.split(size), torch.arange(len(pixels), device="cpu").split(size), strict=True))

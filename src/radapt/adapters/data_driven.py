@@ -66,7 +66,7 @@ class _Anchor:
 
     def make_static(self) -> None:
         """Adversarial images of everything, made once against the undefended model, as in the paper."""
-        rows = torch.arange(len(self.clean)).split(self.batch_size)
+        rows = torch.arange(len(self.clean), device="cpu").split(self.batch_size)
         self.fixed = torch.cat([self.adversarial(part, "static").cpu() for part in rows])
 
     def rows(self, step: int) -> Tensor:

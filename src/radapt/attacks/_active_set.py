@@ -72,8 +72,8 @@ class ActiveSet:
         self._evaluator, self._start, self._progress, self._deadline = evaluator, start, progress, deadline
         self.restarts = RestartQueue(self.search, pixels)
         self._early_stopping = EarlyStopping(self.search if evaluator.may_stop_early else None, self.keys, seed)
-        self.clean_loss, self._clean_value = torch.zeros(2, len(pixels), device=pixels.device).unbind()
-        self._clean_logits = torch.zeros(len(pixels), 0, device=pixels.device)
+        self.clean_loss, self._clean_value = pixels.new_zeros(2, len(pixels)).unbind()
+        self._clean_logits = pixels.new_zeros(len(pixels), 0)
         self._last_points: list[tuple[Job, Tensor]] = []
         self._reported = 0
         self._reset_slots()
@@ -110,7 +110,7 @@ class ActiveSet:
 
     def judge(self, points: Pixels, *, keep_logits: bool = False) -> tuple[PerSample, Flags, PerSample]:
         """Loss, verdict and the search's value of one point per sample; ``keep_logits`` as those of clean images."""
-        loss, value = torch.zeros(2, len(points), device=points.device).unbind()
+        loss, value = points.new_zeros(2, len(points)).unbind()
         fooled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         logits, done = list[Tensor](), 0
 

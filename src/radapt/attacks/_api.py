@@ -21,7 +21,7 @@ from ._inputs import TensorLike, images_of, labels_of
 from ._objective import ClassificationObjective
 from ._outcome import Outcome
 from ._registry import make
-from ._settings import check_call, flag, number
+from ._settings import check_call, flag, number, shown
 
 __all__ = ["attack"]
 
@@ -29,7 +29,7 @@ _BATCH_SIZE, _CPU_BATCH_SIZE = 64, 16
 
 
 def attack(
-    model: Callable[[Pixels], Any],
+    model: Any,
     images: TensorLike,
     labels: TensorLike,
     *,
@@ -163,6 +163,8 @@ def _chosen(attack: str | Attack, settings: dict[str, Any]) -> Attack:
     """The attack of a name with these settings, or the attack itself, which must have none beside it."""
     if isinstance(attack, str):
         return make(attack, **settings)
+    if not isinstance(attack, Attack):
+        raise SettingsError(f"attack must be a name or an attack, such as PGD(eps=4/255); got {shown(attack)}")
     if settings:
         raise SettingsError(
             f"{', '.join(sorted(settings))} given beside an attack that has its own; set them where it is made, as in "

@@ -215,7 +215,7 @@ class SearchAttack(Attack, Search, ABC):
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,
             distance=distance,
-            zero_gradient=(restarts.vanished / restarts.backwards.clamp(min=1)).to(pixels.device),
+            zero_gradient=(restarts.vanished / restarts.backwards.clamp(min=1)).to(pixels),
         )
 
     def _distance(self, points: Pixels, clean: Pixels, batch_size: int) -> PerSample:

@@ -93,7 +93,7 @@ def chain(stages: Sequence[Stage], size: int) -> Outcome:
     ``given_up`` hold when they held in any stage and no later one fooled the sample; ``failed`` also where the stage
     that fooled it failed.
     """
-    total = stages[0](torch.arange(size))
+    total = stages[0](torch.arange(size, device="cpu"))
     for number, stage in enumerate(stages[1:], 1):
         left = (~total.fooled).nonzero().flatten()
         if len(left):

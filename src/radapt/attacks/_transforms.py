@@ -113,4 +113,4 @@ def jpeg(quality: int = 75) -> _Map:
 def _compressed(image: NDArray[np.uint8], quality: int) -> Tensor:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1) / 255
+    return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 255

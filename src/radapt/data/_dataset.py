@@ -58,7 +58,7 @@ class Dataset:
     card: Card
     split: Split
     images: NDArray[np.uint8]
-    labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64, device="cpu"))
     classes: tuple[str, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     questions: tuple[tuple[tuple[str, ...], ...], ...] = ()

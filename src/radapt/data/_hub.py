@@ -239,7 +239,8 @@ def _truth(details: Card, at: int, found: Mapping[str, str], row: Mapping[str, A
 def _fields(details: Card, truths: Sequence[Any], count: int, classes: Mapping[int, str]) -> dict[str, Any]:
     """The truths of the samples in the form of a :class:`Dataset`."""
     if details.task == "zero-shot":
-        return {"labels": torch.tensor(truths), "classes": tuple(classes[label] for label in sorted(classes))}
+        labels = torch.tensor(truths, dtype=torch.int64, device="cpu")
+        return {"labels": labels, "classes": tuple(classes[label] for label in sorted(classes))}
     if details.task == "vqa":
         return {"questions": tuple(truths)}
     corpus = truths[: details.n] if details.task == "captioning" else truths

@@ -128,7 +128,7 @@ def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
     if details.task == "zero-shot":
         values = world.classes(str(label))
         names = _class_names(details, [" ".join(value) for value in values])
-        numbers = torch.tensor([values.index(scene.describe(str(label))) for scene in scenes])
+        numbers = torch.tensor([values.index(scene.describe(str(label))) for scene in scenes], device="cpu")
         return Dataset(card=details, split=split, images=images, labels=numbers, classes=names)
     if details.task == "vqa":
         name = f"{stream(split, seed)}/questions"

@@ -25,6 +25,15 @@ __all__ = ["Threat", "depends_on", "setting_of"]
 _VERSIONS = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")}
 
 
+_ELSEWHERE = {
+    **{name: f"{name}= of the threat" for name in ("eps", "norm", "source", "attack")},
+    "name": "attack= of the threat",
+    "seed": "seed= of the evaluation",
+    "batch_size": "batch_size= of the evaluation",
+}
+"""What is no option of an attack, and where it is said."""
+
+
 @dataclass(frozen=True, init=False)
 class Threat:
     """An attack and whose gradients it uses.
@@ -38,7 +47,8 @@ class Threat:
         options: the attack's other settings (``steps``, ``restarts``...).
 
     Raises:
-        SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own.
+        SettingsError: an unknown attack or option, a value out of range, an option that says again what the threat or
+            the evaluation says, or settings beside an attack that has its own.
     """
 
     attack: str | Attack
@@ -65,13 +75,17 @@ class Threat:
         if isinstance(attack, str):
             if eps is None:
                 raise SettingsError(f"the threat by {attack} needs a radius, such as eps=4/255")
+            _check_options(values["options"])
         else:
+            if not isinstance(attack, Attack):
+                raise SettingsError(f"a threat needs an attack or the name of one, got {type(attack).__name__}")
             own: dict[str, Any] = {entry.name: getattr(attack, entry.name) for entry in fields(attack)}
             values = {"eps": own.pop("eps"), "norm": own.pop("norm"), "options": own}
             for name, given in (("eps", eps), ("norm", norm), ("options", options)):
                 if given is not None and given != values[name]:
                     raise SettingsError(
-                        f"an attack that is given as an object says its {name} itself; leave {name} out"
+                        f"an attack that is given as an object says its {name} itself, {name}={values[name]!r}, and "
+                        f"the threat says {name}={given!r}; leave {name} out"
                     )
         for name, value in {"attack": attack, "source": source, **values}.items():
             object.__setattr__(self, name, value)
@@ -99,6 +113,19 @@ class Threat:
         """Every setting of the attack, defaults included, but for its norm and radius."""
         attack = self.make()
         return {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    """Refuse what a threat or an evaluation says itself: a report would tell one value, and the attack use the other.
+
+    Raises:
+        SettingsError: an option is said elsewhere.
+    """
+    for name, place in _ELSEWHERE.items():
+        if name in options:
+            raise SettingsError(
+                f"{name} is given twice, as {place} and as the option {name}={options[name]!r}; leave the option out"
+            )
 
 
 def depends_on(

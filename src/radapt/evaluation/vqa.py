@@ -68,12 +68,12 @@ class _Bound(AnsweringTask):
 
     def _goals(self) -> list[Goal]:
         # Where one answer alone is right, the score is 0 as soon as that is not said.
-        single = torch.tensor([len({canonical(text) for text in own}) == 1 for own in self._right])
-        single &= torch.tensor(self._task.metric == "accuracy")
+        single = torch.tensor([len({canonical(text) for text in own}) == 1 for own in self._right], device="cpu")
+        single &= torch.tensor(self._task.metric == "accuracy", device="cpu")
         number = max(map(len, self._right))
         each = [[own[at % len(own)] for own in self._right] for at in range(number)]
         away = [Goal(name=f"answer {at}", answers=answers, decisive=single) for at, answers in enumerate(each)]
-        every = torch.ones(len(self._right), dtype=torch.bool)
+        every = torch.ones(len(self._right), dtype=torch.bool, device="cpu")
         towards = [
             Goal(name=text, answers=[text] * len(self._right), targeted=True, decisive=every) for text in _TARGETS
         ]

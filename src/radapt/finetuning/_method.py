@@ -195,7 +195,11 @@ def finetune(
     tuned = copy.copy(vlm)
     tuned.model = copy.deepcopy(vlm.model)
     trained = open_layers(tuned, layers, seed=seed)
-    classifier = zero_shot(vlm).classifier(images.prompts) if chosen.needs_labels else torch.empty(0, 0)
+    classifier = (
+        zero_shot(vlm).classifier(images.prompts)
+        if chosen.needs_labels
+        else torch.empty(0, 0, dtype=torch.float32, device="cpu")
+    )
     twin = Twin(original=vlm, tuned=tuned, data=images, classifier=classifier)
 
     def cast() -> torch.autocast:

@@ -91,7 +91,7 @@ class ClassifierModel(ZeroShotModel):
                 "the images that it sees; call .eval() on it, unless that is the defence",
                 stacklevel=2,
             )
-        return torch.eye(len(prompts))
+        return torch.eye(len(prompts), dtype=torch.float32, device="cpu")
 
     def logits(self, pixels: Pixels, classifier: Classifier) -> Logits:
         """The classifier's own logits.

@@ -124,7 +124,7 @@ class DualEncoder(Contrastive):
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
-        return torch.as_tensor(values).clamp(0, 1)
+        return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         save_parts(Path(folder), self.model, self.processor, self.tokenizer, dtype)

@@ -127,12 +127,12 @@ class Generative(VLM):
         room = self.model.config.get_text_config().max_position_embeddings - self.image_tokens(*self.image_size)
         if left + right > room:
             raise InputError(f"prompt and answer take {left + right} tokens, beside the image there is room for {room}")
-        ids = torch.full((len(prompts), left + right), self._padding)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        ids = torch.full((len(prompts), left + right), self._padding, dtype=torch.int64, device="cpu")
+        mask = torch.zeros(ids.shape, dtype=torch.bool, device="cpu")
         for row, text in enumerate(prompts):
             before, after = prompt_ids[text], answer_ids[answers[row]] if answers else []
             columns = slice(left - len(before), left + len(after))
-            ids[row, columns] = torch.tensor(before + after)
+            ids[row, columns] = torch.tensor(before + after, dtype=torch.int64, device="cpu")
             mask[row, columns] = True
         return Tokens(ids, mask, right)
 

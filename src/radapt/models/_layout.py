@@ -36,7 +36,7 @@ class Layout:
         """Row-major patch number at each position of the sequence."""
         height, width = grid
         m = self.merge
-        numbers = torch.arange(height * width).view(height // m, m, width // m, m).permute(0, 2, 1, 3)
+        numbers = torch.arange(height * width, device="cpu").view(height // m, m, width // m, m).permute(0, 2, 1, 3)
         if not self.window:
             return numbers.reshape(-1)
         rows = numbers.split(self.window, 0)

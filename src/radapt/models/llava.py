@@ -64,7 +64,7 @@ class Llava(Generative):
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
-        return torch.as_tensor(values).clamp(0, 1)
+        return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
 
 class LlavaNext(Llava):
@@ -98,7 +98,7 @@ class LlavaNext(Llava):
         values = self.processor(open_image(image), do_normalize=False, size=size, crop_size=crop, return_tensors="pt")[
             "pixel_values"
         ][0]
-        return torch.as_tensor(values).clamp(0, 1)
+        return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
 
 def llava(name: str, model: Any, tokenizer: Any, processor: Any, template: str = TEMPLATE) -> Llava:

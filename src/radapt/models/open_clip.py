@@ -156,7 +156,7 @@ class OpenClip(Contrastive):
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         values = self._images(open_image(image), do_normalize=False, return_tensors="pt")
-        return torch.as_tensor(values["pixel_values"][0]).clamp(0, 1)
+        return torch.as_tensor(values["pixel_values"][0], device="cpu").clamp(0, 1)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         raise ModelError(

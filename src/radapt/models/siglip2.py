@@ -78,7 +78,7 @@ class _PatchHook(PixelHook):
         tokens = [rows * columns for rows, columns in grids]
         if len(set(grids)) == 1 and tokens[0] == hidden.shape[1]:
             return self.mount.attention(hidden, grids[:1], self.layout)
-        real = torch.arange(hidden.shape[1]) < torch.tensor(tokens)[:, None]
+        real = torch.arange(hidden.shape[1], device="cpu") < torch.tensor(tokens, device="cpu")[:, None]
         real = real.to(hidden.device)
         changed = hidden.clone()
         changed[real] = self.mount.attention(hidden[real], grids, self.layout)
@@ -135,7 +135,7 @@ class Siglip2(DualEncoder):
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         patches = self.processor(open_image(image), do_normalize=False, return_tensors="pt")
         rows, columns = patches["spatial_shapes"][0].tolist()
-        values = torch.as_tensor(patches["pixel_values"][:1, : rows * columns])
+        values = torch.as_tensor(patches["pixel_values"][:1, : rows * columns], device="cpu")
         return unpatchify(values, (rows, columns), self.processor.patch_size)[0].clamp(0, 1)
 
 
