@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from inspect import currentframe
+from inspect import currentframe, signature
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -51,19 +51,24 @@ class PixelHook(ABC):
     A pass leaves nothing here, since another one may run at the same time, in another thread, or before blocks of the
     first one run again (gradient checkpointing). What the attention must know of the images, their token grids, travels
     with the pass: as a keyword argument of the root, which the encoders of ``transformers`` hand down to every
-    attention. An encoder that hands down nothing must be ``fixed``.
+    attention. Where the root takes no such argument, all images must have the tower's own grid.
+
+    Args:
+        mount: what is mounted.
+        root: the module that images enter.
+        layout, patch_size, grid: as of the tower.
 
     Attributes:
         argument: name under which the images enter the root.
-        fixed: whether all images have the tower's own grid.
         handles: what removes the hooks. A copy in another process needs them to know its hooks from later ones.
     """
 
     argument: ClassVar[str]
-    fixed: ClassVar[bool] = False
 
-    def __init__(self, mount: Mount, layout: Layout, patch_size: int, grid: Grid) -> None:
+    def __init__(self, mount: Mount, root: nn.Module, layout: Layout, patch_size: int, grid: Grid) -> None:
         self.mount, self.layout, self.patch_size, self.grid = mount, layout, patch_size, grid
+        parameters = signature(root.forward).parameters.values()
+        self.fixed = not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         self.handles: tuple[RemovableHandle, ...] = ()
 
     @property

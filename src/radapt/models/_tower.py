@@ -86,7 +86,7 @@ class Tower(ABC):
         if self.mounted() is not None:
             raise AdapterError("this model already carries an adapter; detach that first: radapt.detach(model)")
         attention = self.attention_of(mount.block)
-        hook = self.hook(mount, self.layout, self.patch_size, self.grid)
+        hook = self.hook(mount, self.root, self.layout, self.patch_size, self.grid)
         hook.handles = (
             self.root.register_forward_pre_hook(hook.before, with_kwargs=True),
             attention.register_forward_hook(hook.after, with_kwargs=True),

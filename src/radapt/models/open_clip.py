@@ -40,10 +40,7 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
 
 
 class _Hook(ImageHook):
-    """Its encoder has one table of positions, for images of one size, and hands down no keyword arguments."""
-
     argument = "x"
-    fixed = True
 
     def blend(self, module: nn.Module, hidden: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Map the output of ``nn.MultiheadAttention``, whose first axis may be the tokens."""
