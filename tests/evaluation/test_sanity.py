@@ -18,7 +18,7 @@ from radapt.data import Dataset
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation._sanity import Tally, check_model, check_undefended, check_white_box
 from radapt.evaluation.zero_shot import ZeroShot
-from radapt.models import VLM
+from radapt.models import VLM, ClassifierModel
 from radapt.results import Result, Results
 
 MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
@@ -268,3 +268,66 @@ def test_the_undefended_model_may_keep_a_tenth() -> None:
 def test_repeated_passes_of_a_plain_model_agree() -> None:
     model = tiny_clip()
     assert check_model(model, own_labels(model, 4).pixels(range(4))) == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.slow
+def test_a_model_that_gives_no_numbers_is_flagged(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 6)
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda pixels: value + 0 * encode(pixels))
+    options = {"attack": "apgd", "options": {"steps": 4}, "source": "self", "quiet": True}
+    clean, white_box = evaluate(model, data=data, results=tmp_path / "r", **options)
+    assert (clean.percent, white_box.percent) == (0.0, 0.0)
+    assert clean.flags["not finite"] == "the embeddings of 6 of 6 images are not finite numbers: no answers"
+    assert "failed" in white_box.flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["apgd", "autoattack"])
+def test_one_sample_without_numbers_counts_as_wrong_and_takes_no_other_with_it(attack: str, tmp_path: Path) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 5)
+    prompts, bad = model.classifier(data.prompts), data.pixels([2])
+
+    def plain(pixels: Tensor) -> Tensor:
+        return model.logits(pixels, prompts)
+
+    def broken(pixels: Tensor) -> Tensor:
+        near = (pixels - bad).abs().flatten(1).amax(1) <= 4 / 255 + 1e-6
+        return plain(pixels).where(~near[:, None], torch.nan)
+
+    few = {"queries": 5, "targets": 2, "steps": 4} if attack == "autoattack" else {"steps": 4}
+    options = {"data": data, "attack": attack, "eps": 1 / 255, "options": few, "batch_size": 2, "quiet": True}
+    found = evaluate({"plain": plain, "broken": broken}, results=tmp_path / "r", sanity=True, **options)
+    with Results(tmp_path / "r") as results:
+        scores = {
+            (each.setting.method, each.setting.source): [s.score for s in results.samples(each.setting)]
+            for each in found
+        }
+    for source in ("", "self", "undefended"):
+        expected = scores["plain", source]
+        assert scores["broken", source] == [score if at != 2 else 0.0 for at, score in enumerate(expected)]
+    clean = next(each for each in found if each.setting.method == "broken" and each.kind == "clean")
+    assert clean.flags["not finite"].startswith("the embeddings of 1 of 5 images")
+    white_box = next(each for each in found if each.setting.method == "broken" and each.kind == "white-box")
+    assert white_box.flags["failed"].endswith("the search ended early on 1: loss or gradient not finite")
+
+
+@pytest.mark.parametrize("excluded", [-torch.inf, torch.finfo(torch.float32).min])
+def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(excluded: float) -> None:
+    def fixed(pixels: Tensor) -> Tensor:
+        return pixels.flatten(1)[:, :3] + torch.tensor([0.0, excluded, 0.0])
+
+    def noisy(pixels: Tensor) -> Tensor:
+        return fixed(pixels) + torch.rand(len(pixels), 3)
+
+    def zero(pixels: Tensor) -> Tensor:
+        return 0 * pixels.flatten(1)[:, :3]
+
+    for function, names in ((fixed, []), (noisy, ["random"]), (zero, [])):
+        model = ClassifierModel("mine", function, image_size=(6, 6))
+        assert [*check_model(model, torch.rand(4, 3, 6, 6))] == names

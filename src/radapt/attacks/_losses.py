@@ -70,8 +70,8 @@ def _targeted_dlr(logits: Logits, label: Labels, target: Index | None) -> PerSam
 
 
 def _scale(difference: PerSample, lowest: PerSample) -> PerSample:
-    """What a difference of logits is divided by: 1 where too few classes are left, for then it has no scale."""
-    return (difference + _TINY).where(lowest > -_LARGEST, 1.0)
+    """What a margin is divided by: 1 where too few classes are left, or all are equal, and there is no scale."""
+    return (difference + _TINY).where((lowest > -_LARGEST) & (difference > 0), 1.0)
 
 
 @final
