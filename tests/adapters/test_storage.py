@@ -242,7 +242,8 @@ def test_a_model_with_an_adapter_in_its_folder_loads_and_so_does_the_adapter(
 ) -> None:
     tiny_vlm.save_pretrained(tmp_path)
     adapter.save_pretrained(tmp_path)
-    assert radapt.load(tmp_path).fingerprint == tiny_vlm.fingerprint
+    loaded, weights = radapt.load(tmp_path).model.state_dict(), tiny_vlm.model.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
     assert type(tiny_vlm.model).from_pretrained(tmp_path) is not None
     assert Adapter.from_pretrained(tmp_path).fingerprint == adapter.fingerprint
 
