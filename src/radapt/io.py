@@ -36,7 +36,7 @@ def expanded(path: str | Path) -> Path:
     """A path as users write it, with ``~`` for their home and ``~name`` for that of a user who is there."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # there is no such user, or no such name
         return Path(path)
 
 

@@ -6,10 +6,12 @@ import math
 
 from radapt.errors import SettingsError, shown
 
-__all__ = ["LARGEST_BATCH", "LARGEST_SEED", "check_batch_size", "check_seed", "number", "whole"]
+__all__ = ["LARGEST_BATCH", "LARGEST_N", "LARGEST_SEED", "check_batch_size", "check_seed", "number", "whole"]
 
 LARGEST_BATCH = 2**16
 """Batches are padded to their size, so one that is far too large would take all memory."""
+LARGEST_N = 10**8
+"""Samples of a dataset."""
 LARGEST_SEED = 2**63 - 1
 """More does not fit into the generators of numpy and torch."""
 

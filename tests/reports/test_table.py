@@ -239,6 +239,12 @@ NASTY = [
     '= 1, "q"\nnew',
     "_x_ *y* `z`",
     "[red]r[/]",
+    "=cmd|' /C calc'!A0",
+    "@SUM(1)",
+    "+1 (ours)",
+    "-2+3",
+    "\t=1",
+    "\uff1d1",
 ]
 
 
@@ -248,7 +254,12 @@ def test_names_are_escaped_in_every_text_format(make: Make, name: str) -> None:
     stream = io.StringIO()
     Console(file=stream, width=300).print(terminal(table))
     assert plain(name) in stream.getvalue()
-    assert {line["method"] for line in csv.DictReader(io.StringIO(csv_text(table)))} == {plain(name)}
+    lines = list(csv.DictReader(io.StringIO(csv_text(table))))
+    assert {line["method"].removeprefix("'") for line in lines} == {plain(name)}
+    assert not any(
+        cell.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d")) for line in lines for cell in line.values()
+    )
+    assert {float(line["percent"]) for line in lines} == {25.0, 10.0}  # numbers stay numbers
     for line in markdown_text(table).splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(table.columns) + 2

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from radapt.errors import InputError, RadaptError, SettingsError
+from radapt.errors import InputError, RadaptError, SettingsError, shown
 from radapt.text import one_line, visible
 
 from ._shared import typed
@@ -95,6 +95,14 @@ def _end(error: BaseException) -> int:
     return 2 if isinstance(error, _USAGE | SettingsError | InputError) else 1
 
 
+def _got(error: BaseException) -> str:
+    """The value that a parameter of a plain type was given, which typer's message leaves out."""
+    from pydantic import ValidationError
+
+    cause = error.__cause__
+    return f", got {shown(cause.errors()[0]['input'])}" if isinstance(cause, ValidationError) else ""
+
+
 def _told(error: BaseException) -> str:
     """What went wrong, and what to do."""
     reason = " ".join(str(error).split())
@@ -103,7 +111,7 @@ def _told(error: BaseException) -> str:
     if isinstance(error, _USAGE):
         context = getattr(error, "ctx", None)
         help_of = "" if context is None else f" (see `{context.command_path} --help`)"
-        return " ".join(str(getattr(error, "format_message")()).split()) + help_of  # noqa: B009 - of typer's own class
+        return " ".join(str(getattr(error, "format_message")()).split()) + _got(error) + help_of  # noqa: B009 - of typer's own class
     if isinstance(error, BrokenPipeError):
         return f"what reads the output has closed it; {_KEPT}"
     if isinstance(error, OSError):

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from radapt.errors import SettingsError, shown
+from radapt.numbers import LARGEST_N
 from radapt.registry import key_of, nearest
 from radapt.schema import STRICT, parse, read_yaml
 
 from ._table import Table
 
-__all__ = ["METRICS", "MOST", "PROMPTS", "REGISTRY", "Card", "TaskName", "alike", "card", "datasets"]
+__all__ = ["METRICS", "PROMPTS", "REGISTRY", "Card", "TaskName", "alike", "card", "datasets"]
 
 TaskName = Literal["zero-shot", "retrieval", "captioning", "vqa"]
 """What the models have to do on a dataset."""
@@ -35,10 +36,6 @@ PROMPTS = {
     "vqa": "{q} Answer the question using a single word or phrase.",
 }
 """What generative models are asked, unless a card says otherwise: the prompts of LLaVA 1.5 (arXiv:2310.03744)."""
-
-MOST = 10**8
-"""Most samples of a dataset."""
-_LONGEST_NAME = 100
 
 _FOLDER = Path(str(files(__package__))) / "cards"
 REGISTRY = Table("radapt.data", "dataset", members={file.stem: file for file in _FOLDER.glob("*.yaml")})
@@ -101,9 +98,9 @@ class Card:
         metrics = METRICS[self.task]
         if self.metric not in metrics:
             raise self._error(f"unknown metric {shown(self.metric)} of {self.task}{nearest(self.metric, metrics)}")
-        if self.n is not None and not 1 <= self.n <= MOST:
+        if self.n is not None and not 1 <= self.n <= LARGEST_N:
             raise self._error(
-                f"n must be 1 or more, at most {MOST}, or left out for the whole split, got {shown(self.n)}"
+                f"n must be 1 or more, at most {LARGEST_N}, or left out for the whole split, got {shown(self.n)}"
             )
         self._check_prompts()
 

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from radapt.errors import SettingsError, shown
+from radapt.numbers import LARGEST_N
 from radapt.registry import nearest
 from radapt.types import Split
 
 from ._cache import cached
-from ._cards import MOST, Card, card
+from ._cards import Card, card
 from ._dataset import Dataset
 from ._order import warn_of_order
 from ._table import Table
@@ -57,8 +58,8 @@ def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = Non
         details = replace(details, options={**details.options, "size": size})
     if split not in get_args(Split):
         raise SettingsError(f"unknown split {shown(split)}{nearest(split, get_args(Split))}")
-    if n is not None and (type(n) is not int or not 1 <= n <= MOST):
-        raise SettingsError(f"n must be a whole number from 1 up, at most {MOST}, got {shown(n)}")
+    if n is not None and (type(n) is not int or not 1 <= n <= LARGEST_N):
+        raise SettingsError(f"n must be a whole number from 1 up, at most {LARGEST_N}, got {shown(n)}")
     pixels, count = details.options.get("size", _PIXELS), n or details.n or 1
     if isinstance(pixels, int) and 3 * pixels**2 * count > _MOST_BYTES >= 3 * pixels**2:
         raise _too_many(details, n, f"at most {_MOST_BYTES // (3 * pixels**2)} of {pixels} pixels a side are allowed")

@@ -14,6 +14,7 @@ from radapt.data import load_dataset
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import expanded
 from radapt.models import VLM, load
+from radapt.numbers import LARGEST_N, whole
 from radapt.reports import write_report
 from radapt.results import Result, Results
 
@@ -58,6 +59,7 @@ def demo(
         progress: called with lines of text on what happens.
         quiet: no progress bars.
     """
+    whole("n", n, high=LARGEST_N)
     folder, report = expanded(out), progress or (lambda text: None)
     clip, fare, tecoa = (load(f"micro/{name}") for name in ("clip", "fare", "tecoa"))
     candidates = [

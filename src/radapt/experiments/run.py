@@ -16,7 +16,7 @@ from radapt.evaluation import Threat, evaluate
 from radapt.fingerprint import digest
 from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
-from radapt.numbers import check_batch_size, check_seed, whole
+from radapt.numbers import LARGEST_N, check_batch_size, check_seed, whole
 from radapt.registry import nearest
 from radapt.reports import Part, write_experiments, write_plots, write_report
 from radapt.results import Result, Results
@@ -121,7 +121,7 @@ def run(
         RadaptError: what the experiment needs is unavailable.
     """
     if n is not None:
-        whole("n", n)
+        whole("n", n, high=LARGEST_N)
     check_batch_size(batch_size)
     check_seed(seed)
     every = experiment == "all"

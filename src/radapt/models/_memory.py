@@ -26,6 +26,7 @@ from .qwen_vl import QwenVL, qwen_vl
 __all__ = ["Memory", "Part", "estimate"]
 
 _GB = 1e9
+_LARGEST_SIDE = 2**16
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,9 @@ def _size(vlm: VLM, image_size: int | tuple[int, int] | None) -> tuple[int, int]
         return vlm.image_size
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     unit = vlm.tower.patch_size * vlm.tower.layout.merge
+    if max(height, width) > _LARGEST_SIDE:
+        got = f"{shown(height)} x {shown(width)}"
+        raise InputError(f"the sides of images are {_LARGEST_SIDE} pixels at most, got {got}")
     if isinstance(vlm, Llava) and (height, width) != vlm.image_size:
         raise InputError(f"{vlm.name} takes images of {vlm.image_size} only, got {height} x {width}")
     if min(height, width) < unit or (isinstance(vlm, Generative) and (height % unit or width % unit)):
