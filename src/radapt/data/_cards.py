@@ -38,6 +38,7 @@ PROMPTS = {
 """What generative models are asked, unless a card says otherwise: the prompts of LLaVA 1.5 (arXiv:2310.03744)."""
 
 _FOLDER = Path(str(files(__package__))) / "cards"
+_LONGEST_NAME = 100
 REGISTRY = Table("radapt.data", "dataset", members={file.stem: file for file in _FOLDER.glob("*.yaml")})
 """The cards of this package and of others: each a :class:`Card`, a mapping, or the path of a YAML file."""
 
