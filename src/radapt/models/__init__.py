@@ -133,19 +133,22 @@ def load(
 
     Raises:
         UnknownModelError: there is no model of that name.
-        ModelError: unavailable or unreadable files, an unsupported family, or an option that it does not take.
+        ModelError: unavailable or unreadable files, an unsupported family, an option that it does not take, or weights,
+            a scale, an image processor or a tokenizer that cannot be right.
         SettingsError: an unknown dtype.
 
     Warns:
-        UserWarning: a model object came without an image processor, so that its normalisation is a guess.
+        UserWarning: a model object came without an image processor, so that its normalisation is a guess; tensors
+            without a place in the model; an uncommonly large logit scale.
     """
     if isinstance(model, VLM):
         if tokenizer is not None or processor is not None:
             raise ModelError(f"{model.name} is loaded already, with its tokenizer and processor; load its model object")
         loaded = model
     elif isinstance(model, nn.Module):
-        loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
-        check_model(loaded)
+        with reading(name or type(model).__name__):
+            loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
+            check_model(loaded)
     else:
         written, kind = str(model), dtype_of(dtype)
         source = str(expanded(written)) if written.startswith("~") else written

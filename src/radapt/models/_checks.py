@@ -17,6 +17,7 @@ from ._dual import DualEncoder
 from ._generative import Generative
 from ._vlm import VLM
 from ._zero_shot import Contrastive
+from .qwen_vl import QwenVL
 
 __all__ = ["check_config", "check_model"]
 
@@ -67,6 +68,12 @@ def check_config(content: object, where: str) -> None:
                     raise ModelError(f"{where}: {key} must be a whole number from 1 to {_MOST[key]}, got {shown(each)}")
         if key.endswith("_eps") and (not isinstance(value, float) or not 0 < value < 1):
             raise ModelError(f"{where}: {key} must be a number between 0 and 1 such as 1e-05, got {shown(value)}")
+        if key == "rope_theta" and not (isinstance(value, int | float) and value > 0):
+            raise ModelError(f"{where}: rope_theta must be a positive number, got {shown(value)}")
+        if key == "mrope_section" and not (
+            isinstance(value, list) and len(value) == 3 and all(type(each) is int and each > 0 for each in value)
+        ):
+            raise ModelError(f"{where}: mrope_section must be three positive whole numbers, got {shown(value)}")
 
 
 def _entries(content: object, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -135,11 +142,11 @@ def _check_images(vlm: DualEncoder | Generative) -> None:
     settings = vlm.processor.to_dict() if hasattr(vlm.processor, "to_dict") else {}
     for key, most in _IMAGE_SIZES.items():
         given = settings.get(key)
-        for side in given.values() if isinstance(given, Mapping) else [given]:
-            if side is not None and (not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= most):
-                raise ModelError(
-                    f"{vlm.name}: {key} of its image processor must be from 1 to {most}, got {shown(side)}"
-                )
+        for part, side in (given if isinstance(given, Mapping) else {"": given}).items():
+            top = _PIXELS.get(part, most) if isinstance(vlm, QwenVL) else most
+            if side is not None and (type(side) is not int or not 1 <= side <= top):
+                got = f"got {shown(side)}"
+                raise ModelError(f"{vlm.name}: {key} of its image processor must be from 1 to {top}, {got}")
     patch = settings.get("patch_size")
     if patch is not None and patch != vlm.tower.patch_size:
         raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +33,7 @@ __all__ = [
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LONGEST = 300
+_MOST = 1000.0
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -143,9 +143,17 @@ def pretrained(
 
     settings = {} if device_map is None else {"device_map": device_map}
     with reading(name), no_bars(), _no_report():
-        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **settings)
+        _check_volume(kind, Path(source), name)
+        model, report = kind.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
         processor = checked_processor(processor_kind.from_pretrained(source) if processor is None else processor)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
+    for key, there, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"the weights of {name!r} hold {key} of shape {tuple(there)}, where its config.json describes "
+            f"{tuple(wanted)}; they are of another model"
+        )
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(
@@ -160,6 +168,27 @@ def pretrained(
         )
     check_tokenizer(tokenizer, name, model.config.get_text_config().vocab_size)
     return model, tokenizer, processor
+
+
+def _check_volume(kind: Any, folder: Path, name: str) -> None:
+    """Refuse a configuration of far more parameters than there are weights, before room is made for them.
+
+    Raises:
+        ModelError: the folder has fewer bytes of weights than its configuration has parameters.
+    """
+    there = sum(file.stat().st_size for suffix in ("safetensors", "bin") for file in folder.glob(f"*.{suffix}"))
+    if not there:
+        return
+    from transformers import AutoConfig
+
+    with torch.device("meta"):
+        model = getattr(kind, "from_config", kind)(AutoConfig.from_pretrained(folder))
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if wanted > there:
+        raise ModelError(
+            f"cannot load {name!r}: its config.json describes a model of {wanted:,} parameters, but its weights take "
+            f"{there:,} bytes; they are cut short, or of another model"
+        )
 
 
 def image_processor(model: Any, name: str, given: Any, kind: Any, **usual: Any) -> Any:
@@ -205,16 +234,16 @@ def check_normalisation(mean: object, std: object) -> None:
     """Refuse what is no mean or standard deviation of three channels.
 
     Raises:
-        ModelError: not three finite numbers, or a standard deviation that is not positive.
+        ModelError: not three numbers, or some that are not finite, far from those of pixels, or a deviation of nothing.
     """
-    for name, values, least in (("image_mean", mean, -math.inf), ("image_std", std, 0)):
-        values = values.tolist() if hasattr(values, "tolist") else values
-        given = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
-        numbers = [each for each in given if isinstance(each, int | float) and not isinstance(each, bool)]
-        right = [each for each in numbers if math.isfinite(each) and each > least]
-        if not len(right) == len(given) == 3:
-            kind = "three finite numbers" if name == "image_mean" else "three finite positive numbers"
-            raise ModelError(f"the {name} of the image processor must be {kind}, got {shown(values)}")
+    for name, values, least in (("image_mean", mean, -_MOST), ("image_std", std, 1 / _MOST)):
+        given: Any = values.tolist() if hasattr(values, "tolist") else values
+        numbers = [each for each in given if type(each) in (int, float)] if isinstance(given, list | tuple) else []
+        if len(numbers) != 3 or len(given) != 3 or not all(least <= each <= _MOST for each in numbers):
+            raise ModelError(
+                f"the {name} of the image processor must be three numbers from {least:g} to {_MOST:g}, for pixels from "
+                f"0 to 1; got {shown(values)}"
+            )
 
 
 def warn_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:

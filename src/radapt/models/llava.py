@@ -105,8 +105,15 @@ def llava(name: str, model: Any, tokenizer: Any, processor: Any, template: str =
     """A ``LlavaForConditionalGeneration`` or ``LlavaNextForConditionalGeneration`` with its parts.
 
     Raises:
-        ModelError: a LLaVA-NeXT that was not trained on a square of two by two tiles.
+        ModelError: a LLaVA-NeXT that was not trained on a square of two by two tiles, or features of the tower that it
+            does not have.
     """
+    count, chosen = len(tower(model).blocks), model.config.vision_feature_layer
+    for layer in chosen if isinstance(chosen, list | tuple) else [chosen]:
+        if type(layer) is not int or not 1 <= abs(layer) <= count:
+            raise ModelError(
+                f"{name}: vision_feature_layer must be a block from 1 to {count} or from -{count} to -1, got {layer!r}"
+            )
     side = int(model.config.vision_config.image_size)
     next_ = model.config.model_type == "llava_next"
     if next_ and [2 * side, 2 * side] not in [list(each) for each in model.config.image_grid_pinpoints]:
