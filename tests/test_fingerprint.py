@@ -9,8 +9,10 @@ from functools import partial
 
 import pytest
 import torch
+from tests.tiny import tiny_clip
 from torch import Tensor, nn
 
+from radapt.adapters import training_free
 from radapt.errors import SettingsError
 from radapt.evaluation import InputDefence
 from radapt.fingerprint import code_digest, digest
@@ -99,3 +101,18 @@ def test_what_has_no_source_is_refused() -> None:
     exec("def own(pixels): return pixels", space)
     with pytest.raises(SettingsError, match=r"is not to be found.*define it in a file, or give a fingerprint"):
         code_digest(space["own"])
+
+
+@pytest.mark.slow
+def test_an_adapter_on_a_part_of_a_module_changes_its_hash() -> None:
+    vlm = tiny_clip()
+    wrapped = nn.Sequential(vlm.tower.root, nn.Identity())
+    bare = code_digest(wrapped)
+    adapter = training_free(vlm, alpha=0.5)
+    seen = {bare}
+    for each in (adapter, adapter.change(cutoff=None)):
+        with each.attach(vlm):
+            seen.add(code_digest(wrapped))
+            vlm.encode_image(torch.rand(1, 3, 48, 48))
+            assert code_digest(wrapped) in seen  # what a pass leaves behind does not count
+    assert len(seen) == 3

@@ -284,3 +284,28 @@ def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path: Path, side
         warnings.simplefilter("ignore")  # refused whatever the user's filter
         with pytest.raises(InputError, match=rf"has {side**2} pixels, the limit is {PIL.Image.MAX_IMAGE_PIXELS};"):
             open_image(tmp_path / "a.png")
+
+
+def test_a_file_of_another_kind_is_never_handed_to_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("a program is run")
+
+    monkeypatch.setattr("subprocess.Popen", run)
+    scripts = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+        b"%PDF-1.4\n",
+        b"8BPS\0\1",
+        b"SIMPLE  = T",
+    )
+    for content in scripts:
+        (tmp_path / "a.jpg").write_bytes(content)
+        for source in (tmp_path / "a.jpg", content):
+            with pytest.raises(
+                InputError, match=r"is not an image that Pillow can read; allowed are .*PNG, JPEG, WebP"
+            ):
+                open_image(source)
+
+
+def test_the_content_of_a_file_is_opened_as_the_file_is(photo: Image, tmp_path: Path) -> None:
+    for kind in ("png", "bmp", "ppm", "tiff"):
+        assert same(open_image(saved(photo, tmp_path / f"a.{kind}").read_bytes()), photo)

@@ -22,7 +22,21 @@ LAYERS = (
     {"models", "data", "attacks"},
     {"reports"},
     {"training", "results"},
-    {"errors", "fingerprint", "images", "io", "numbers", "registry", "schema", "spectral", "text", "types", "_version"},
+    {
+        "caching",
+        "classifier",
+        "errors",
+        "fingerprint",
+        "images",
+        "io",
+        "numbers",
+        "registry",
+        "schema",
+        "spectral",
+        "text",
+        "types",
+        "_version",
+    },
 )
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 BASE = len(LAYERS) - 1

@@ -59,9 +59,9 @@ _PUBLIC = {
     "write_report": "reports",
 }
 _PACKAGES = {
-    *("adapters", "analysis", "attacks", "cli", "data", "errors", "evaluation", "experiments", "fingerprint"),
-    *("finetuning", "images", "io", "micro", "models", "registry", "reports", "results", "schema", "spectral"),
-    *("training", "types"),
+    *("adapters", "analysis", "attacks", "caching", "classifier", "cli", "data", "errors", "evaluation"),
+    *("experiments", "finetuning", "fingerprint", "images", "io", "micro", "models", "numbers", "registry"),
+    *("reports", "results", "schema", "spectral", "text", "training", "types"),
 }
 
 __all__ = [

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from radapt.errors import SettingsError
 
-__all__ = ["code_digest", "digest"]
+__all__ = ["code_digest", "digest", "version_of"]
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -24,6 +24,25 @@ def digest(tensors: Iterable[Tensor]) -> str:
         total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]
+
+
+def version_of(kind: type) -> str:
+    """What tells the code of a class from what it was before: its ``revision``, and of a class that is not this
+    library's the hash of its source, and of those that it is derived from, where there is any."""
+    total = hashlib.sha256()
+    own = True
+    for each in kind.__mro__:
+        package = each.__module__.partition(".")[0]
+        if package in ("radapt", "builtins", "abc", "typing"):
+            continue
+        own = False
+        try:
+            total.update(inspect.getsource(each).encode())
+        except (OSError, TypeError):  # made in a notebook or an interpreter
+            code = [getattr(value, "__code__", None) for value in vars(each).values()]
+            total.update(repr([(c.co_code, c.co_consts, c.co_names) for c in code if c is not None]).encode())
+    revision = str(getattr(kind, "revision", 1))
+    return revision if own else f"{revision}-{total.hexdigest()[:16]}"
 
 
 def code_digest(thing: Any) -> str:
@@ -45,6 +64,9 @@ def code_digest(thing: Any) -> str:
                 add_source(type(module))
                 plain = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
                 add(sorted(plain.items()))
+                hooks = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
+                for mark in [hook for hook in hooks if isinstance(getattr(hook, "fingerprint", None), str)]:
+                    add(mark)  # an adapter that it carries
             for name, tensor in value.state_dict().items():
                 add(name)
                 add(tensor)

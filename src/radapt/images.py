@@ -6,6 +6,8 @@ import re
 import struct
 import warnings
 import zlib
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +25,30 @@ _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises for files that end early or contradict themselves."""
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of pixels alone, whatever a file is called; for others, Pillow would run programs such as Ghostscript."""
 
 
-def open_image(source: str | Path | Image) -> Image:
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of them that this Pillow reads."""
+    PIL.Image.init()
+    return tuple(each for each in _FORMATS if each in PIL.Image.OPEN)
+
+
+def open_image(source: str | Path | bytes | Image) -> Image:
     """An image as RGB with 8 bits per channel, from a file or a PIL image, which is not changed.
 
     The EXIF orientation is applied. Transparent parts become white. 16-bit grey is scaled to 8 bits. Of an animated
     image or one of several pages, the first frame is taken, with a warning; of a PIL image, the frame that it is at.
 
     Args:
-        source: a file, or a PIL image of any mode.
+        source: a file of one of the usual formats (PNG, JPEG, WebP, TIFF...), its content, or a PIL image of any mode.
 
     Raises:
-        InputError: there is no such file, it is not an image or a truncated one; the image is empty, has more pixels
-            than ``PIL.Image.MAX_IMAGE_PIXELS``, or one side is more than 200 times the other; its values have no known
-            range.
+        InputError: there is no such file, it is not such an image or a truncated one; the image is empty, has more
+            pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or one side is more than 200 times the other; its values have no
+            known range.
     """
     name = repr(str(source)) if isinstance(source, (str, Path)) else "the image"
     with warnings.catch_warnings():
@@ -45,9 +56,10 @@ def open_image(source: str | Path | Image) -> Image:
         try:
             if isinstance(source, Image):
                 return _plain(source, name)
-            if not isinstance(source, (str, Path)):
+            if not isinstance(source, (str, Path, bytes)):
                 raise InputError(f"an image must be a file or a PIL image, got {type(source).__name__}")
-            with PIL.Image.open(source) as image:
+            content = BytesIO(source) if isinstance(source, bytes) else source
+            with PIL.Image.open(content, formats=_formats()) as image:
                 return _plain(image, name)
         except InputError:
             raise
@@ -57,8 +69,8 @@ def open_image(source: str | Path | Image) -> Image:
             raise InputError(f"{name} cannot be opened: {error.strerror}; give the path of an image") from error
         except UnidentifiedImageError as error:
             raise InputError(
-                f"{name} is not an image that Pillow can read; allowed are whole files in PNG, JPEG, WebP, "
-                "TIFF and the like; save it as one of these"
+                f"{name} is not an image that Pillow can read; allowed are whole files in PNG, JPEG, WebP, TIFF "
+                f"and the like ({', '.join(_formats())}); save it as one of these"
             ) from error
         except (DecompressionBombError, DecompressionBombWarning) as error:
             found = re.search(r"\d+", str(error))

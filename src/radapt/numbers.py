@@ -10,7 +10,7 @@ __all__ = ["LARGEST_BATCH", "LARGEST_N", "LARGEST_SEED", "check_batch_size", "ch
 
 LARGEST_BATCH = 2**16
 """Batches are padded to their size, so one that is far too large would take all memory."""
-LARGEST_N = 10**7
+LARGEST_N = 10**8
 """Samples of a dataset."""
 LARGEST_SEED = 2**63 - 1
 """More does not fit into the generators of numpy and torch."""

@@ -5,12 +5,13 @@ What a defence filters and what an attack hides from it come from here, so that 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.types import Pixels
 
 __all__ = ["HIGHEST", "gaussian_circulant", "gaussian_response", "radial", "ring", "ring_sums", "separable"]
@@ -28,10 +29,10 @@ def gaussian_response(size: int, cutoff: float) -> Float[Tensor, " size"]:
         size: image height or width, in pixels.
         cutoff: D0 in cycles per pixel; infinity passes everything.
     """
-    return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64).square() / (2 * cutoff * cutoff))
+    return torch.exp(-torch.fft.fftfreq(size, dtype=torch.float64, device="cpu").square() / (2 * cutoff * cutoff))
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def gaussian_circulant(
     size: int, cutoff: float, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "size size"]:
@@ -41,10 +42,11 @@ def gaussian_circulant(
         size, cutoff: as in :func:`gaussian_response`.
         device, dtype: of the matrix, which is computed in float64 on the CPU.
     """
-    with torch.inference_mode(False):  # a cached inference tensor could not be used in a later backward pass
-        kernel: Tensor = torch.fft.ifft(gaussian_response(size, cutoff)).real
-        rows = (torch.arange(size)[:, None] - torch.arange(size)) % size
-        return kernel[rows].to(device, dtype)
+    places = torch.arange(size, device="cpu")
+    # The inverse transform of an even function has cosines alone; compilers know nothing of complex numbers.
+    cosines = torch.cos((places[:, None] * places % size).double() * (2 * math.pi / size))
+    kernel = cosines @ gaussian_response(size, cutoff) / size
+    return kernel[(places[:, None] - places) % size].to(dtype).to(device)
 
 
 def separable(
@@ -65,11 +67,11 @@ def separable(
 
 def radial(height: int, width: int) -> Float[Tensor, "height width"]:
     """Distance from DC, in cycles per pixel, of the entries of a 2-D discrete Fourier transform, in float64."""
-    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64) for size in (height, width))
+    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64, device="cpu") for size in (height, width))
     return torch.hypot(rows[:, None], columns)
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def ring(height: int, width: int, low: float, high: float) -> Bool[Tensor, "height width"]:
     """Which entries of a 2-D discrete Fourier transform have a radial frequency from ``low`` to below ``high``."""
     distance = radial(height, width)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 import radapt
-from radapt.adapters import capture_anchor, model_guided, training_free
+from radapt.adapters import capture_anchor, data_driven, model_guided, training_free, tune
 from radapt.errors import AdapterError, SettingsError
 from radapt.models import Layout, place_tokens
 
@@ -100,3 +101,22 @@ def test_model_guided_takes_the_anchor_of_the_guide(tiny_vlm: Any) -> None:
 def test_a_guide_of_another_kind_is_refused(tiny_vlm: Any, tiny_qwen: Any) -> None:
     with pytest.raises(AdapterError, match=re.escape("must be a fine-tuned twin")):
         model_guided(tiny_vlm, tiny_qwen)
+
+
+def test_no_verb_makes_an_anchor_through_another_adapter(tiny_vlm: Any) -> None:
+    pixels, plain, twin = torch.rand(4, 3, 32, 32), copy.deepcopy(tiny_vlm), copy.deepcopy(tiny_vlm)
+    adapter = training_free(tiny_vlm)
+    adapter.attach(tiny_vlm)
+    for make in (
+        lambda: training_free(tiny_vlm),
+        lambda: training_free(tiny_vlm.model),
+        lambda: data_driven(tiny_vlm, pixels, steps=1, batch_size=2, quiet=True),
+        lambda: model_guided(plain, tiny_vlm),
+        lambda: capture_anchor(tiny_vlm),
+    ):
+        with pytest.raises(SettingsError, match="detach the model's adapter"):
+            make()
+    # The anchor comes from the guide alone, whatever the model carries.
+    assert torch.equal(model_guided(tiny_vlm, twin).anchor, model_guided(plain, twin).anchor)
+    with pytest.raises(AdapterError, match="already carries an adapter"):
+        tune(tiny_vlm, adapter, data="shapes", n=2)

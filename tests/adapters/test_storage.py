@@ -19,7 +19,7 @@ from torch import Tensor
 import radapt
 from radapt import __version__
 from radapt.adapters import Adapter, training_free
-from radapt.errors import AdapterError
+from radapt.errors import AdapterError, SettingsError
 
 
 @pytest.fixture
@@ -242,7 +242,8 @@ def test_a_model_with_an_adapter_in_its_folder_loads_and_so_does_the_adapter(
 ) -> None:
     tiny_vlm.save_pretrained(tmp_path)
     adapter.save_pretrained(tmp_path)
-    assert radapt.load(tmp_path).fingerprint == tiny_vlm.fingerprint
+    loaded, weights = radapt.load(tmp_path).model.state_dict(), tiny_vlm.model.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
     assert type(tiny_vlm.model).from_pretrained(tmp_path) is not None
     assert Adapter.from_pretrained(tmp_path).fingerprint == adapter.fingerprint
 
@@ -405,9 +406,36 @@ def test_whatever_the_anchor_is_is_one_error(folder: Path, tensors: dict[str, Te
         Adapter.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    "origin", [{"x": object()}, {"x": math.nan}, {"x": "\ud800"}, {"x": "x" * (1 << 20)}, {"x": ...}]
+)
+def test_what_could_not_be_read_again_is_not_written(adapter: Adapter, tmp_path: Path, origin: dict[str, Any]) -> None:
+    deep: list[Any] = []
+    for _ in range(80):
+        deep = [deep]
+    if origin["x"] is ...:
+        origin = {"x": deep}
+    with pytest.raises(AdapterError, match="cannot write the adapter to"):
+        adapter.change(origin=origin).save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [None, 3, "x" * 5000, "a\0b", "", "a/b/c", "a/b\ud800"])
+def test_whatever_an_adapter_is_asked_by_is_one_error(name: Any, unchecked: None) -> None:
+    with pytest.raises(AdapterError):
+        Adapter.from_pretrained(name)
+
+
+@pytest.mark.parametrize("changes", [{"grid": 4}, {"grid": None}, {"origin": None}, {"method": []}, {"base_model": 3}])
+def test_types_of_settings_are_checked_when_made(adapter: Adapter, changes: dict[str, Any], unchecked: None) -> None:
+    with pytest.raises(SettingsError, match=next(iter(changes))):
+        adapter.change(**changes)
+
+
 def test_an_anchor_that_is_not_of_floating_point_is_refused_when_made(adapter: Adapter, unchecked: None) -> None:
     for anchor in (adapter.anchor.long(), adapter.anchor.bool()):
         with pytest.raises(AdapterError, match="must be of a floating-point type"):
             Adapter(adapter.settings, anchor)
-    with pytest.raises(AdapterError, match="not finite"):
-        Adapter(adapter.settings, adapter.anchor / 0)
+    for anchor in (adapter.anchor / 0, adapter.anchor.double().fill_(1e300)):
+        with pytest.raises(AdapterError, match="not finite"):
+            Adapter(adapter.settings, anchor)

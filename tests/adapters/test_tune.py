@@ -103,7 +103,7 @@ def test_many_samples_are_counted_by_their_own_labels(tiny_vlm: Any, tiny_shapes
     with adapter.attach(tiny_vlm), torch.no_grad():
         says = tiny_vlm.logits(data.pixels(range(150)), tiny_vlm.classifier(data.prompts)).argmax(1)
     assert not torch.equal(says[128:], says[:22])
-    weak = make("pgd", eps=1e-7, steps=1)
+    weak = make("pgd", eps=1e-6, steps=1)
     options = {"data": [replace(data, labels=says)], "attack": weak, "alphas": [0.3]}
     (trial,) = tune(tiny_vlm, adapter, **options).trials
     assert (trial.clean, trial.robust) == (100, 100)

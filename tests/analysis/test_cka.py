@@ -19,7 +19,7 @@ from torch import Tensor
 import radapt
 from radapt.analysis import cka
 from radapt.analysis.cka import _gram, _u_centred
-from radapt.errors import InputError, ModelError, SettingsError
+from radapt.errors import AdapterError, InputError, ModelError, SettingsError
 from radapt.models import VLM
 from radapt.models.hf_clip import clip
 
@@ -181,3 +181,24 @@ def test_wrong_input_is_refused(tiny_vlm: VLM) -> None:
         cka(tiny_vlm, tiny_vlm, [])
     with pytest.raises(InputError, match=r"Emb\. of tiny/clip gives the same for all images"):
         cka(tiny_vlm, tiny_vlm, [torch.ones(5, 3, SIDE, SIDE)])
+
+
+@pytest.mark.parametrize("name", ["cka", "kernels"])
+def test_an_adapter_is_part_of_what_is_analysed(name: str) -> None:
+    models, twins = [{"CLIP": tiny_clip("one", factor=10.0), "other": tiny_clip("two", seed=1)} for _ in range(2)]
+    bare = radapt.analyze(name, models, data="shapes", n=8, quiet=True)
+    adapter = radapt.training_free(models["CLIP"], alpha=0.9)
+    with adapter.attach(models["CLIP"]), adapter.attach(twins["CLIP"]):
+        defended = radapt.analyze(name, models, data="shapes", n=8, quiet=True)
+        assert radapt.analyze(name, twins, data="shapes", n=8, quiet=True) == defended
+        assert models["CLIP"].defended
+    assert (defended == bare) == (name == "kernels")  # which looks at weights alone
+    assert radapt.analyze(name, models, data="shapes", n=8, quiet=True) == bare
+
+
+def test_a_replacement_refuses_an_adapter() -> None:
+    models = {"CLIP": tiny_clip("one"), "other": tiny_clip("two")}
+    adapter = radapt.training_free(models["CLIP"])
+    for carrier in models.values():
+        with adapter.attach(carrier), pytest.raises((SettingsError, AdapterError), match="carries an adapter"):
+            radapt.analyze("replacement", models, data="shapes", n=2, quiet=True)

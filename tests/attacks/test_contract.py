@@ -227,3 +227,113 @@ def test_an_unknown_attack_gets_a_suggestion() -> None:
     with pytest.raises(SettingsError, match="unknown attack 'apdg'; did you mean"):
         make("apdg", eps=0.1)
     assert {"pgd", "apgd"} <= set(names())
+
+
+def named(name: str, **changes: object) -> Attack:
+    """An attack with few steps."""
+    return make(name, **{"norm": "linf", "eps": 0.1, "steps": 12, **SETTINGS.get(name, {}), **changes})
+
+
+def broken(model: nn.Module, wrong: Callable[[Tensor], Tensor], value: float) -> Callable[[Tensor], Tensor]:
+    """A model whose logits all have this value on some images."""
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.where(wrong(images)[:, None], value, model(images))
+
+    return logits
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_sample_whose_logits_are_not_numbers_fails_and_the_others_are_attacked(
+    name: str, everywhere: bool, pixels: Tensor
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+    pixels[:, 0, 0, 0] = 0.5
+    if not everywhere:
+        pixels[7, 0, 0, 0] = 1.0
+    with torch.no_grad():
+        labels = model(pixels).argmax(1)
+    nan = broken(model, lambda images: images[:, 0, 0, 0] > (0.0 if everywhere else 0.8), float("nan"))
+    outcome = named(name)(ClassificationObjective(nan, labels, 4), pixels, batch_size=8)
+    bad = torch.full((23,), everywhere)
+    bad[7] = True
+    # No answer is a wrong answer, and one that is marked.
+    assert torch.equal(outcome.failed, bad)
+    assert outcome.fooled[bad].all()
+    assert f"failed={int(bad.sum())}" in repr(outcome)
+    assert torch.equal(outcome.pixels[bad], pixels[bad])
+    if not everywhere:
+        sound = named(name)(ClassificationObjective(model, labels, 4), pixels, batch_size=8)
+        assert_same(part_of(outcome, ~bad), sound, (~bad).nonzero().flatten())
+
+
+def part_of(outcome: Outcome, rows: Tensor) -> Outcome:
+    return type(outcome)(**{field: value[rows] for field, value in vars(outcome).items()})
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_on_which_a_model_gives_no_number_fools(name: str, norm: str, pixels: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].weight[1] += 1e-3
+        model[1].bias.copy_(torch.tensor([1.0, 0.5, 0.0, -1.0]))
+    pixels = torch.full_like(pixels, 0.5)
+    labels = torch.zeros(23, dtype=torch.int64)
+    # The loss rises with the brightness, and at some brightness in the ball the model breaks.
+    nan = broken(model, lambda images: (images.flatten(1).mean(1) - 0.5).abs() > 0.004, float("nan"))
+    attack = named(name, norm=norm, eps=0.1 if norm == "linf" else 0.5)
+    outcome = attack(ClassificationObjective(nan, labels, 4), pixels, batch_size=8)
+    with torch.no_grad():
+        answered = nan(outcome.pixels).isfinite().all(1)
+    assert torch.equal(outcome.fooled, ~answered)
+    assert (outcome.failed | ~outcome.fooled).all()
+    assert outcome.distance.max() <= attack.eps + 1e-6
+    # What leaves the ball on its way may end outside of it, and says so.
+    assert (outcome.fooled | outcome.failed).any() or name in ("square", "band")
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("mask", [float("-inf"), torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("classes", [3, 4])
+@pytest.mark.filterwarnings("ignore:apgd-t of autoattack")
+def test_a_class_that_the_model_excludes_changes_no_verdict(
+    name: str, mask: float, classes: int, pixels: Tensor
+) -> None:
+    torch.manual_seed(2)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(108, classes))
+
+    def masked(images: Tensor) -> Tensor:
+        logits = torch.cat([plain(images)[:, :1], plain(images)], 1)
+        return logits.masked_fill(torch.eye(classes + 1, dtype=torch.bool)[0], mask)
+
+    with torch.no_grad():
+        labels = plain(pixels).argmax(1)
+    attack = named(name, eps=0.02)
+    expected = attack(ClassificationObjective(plain, labels, classes), pixels, batch_size=8)
+    outcome = attack(ClassificationObjective(masked, labels + 1, classes + 1), pixels, batch_size=8)
+    assert torch.equal(outcome.fooled, expected.fooled)
+    assert 0 < outcome.fooled.sum() < 23
+    assert not outcome.failed.any()
+    assert outcome.loss.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [*names(), "apgd dlr", "apgd dlr-targeted", "pgd ce-targeted", "fab margin-targeted"])
+def test_infinite_logits_are_compared_as_they_are(name: str, pixels: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 4))
+    with torch.no_grad():
+        labels = model(pixels).argmax(1)
+
+    def logits(images: Tensor) -> Tensor:
+        added = torch.zeros(len(images), 4)
+        added[:, 1] = torch.where(images[:, 0, 0, 0] > 0.5, torch.inf, 0.0)
+        return model(images) + added
+
+    name, _, loss = name.partition(" ")
+    attack = named(name, eps=0.02, **({"loss": loss} if loss else {}))
+    pixels[:12, 0, 0, 0], pixels[12:, 0, 0, 0] = 0.9, 0.1
+    outcome = attack(ClassificationObjective(logits, labels, 4), pixels, batch_size=8)
+    assert torch.equal(outcome.fooled[:12], labels[:12] != 1)
+    assert outcome.loss.isfinite().all()

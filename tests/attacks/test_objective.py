@@ -178,3 +178,48 @@ def test_an_objective_that_lacks_a_member_is_refused_and_the_base_class_has_defa
     assert checked(whole) is whole
     assert (whole.stop, whole.classes) == (False, None)
     assert make("pgd", eps=0.1, steps=3)(whole, torch.full((3, 3, 2, 2), 0.5)).loss_rose.all()
+
+
+@pytest.mark.parametrize("mask", [-math.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "ce-targeted", "margin-targeted", "dlr-targeted"])
+def test_excluded_classes_count_for_nothing(loss: str, mask: float) -> None:
+    z, labels = scores()[:, :4], torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    targets, rows = (labels + 1) % 4, torch.arange(8)
+    pixels = torch.zeros(8, 3, 1, 1)
+    towards = {"target": targets} if loss.endswith("targeted") else {}
+    plain = ClassificationObjective(lambda pixels: z, labels, 4)(pixels, rows, loss=loss, **towards)
+    for classes in (5, 8):
+        leaf = torch.cat([z, torch.full((8, classes - 4), mask)], 1).requires_grad_(True)
+        masked = ClassificationObjective(lambda pixels, leaf=leaf: leaf, labels, classes)(
+            pixels, rows, loss=loss, **towards
+        )
+        assert torch.equal(masked.loss, plain.loss)
+        assert torch.equal(masked.fooled, plain.fooled)
+        (gradient,) = torch.autograd.grad(masked.loss.sum(), leaf)
+        assert gradient.isfinite().all()
+        assert not gradient[:, 4:].any()
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "ce-targeted", "margin-targeted", "dlr-targeted"])
+@pytest.mark.parametrize("left", [1, 2, 3])
+@pytest.mark.parametrize("value", [-math.inf, math.inf])
+def test_losses_and_gradients_are_finite_with_infinite_logits(loss: str, left: int, value: float) -> None:
+    logits = torch.full((1, 5), value)
+    logits[0, :left] = torch.tensor([0.5, 0.2, -0.3])[:left]
+    leaf = logits.requires_grad_(True)
+    for label in range(5):
+        objective = ClassificationObjective(lambda pixels: leaf, torch.tensor([label]), 5)
+        towards = {"target": torch.tensor([(label + 1) % 5])} if loss.endswith("targeted") else {}
+        score = objective(torch.zeros(1, 3, 1, 1), torch.tensor([0]), loss=loss, **towards)
+        (gradient,) = torch.autograd.grad(score.loss.sum(), leaf)
+        assert score.loss.isfinite().all()
+        assert gradient.isfinite().all()
+        # Excluded, or as large as others: not the one answer.
+        assert bool(score.fooled) == (label != 0 if value < 0 else True)
+
+
+def test_logits_that_are_not_numbers_are_no_answer() -> None:
+    nan = math.nan
+    z = torch.tensor([[nan, nan, nan], [1.0, nan, 0.0], [nan, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    score = ClassificationObjective(lambda pixels: z, [0, 0, 0, 0], 3)(torch.zeros(4, 3, 1, 1), torch.arange(4))
+    assert score.fooled.tolist() == [True, True, True, False]

@@ -99,3 +99,15 @@ def test_jpeg_is_that_of_a_file() -> None:
     for quality in (0, 96):
         with pytest.raises(SettingsError, match=r"quality must lie in 1\.\.95"):
             jpeg(quality)
+
+
+def test_passes_of_a_mean_do_not_see_what_the_others_wrote() -> None:
+    pixels, seen = torch.full((2, 3, 2, 2), 0.5), list[float]()
+
+    def logits(x: Tensor) -> Tensor:
+        seen.append(float(x.detach().mean()))
+        return x.mul_(0.5).flatten(1)[:, :2]
+
+    EOT(ClassificationObjective(logits, [0, 1], 2), 3)(pixels, torch.arange(2))
+    assert seen == [0.5] * 3
+    assert pixels.eq(0.5).all()

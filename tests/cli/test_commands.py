@@ -116,7 +116,7 @@ def test_the_command_gives_the_figures_of_the_library(run: Run, model: str) -> N
         expected = [(figure.setting, results.samples(figure.setting)) for figure in figures]
     with Results("results.sqlite", read_only=True) as results:
         assert [(f.setting, results.samples(f.setting)) for f in results.all()] == expected
-    assert [row["eps"] for row in read("rows.json")] == [0, 1 / 255, 1 / 255, 2 / 255, 2 / 255]
+    assert [row["eps"] for row in read("rows.json")] == [0, 1 / 255, 2 / 255]
 
 
 def test_a_second_run_adds_and_does_not_redo(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_an_interrupt_is_one_line_and_the_same_command_continues(
     with Results("results.sqlite", read_only=True) as results:
         assert [(f.setting.attack, f.n) for f in results.all()] == [("none", 4)]
     assert run(*words).exit_code == 0
-    assert [row["n"] for row in read("rows.json")] == [4, 4, 4]
+    assert [row["n"] for row in read("rows.json")] == [4, 4]  # clean, and white-box: it is its own source
 
 
 def test_a_data_driven_adapter_is_trained_and_says_how(run: Run, model: str) -> None:

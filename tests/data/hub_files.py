@@ -42,7 +42,7 @@ def archives(folder: Path, labels: list[int], *, split: str = "test", kind: str 
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
     (folder / split / "nshards.txt").write_text(str(len(starts)))
-    (folder / "classnames.txt").write_text("tabby cat\nmissile\nmissile\n")
+    (folder / "classnames.txt").write_text("tabby cat\nmissile\nprojectile\n")
     (folder / "templates.txt").write_text("a photo of a {c}.\nart of the {c}.\n")
     return folder
 

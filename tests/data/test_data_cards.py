@@ -89,6 +89,12 @@ def test_a_text_must_be_one_line(key: str, value: object) -> None:
         ({"metric": "CIDEr"}, "Allowed: mean-per-class, top-1"),
         ({"name": "Birds!"}, "lower case letters"),
         ({"n": 0}, "n must be 1 or more"),
+        ({"n": 10**23}, "n must be 1 or more, at most 100000000"),
+        ({"name": "b" * 10**5}, r"at most 100, got 'b+\.\.\."),
+        ({"classes": ["cat", "dog", "cat"]}, r"must be different"),
+        ({"classes": ["caf\u00e9", "dog", "cafe\u0301"]}, "the classes 0 and 2 are both called 'cafe"),
+        ({"classes": ["tree frog", "tree  frog"]}, "the classes 0 and 1 are both called 'tree  frog'"),
+        ({"templates": ["x" * 10**6]}, r"template 'x+\.\.\. has no place"),
         ({"n": True}, r"card: n: input should be a valid integer, got True"),
         ({"n": "all"}, r"card: n: input should be a valid integer, got 'all'"),
         ({"options": ["label"]}, r"card: options: input should be an object, got \['label'\]"),
@@ -119,6 +125,10 @@ def test_a_wrong_value_is_explained(change: dict[str, object], message: str) -> 
         ({"options": {"label": "shape", "world": {"nois": 0.1}}}, "did you mean 'noise'"),
         ({"options": {"label": "shape", "world": 3}}, "world must be a mapping"),
         ({"options": {"label": "shape", "size": 48.0}}, "size must be a whole number"),
+        ({"options": {"label": "shape", "size": 10**9}}, "size must be a whole number from 8 up, at most 1024"),
+        ({"options": {"label": "shape", "seed": 10**23}}, "seed must be a whole number from 0 up, at most 4294967295"),
+        ({"options": {"label": "shape", "world": {"clutter": 10**9}}}, "clutter must be 0 or more, at most 1000"),
+        ({"n": 10**8}, "n=100000000 images are too many: at most 9942053 of 48 pixels a side are allowed"),
         ({"source": "digits"}, "unknown option 'label'"),
         ({"source": "digits", "options": {}, "n": 598}, "the test split has 597 samples, n=598"),
     ],
@@ -128,6 +138,53 @@ def test_wrong_options_are_explained_when_the_set_is_loaded(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         load_dataset(write(tmp_path, {**GOOD, **change}))
+
+
+@pytest.mark.parametrize("n", [10**9, 10**20, 10**5000], ids=["9", "20", "5000"])
+@pytest.mark.parametrize("name", ["shapes", "digits", "shapeworld-retrieval"])
+def test_far_too_many_samples_are_refused_at_once(name: str, n: int) -> None:
+    with pytest.raises(SettingsError, match="n must be a whole number from 1 up, at most 100000000, got"):
+        load_dataset(name, n=n)
+
+
+def test_images_that_are_too_large_or_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (10**9, 10**23, 1025):
+        with pytest.raises(SettingsError, match="size must be a whole number from 8 up, at most 1024"):
+            load_dataset("shapes", n=1, size=size)
+    with pytest.raises(SettingsError, match="only about 11520 different scenes"):
+        load_dataset("shapeworld-retrieval", n=10**6)
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("radapt.data._readers._rendered", full)
+    with pytest.raises(SettingsError, match="'shapes': n=7 images are too many: they do not fit into the memory"):
+        load_dataset("shapes", n=7)
+
+
+def test_a_card_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, GOOD))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert card(str(path)).title == "Birds"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)), "values"),
+        ("x: " + "[" * 5000, "deeper in each other"),
+        ("x" * (1 << 21), "more than 1048576 bytes"),
+        ("n: 5\nn: 500", "'n' stands twice"),
+        ("title: 2024-13-45", "not valid YAML"),
+        ("title: 2024-12-31", "something else than plain values"),
+        ("title: '\\ud800'\ncitation: \"\\ud800\"", "half of a character"),
+    ],
+    ids=["aliases", "deep", "large", "twice", "no date", "date", "surrogate"],
+)
+def test_a_card_that_is_too_much_is_refused_in_one_short_message(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        card(write(tmp_path, text))
+    assert len(str(caught.value)) < 500
 
 
 def test_a_file_that_is_no_card_is_refused(tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ def test_a_position_outside_is_refused(position: int) -> None:
         ({"labels": torch.tensor([0, -1, 1, 0])}, "got -1 to 1"),
         ({"labels": torch.tensor([0, 1])}, "4 images needs 4 labels, got 2"),
         ({"labels": torch.tensor([0, 1, 1, 0], dtype=torch.int32)}, "labels must be int64"),
+        (
+            {"classes": ("apple", " apple")},
+            "classes must have different names, and the classes 0 and 1 are both called",
+        ),
         ({"captions": (("a",),) * 4}, "needs 0 captions, got 4"),
         ({"images": np.zeros((4, 3, 2, 2), np.uint8)}, "N x height x width x 3"),
         ({"details": card("shapeworld-vqa")}, "needs 0 labels, got 4"),

@@ -67,8 +67,13 @@ def test_a_shipped_card_reads_a_local_copy_once_the_repository_is_changed(name: 
         labels, expected = [1, 2, 1, 0], ("abbey", "airplane cabin", "alley")
         parquet(local, {"label": labels}, label=datasets.ClassLabel(names=list(expected)))
     else:
-        labels, expected = [1, 2, 1, 0], ("tabby cat", "missile", "missile")
+        labels, expected = [1, 2, 1, 0], ("tabby cat", "missile", "projectile")
         archives(local, labels)
+        if name == "imagenet-1k":  # two pairs of its classes have one name in the file
+            doubles = {657: "missile", 744: "missile", 836: "sunglasses", 837: "sunglasses"}
+            lines = [doubles.get(at, f"thing {at}") for at in range(1000)]
+            (local / "classnames.txt").write_text("\n".join(lines))
+            expected = tuple({**dict(enumerate(lines)), 744: "projectile", 836: "sunglass"}.values())
         (local / "templates.txt").rename(local / "zeroshot_classification_templates.txt")
     data = load_dataset(str(copy), n=4)
     assert data.images.shape == (4, 224, 224, 3)

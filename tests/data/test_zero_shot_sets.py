@@ -30,7 +30,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_webdataset_brings_its_class_names_and_templates(tmp_path: Path, kind: str, order: dict[str, int]) -> None:
     folder = archives(tmp_path / "data", [0, 0, 1, 2], kind=kind)
     data = load_dataset(own(tmp_path, folder, {**ARCHIVES, **order}))
-    assert data.classes == ("tabby cat", "missile", "missile")  # ImageNet has two classes of one name, too
+    assert data.classes == ("tabby cat", "missile", "projectile")
     assert data.prompts[0] == ("a photo of a tabby cat.", "art of the tabby cat.")
     assert sorted(which(data)) == [0, 1, 2, 3]
     assert data.labels.tolist() == [[0, 0, 1, 2][at] for at in which(data)]
@@ -99,6 +99,63 @@ def test_class_names_come_with_the_labels(tmp_path: Path, order: dict[str, int])
 
 
 @pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("circle\nsquare\ncircle\n", "the classes 0 and 2 are both called 'circle'"),
+        ("tree frog\ntree  frog\n", "the classes 0 and 1 are both called"),
+        ("cafe\u0301\ncaf\u00e9\n", "the classes 0 and 1 are both called"),
+    ],
+)
+def test_equal_names_of_a_file_are_refused_and_may_be_renamed(tmp_path: Path, lines: str, message: str) -> None:
+    folder = archives(tmp_path / "data", [0, 1])
+    (folder / "classnames.txt").write_text(lines, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"dataset 'own': {message}.*give one of them another name under rename"):
+        load_dataset(own(tmp_path, folder, ARCHIVES))
+    renamed = load_dataset(own(tmp_path, folder, {**ARCHIVES, "rename": {0: "ring"}}))
+    assert renamed.classes[:2] == ("ring", lines.split("\n")[1])
+    for wrong in ({7: "x"}, {"a": "x"}):
+        with pytest.raises(SettingsError, match="rename names the label"):
+            load_dataset(own(tmp_path, folder, {**ARCHIVES, "rename": wrong}))
+    for odd in (["x"], {0: 3}, {0: " "}):
+        with pytest.raises(SettingsError, match="rename must be a mapping of labels to names, got"):
+            load_dataset(own(tmp_path, folder, {**ARCHIVES, "rename": odd}))
+
+
+def test_equal_names_of_the_labels_and_of_a_column_are_refused(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["tree_frog", "tree frog"])
+    folder = parquet(tmp_path / "data", {"label": [0, 1], "text": ["a frog", "a frog"]}, label=names)
+    for options in ({}, {"names": "text"}):
+        with pytest.raises(InputError, match=r"the classes 0 and 1 are both called '(tree|a) frog'"):
+            load_dataset(own(tmp_path, folder, options))
+    assert load_dataset(own(tmp_path, folder, {"rename": {1: "toad"}})).classes == ("tree frog", "toad")
+
+
+@pytest.mark.parametrize("value", [None, 3, "", " "])
+def test_a_name_of_a_column_is_a_text(tmp_path: Path, value: Any) -> None:
+    texts = [value, value] if isinstance(value, int) else ["a frog", value]
+    folder = parquet(tmp_path / "data", {"label": [0, 1], "text": texts})
+    with pytest.raises(InputError, match=r"row \d of the split, column 'text': holds .* where the name of a class"):
+        load_dataset(own(tmp_path, folder, {"names": "text"}))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_of_names_may_have_a_byte_order_mark_and_blank_lines_at_the_end(tmp_path: Path, end: str) -> None:
+    folder = archives(tmp_path / "data", [0, 1])
+    for file, lines in (("classnames.txt", ["cat", "dog\x85house", ""]), ("templates.txt", ["a {c}", "the {c}", " "])):
+        (folder / file).write_bytes(("\ufeff" + end.join([*lines, "", ""])).encode())
+    data = load_dataset(own(tmp_path, folder, ARCHIVES))
+    assert data.classes == ("cat", "dog\x85house")
+    assert data.prompts[0] == ("a cat", "the cat")
+
+
+def test_a_file_of_names_is_bounded(tmp_path: Path) -> None:
+    folder = archives(tmp_path / "data", [0, 1])
+    (folder / "classnames.txt").write_text("x\n" * (1 << 22))
+    with pytest.raises(SettingsError, match=r"cannot read 'classnames.txt' of .*more than 4194304 bytes"):
+        load_dataset(own(tmp_path, folder, ARCHIVES))
+
+
+@pytest.mark.parametrize(
     ("column", "labels"), [("label", [1, 0, 1]), ("fine_label", [1, 0, 1]), ("cls", [True, False, True])]
 )
 def test_plain_labels_may_be_numbers_or_true_and_false(tmp_path: Path, column: str, labels: list[Any]) -> None:
@@ -130,7 +187,7 @@ def test_files_of_the_hub_are_fetched_from_the_repository(tmp_path: Path, monkey
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     details = card(own(tmp_path, "owner/name", ARCHIVES))
     rows = datasets.Dataset.from_dict({"cls": [0]})
-    assert class_names(details, rows, "cls") == {0: "tabby cat", 1: "missile", 2: "missile"}
+    assert class_names(details, rows, "cls") == {0: "tabby cat", 1: "missile", 2: "projectile"}
     assert with_templates(details).templates == ("a photo of a {c}.", "art of the {c}.")
     assert asked == [("owner/name", "classnames.txt", "dataset"), ("owner/name", "templates.txt", "dataset")]
 

@@ -142,3 +142,56 @@ def test_a_model_that_is_defended_already_is_no_candidate(tmp_path: Path) -> Non
 def test_a_substitute_that_is_no_function_is_refused() -> None:
     with pytest.raises(radapt.RadaptError, match="substitute must be a function, 'identity' or None, got 'identty'"):
         InputDefence(quantise, substitute="identty")
+
+
+def quantise_in_place(pixels: Tensor) -> Tensor:
+    return pixels.mul_(3).round_().div_(3)
+
+
+@pytest.mark.parametrize(
+    ("careful", "careless"),
+    [
+        (InputDefence(darken), InputDefence(lambda pixels: pixels.mul_(0.8))),
+        (InputDefence(quantise, substitute="identity"), InputDefence(quantise_in_place, substitute="identity")),
+        (
+            InputDefence(quantise, substitute=darken),
+            InputDefence(quantise_in_place, substitute=lambda pixels: pixels.mul_(0.8)),
+        ),
+    ],
+)
+def test_a_defence_may_overwrite_what_it_is_given(careful: InputDefence, careless: InputDefence) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 4)
+    prompts, images = model.classifier(data.prompts), data.pixels(range(4))
+    before, found = images.clone(), []
+    for defence in (careful, careless):
+        with defence.attach(model):
+            logits = model.logits(images, prompts)
+            outcome = radapt.attack(
+                lambda pixels: model.logits(pixels, prompts), images, data.labels, attack="pgd", eps=0.05, quiet=True
+            )
+        assert torch.equal(images, before)
+        found.append((logits, outcome.pixels))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.slow
+def test_a_classifier_and_a_defence_that_overwrite_pixels_are_evaluated_like_others(tmp_path: Path) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 4)
+    prompts = model.classifier(data.prompts)
+
+    def plain(pixels: Tensor) -> Tensor:
+        return model.logits((pixels - 0.5) / 0.25 * 0.25 + 0.5, prompts)
+
+    def careless(pixels: Tensor) -> Tensor:
+        return model.logits(pixels.sub_(0.5).div_(0.25).mul_(0.25).add_(0.5), prompts)
+
+    options = {"data": data, "attack": PGD(eps=0.02, steps=4), "batch_size": 4, "quiet": True}
+    candidates = {"plain": plain, "careless": careless, "darkened": (careless, lambda pixels: pixels.mul_(0.8))}
+    found = radapt.evaluate(candidates, results=tmp_path / "r.sqlite", **options)
+    by_name = {(each.setting.method, each.setting.source): each.percent for each in found}
+    for source in ("", "self", "undefended"):
+        assert by_name["plain", source] == by_name["careless", source]
+    assert by_name["plain", ""] == 100.0

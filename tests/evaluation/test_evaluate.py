@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.tiny import SLOTS, own_labels, tiny_clip
 from torch import Tensor
 
 from radapt.adapters import Adapter, training_free
-from radapt.attacks import ClassificationObjective, Outcome, make
+from radapt.attacks import ClassificationObjective, Outcome, make, names
 from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, RadaptError, SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
@@ -72,6 +73,13 @@ def says(model: VLM, data: Dataset, pixels: Tensor) -> list[int]:
         return model.logits(pixels, model.classifier(data.prompts)).argmax(1).tolist()
 
 
+def losses_of(samples: Sequence[Sample], outcome: Outcome) -> tuple[list[float], list[float]]:
+    """Losses of the samples that were attacked, as stored and as an attack on all samples gives them."""
+    tried = [each for each in samples if each.loss is not None]
+    assert tried
+    return [each.loss or 0.0 for each in tried], [outcome.loss[each.position].item() for each in tried]
+
+
 def percent(predictions: Sequence[int], data: Dataset) -> float:
     return 100 * float(np.mean([p == t for p, t in zip(predictions, data.labels.tolist(), strict=True)]))
 
@@ -83,24 +91,31 @@ def test_figures_equal_a_computation_by_hand(clip: VLM, adapter: Adapter, tmp_pa
     images = data.pixels(range(10))
     transferred = direct(clip, data, TRANSFER, stop=False, seed=3)
     against_clip = direct(clip, data, WHITE_BOX, stop=True, seed=3)
-    expected = [says(clip, data, x) for x in (images, transferred.pixels, against_clip.pixels)]
+    expected = [says(clip, data, x) for x in (images, against_clip.pixels)]
     with adapter.attach(clip):
         against_both = direct(clip, data, WHITE_BOX, stop=True, seed=3)
-        expected += [says(clip, data, x) for x in (images, transferred.pixels, against_both.pixels)]
+        adapted = [says(clip, data, x) for x in (images, transferred.pixels, against_both.pixels)]
+    kept = [said == label for said, label in zip(adapted[0], data.labels.tolist(), strict=True)]
+    assert not all(kept)  # what is wrong without any attack is not attacked, and stays wrong
+    for answers in adapted[1:]:
+        answers[:] = [said if right else was for said, right, was in zip(answers, kept, adapted[0], strict=True)]
+    expected += adapted
 
     assert [f.percent for f in figures] == pytest.approx([percent(p, data) for p in expected])
     assert figures[0].percent == 100
-    assert figures[1].percent < 100
-    assert figures[2].percent == pytest.approx(100 * float((~against_clip.fooled).float().mean()))
-    assert figures[5].percent == pytest.approx(100 * float((~against_both.fooled).float().mean()))
-    assert [f.kind for f in figures] == 2 * ["clean", "transfer", "white-box"]
+    assert figures[1].percent == pytest.approx(100 * float((~against_clip.fooled).float().mean()))
+    assert figures[4].percent == pytest.approx(100 * float((~against_both.fooled).float().mean()))
+    # CLIP attacked from CLIP is no transfer.
+    assert [f.kind for f in figures] == ["clean", "white-box", "clean", "transfer", "white-box"]
     stored = rows(tmp_path / "r.sqlite")
     assert [[s.prediction for s in samples] for samples in stored.values()] == expected
-    attacks = {"undefended": (transferred, transferred), "self": (against_clip, against_both)}
-    for source, outcomes in attacks.items():
-        for method, outcome in zip(("CLIP", "R-Adapt"), outcomes, strict=True):
-            (samples,) = (kept for key, kept in stored.items() if (key[0], key[2]) == (method, source))
-            assert [s.loss for s in samples] == outcome.loss.tolist()
+    attacks = {("R-Adapt", "pgd"): transferred, ("CLIP", "apgd"): against_clip, ("R-Adapt", "apgd"): against_both}
+    for (method, attack), outcome in attacks.items():
+        (samples,) = (found for key, found in stored.items() if key[:2] == (method, attack))
+        tried = kept if method == "R-Adapt" else [True] * 10
+        assert [s.loss for s in samples] == [
+            loss if right else None for loss, right in zip(outcome.loss.tolist(), tried, strict=True)
+        ]
     for samples in stored.values():
         assert [s.position for s in samples] == list(range(10))
         assert [s.label for s in samples] == data.labels.tolist()
@@ -114,10 +129,11 @@ def test_transferred_images_are_made_without_the_adapter(clip: VLM, adapter: Ada
     bare = direct(clip, data, TRANSFER, stop=False)
     with adapter.attach(clip):
         through = direct(clip, data, TRANSFER, stop=False)
-    assert [s.loss for s in samples] == bare.loss.tolist()
-    assert [s.loss for s in samples] != through.loss.tolist()
-    # The whole budget is spent on every sample, fooled or not.
-    assert {s.iterations for s in samples} == {4}
+    stored, expected = losses_of(samples, bare)
+    assert stored == expected
+    assert stored != losses_of(samples, through)[1]
+    # The whole budget is spent on every sample that was right, fooled or not.
+    assert {s.iterations for s in samples if s.loss is not None} == {4}
     assert max(s.distance for s in samples) <= EPS + 1e-6
 
 
@@ -128,9 +144,10 @@ def test_a_white_box_attack_goes_through_the_adapter(clip: VLM, adapter: Adapter
     bare = direct(clip, data, WHITE_BOX, stop=True)
     with adapter.attach(clip):
         through = direct(clip, data, WHITE_BOX, stop=True)
-    assert [s.loss for s in samples] == through.loss.tolist()
-    assert [s.loss for s in samples] != bare.loss.tolist()
-    for name in ("iterations", "forwards", "backwards"):
+    stored, expected = losses_of(samples, through)
+    assert stored == expected
+    assert stored != losses_of(samples, bare)[1]
+    for name in ("iterations", "backwards"):
         assert [getattr(s, name) for s in samples] == getattr(through, name).tolist()
 
 
@@ -143,9 +160,9 @@ def test_a_candidate_can_be_the_source_by_its_name(clip: VLM, adapter: Adapter, 
     from_twin = direct(other, data, TRANSFER, stop=False)
     with adapter.attach(clip):
         from_adapted = direct(clip, data, TRANSFER, stop=False)
-    assert [s.loss for s in stored["CLIP", "pgd", "Twin"]] == from_twin.loss.tolist()
+    assert operator.eq(*losses_of(stored["CLIP", "pgd", "Twin"], from_twin))
     assert [s.prediction for s in stored["CLIP", "pgd", "Twin"]] == says(clip, data, from_twin.pixels)
-    assert [s.loss for s in stored["Twin", "pgd", "R-Adapt"]] == from_adapted.loss.tolist()
+    assert operator.eq(*losses_of(stored["Twin", "pgd", "R-Adapt"], from_adapted))
     by_source = {f.setting.source: f for f in figures if f.setting.method == "CLIP"}
     assert by_source["Twin"].kind == "transfer"
     assert by_source["Twin"].setting.options["source_model"] == "other"
@@ -163,7 +180,7 @@ def test_a_figure_says_all_that_it_depends_on(clip: VLM, adapter: Adapter, tmp_p
     import radapt
 
     figures = run(tmp_path / "r.sqlite", lines(clip, adapter), own_labels(clip, 4), TRANSFER, WHITE_BOX, seed=5)
-    clean, transfer, white_box = (figure.setting for figure in figures[3:])
+    clean, transfer, white_box = (figure.setting for figure in figures[2:5])
     for setting in (clean, transfer, white_box):
         assert (setting.model, setting.adapter) == ("tiny", adapter.fingerprint)
         assert (setting.task, setting.dataset, setting.split, setting.n) == ("zero-shot", "shapes", "test", 4)
@@ -174,7 +191,7 @@ def test_a_figure_says_all_that_it_depends_on(clip: VLM, adapter: Adapter, tmp_p
     assert transfer.options["random_start"] is True
     assert transfer.options["source_model"] == "tiny"
     assert white_box.options == {"steps": 6, "restarts": 1, "loss": "", "rho": 0.75, "growth": None}
-    assert len({figure.setting.key for figure in figures}) == 6
+    assert len({figure.setting.key for figure in figures[:5]}) == 5
 
 
 def test_more_samples_extend_a_figure(
@@ -192,7 +209,7 @@ def test_more_samples_extend_a_figure(
 
     monkeypatch.setattr(Results, "add", watched)
     figures = run(tmp_path / "grown.sqlite", candidates, many, TRANSFER, WHITE_BOX)
-    assert sorted(added) == sorted(6 * list(range(5, 11)))
+    assert sorted(added) == sorted(5 * list(range(5, 11)))
     assert {(f.n, f.setting.n) for f in figures} == {(11, 11)}
     assert rows(tmp_path / "grown.sqlite") == rows(tmp_path / "once.sqlite")
 
@@ -208,12 +225,14 @@ def test_sizes_in_any_order_give_the_same_rows(clip: VLM, tmp_path: Path, monkey
 
 
 def test_transferred_images_of_one_data_set_are_not_shown_for_another(clip: VLM, tmp_path: Path) -> None:
-    sets, one = [own_labels(clip, 4), own_labels(clip, 4, "colours")], [Candidate(method="CLIP", model=clip)]
+    sets = [own_labels(clip, 12), own_labels(clip, 12, "colours")]
+    one = [Candidate(method="R-Adapt", model=clip, adapter=training_free(clip, alpha=0.1, cutoff=0.5))]
     with Results(tmp_path / "r.sqlite") as results:
         plan = {"data": sets, "threats": [TRANSFER], "batch_size": SLOTS, "quiet": True, "sanity": False}
         figures = evaluate(one, results=results, **plan)
-        losses = [[s.loss for s in results.samples(f.setting)] for f in figures if f.kind == "transfer"]
-    assert losses == [direct(clip, data, TRANSFER, stop=False).loss.tolist() for data in sets]
+        stored = [results.samples(f.setting) for f in figures if f.kind == "transfer"]
+    for data, samples in zip(sets, stored, strict=True):
+        assert operator.eq(*losses_of(samples, direct(clip, data, TRANSFER, stop=False)))
 
 
 def test_example_pictures_are_kept_for_attacks(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
@@ -302,11 +321,85 @@ def test_samples_are_opened_once(clip: VLM, tmp_path: Path, monkeypatch: pytest.
         ({"attack": "pgd", "eps": EPS, "source": ""}, "whose gradients"),
         ({"attack": "pgd", "eps": EPS, "source": "self", "norm": "l3"}, "norm"),
         ({"attack": "pgd", "eps": EPS, "source": "self", "options": {"stepz": 3}}, "did you mean 'steps'"),
+        *(
+            ({"attack": name, "eps": EPS, "source": "self", "options": {option: value}}, message)
+            for name in ("pgd", "autoattack")
+            for option, value, message in (
+                ("eps", 1.0, "eps is given twice, as eps= of the threat and as the option eps=1.0"),
+                ("eps", EPS, "eps is given twice"),
+                ("norm", "l2", "norm is given twice, as norm= of the threat"),
+                ("source", "self", "source is given twice"),
+                ("attack", "fgsm", "attack is given twice"),
+                ("name", "fgsm", "name is given twice, as attack= of the threat"),
+                ("seed", 3, "seed is given twice, as seed= of the evaluation"),
+                ("batch_size", 3, "batch_size is given twice, as batch_size= of the evaluation"),
+            )
+        ),
+        ({"attack": "cw", "eps": EPS, "source": "self", "options": {"loss": "ce"}}, "cw has no loss 'ce'"),
+        ({"attack": "pgd", "eps": EPS, "source": "self", "options": {"targeted": True}}, "no setting 'targeted'"),
+        (
+            {"attack": make("pgd", eps=EPS), "source": "self", "eps": 1.0},
+            "says its eps itself, eps=.*threat says eps=1.0",
+        ),
+        ({"attack": make("pgd", eps=EPS), "source": "self", "norm": "l2"}, "says its norm itself"),
+        ({"attack": make("pgd", eps=EPS), "source": "self", "options": {"eps": 1.0}}, "says its options itself"),
+        ({"attack": make("autoattack", eps=EPS), "source": "self", "options": {"steps": 3}}, "says its options itself"),
     ],
 )
 def test_a_wrong_threat_is_refused_when_it_is_made(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Threat(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": 1.0}, "eps is given twice: in the call, and by the attack PGD"),
+        ({"eps": ["1/255", "2/255"]}, "eps is given twice"),
+        ({"norm": "l2"}, "norm is given twice"),
+        ({"options": {"steps": 3}}, "options is given twice"),
+    ],
+)
+def test_settings_beside_an_attack_that_has_its_own_are_refused(
+    settings: dict[str, object], message: str, clip: VLM, tmp_path: Path
+) -> None:
+    attack = make("pgd", eps=EPS, steps=2)
+    with pytest.raises(SettingsError, match=message):
+        evaluate(clip, data=own_labels(clip, 2), attack=attack, results=tmp_path / "r.sqlite", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_every_attack_may_be_given_as_an_object(name: str, clip: VLM, tmp_path: Path) -> None:
+    few: dict[str, dict[str, object]] = {
+        "autoattack": {"queries": 5, "targets": 2},
+        "cw": {"steps": 10},
+        "apgd": {"loss": "dlr-targeted", "restarts": 2},
+        "fab": {"loss": "margin-targeted", "restarts": 2},
+    }
+    attack = make(name, eps=2 / 255, **{"steps": 4, **few.get(name, {})})
+    data = own_labels(clip, 3)
+    prompts = clip.classifier(data.prompts)
+    own = _Own(clip, prompts)
+    given = {"module": own, "function": lambda pixels: clip.logits(pixels, prompts), "CLIP": clip}
+    options = {"data": data, "batch_size": 3, "quiet": True, "sanity": False}
+    found = evaluate(given, attack=attack, source="self", results=tmp_path / "r.sqlite", **options)
+    under_attack = [result.percent for result in found if result.setting.attack == name]
+    assert len(under_attack) == 3
+    assert len(set(under_attack)) == 1
+    threat = Threat(attack=attack, source="self")
+    (_, again) = evaluate({"module": own}, threats=[threat], results=tmp_path / "s.sqlite", **options)
+    assert again.percent == under_attack[0]
+    assert threat.settings() == Threat(attack=name, eps=2 / 255, source="self", options=threat.settings()).settings()
+
+
+class _Own(torch.nn.Module):
+    def __init__(self, clip: VLM, prompts: Tensor) -> None:
+        super().__init__()
+        self.clip, self.prompts = clip, prompts
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.clip.logits(pixels.sub_(0.5).add_(0.5), self.prompts)
 
 
 def test_zero_shot_counts_a_tie_as_wrong_as_attacks_do(clip: VLM, monkeypatch: pytest.MonkeyPatch) -> None:

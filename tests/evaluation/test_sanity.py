@@ -18,7 +18,7 @@ from radapt.data import Dataset
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation._sanity import Tally, check_model, check_undefended, check_white_box
 from radapt.evaluation.zero_shot import ZeroShot
-from radapt.models import VLM
+from radapt.models import VLM, ClassifierModel
 from radapt.results import Result, Results
 
 MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
@@ -29,30 +29,32 @@ def flags_of(model: VLM, folder: Path, threat: Threat, **settings: object) -> li
         return evaluate(
             [Candidate(method="CLIP", model=model)],
             data=[own_labels(model, 12)],
-            threats=[replace(threat, source="undefended"), threat],
+            threats=[threat],
             results=results,
             **{"batch_size": 12, "quiet": True, **settings},
         )
 
 
 def defend(model: VLM, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
-    encode = model.encode_image
-    monkeypatch.setattr(model, "encode_image", lambda pixels: encode(change(pixels)))
+    encode = type(
+        model
+    ).encode_image  # of the class: an object with a method of its own is another model to the results
+    monkeypatch.setattr(type(model), "encode_image", lambda self, pixels: encode(self, change(pixels)))
 
 
 def test_an_honest_model_gets_no_flag(tmp_path: Path) -> None:
     model = tiny_clip(factor=6.0)
     threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 30})
     figures = flags_of(model, tmp_path, threat, undefended=model)
-    assert figures[2].percent <= 10
-    assert [dict(figure.flags) for figure in figures] == [{}, {}, {}]
+    assert figures[-1].percent <= 10
+    assert [dict(figure.flags) for figure in figures] == [{}, {}]
 
 
 def test_an_honest_model_that_partly_stands_gets_no_flag_for_its_gradients(tmp_path: Path) -> None:
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
     figures = flags_of(tiny_clip(), tmp_path, threat)
-    assert 10 < figures[2].percent < 100
-    assert [dict(figure.flags) for figure in figures] == [{}, {}, {}]
+    assert 10 < figures[-1].percent < 100
+    assert [dict(figure.flags) for figure in figures] == [{}, {}]
 
 
 @pytest.mark.slow
@@ -60,8 +62,8 @@ def test_an_undefended_model_that_stands_is_flagged(tmp_path: Path) -> None:
     model = tiny_clip()
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
     figures = flags_of(model, tmp_path, threat, undefended=model)
-    assert set(figures[2].flags) == {"undefended stands"}
-    assert "undefended stands: the undefended model keeps" in figures[2].row()["flags"]
+    assert set(figures[-1].flags) == {"undefended stands"}
+    assert "undefended stands: the undefended model keeps" in figures[-1].row()["flags"]
 
 
 @pytest.mark.slow
@@ -77,16 +79,16 @@ def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.Monkey
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)  # the derivative of rounding is zero
     options = {"steps": 5, "random_start": False}
     figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=2 / 255, source="self", options=options))
-    assert figures[2].percent == 100  # what the masked gradients pretend
-    assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[2].flags)
-    assert figures[2].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
+    assert figures[-1].percent == 100  # what the masked gradients pretend
+    assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[-1].flags)
+    assert figures[-1].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
     assert figures[0].flags == {}
 
 
 def test_too_few_steps_are_flagged(tmp_path: Path) -> None:
     options = {"steps": 1, "step_size": 1 / 255, "random_start": False}
     figures = flags_of(tiny_clip(), tmp_path, Threat(attack="pgd", eps=8 / 255, source="self", options=options))
-    assert "3 steps fool" in figures[2].flags["more steps help"]
+    assert "3 steps fool" in figures[-1].flags["more steps help"]
 
 
 def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +149,21 @@ def test_gradients_that_lead_nowhere_are_flagged_by_an_attack_without_them(
     defend(model, monkeypatch, lambda pixels: pixels.detach() + 0 * pixels)
     threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 5})
     figures = flags_of(model, tmp_path, threat)
-    assert "Square, which sees no gradients, fools" in figures[2].flags["square beats gradients"]
+    assert "Square, which sees no gradients, fools" in figures[-1].flags["square beats gradients"]
 
 
 def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)
     threat = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2})
-    assert [dict(f.flags) for f in flags_of(model, tmp_path, threat, sanity=False)] == [{}, {}, {}]
+    figures = flags_of(model, tmp_path, threat, sanity=False)
+    # What the attack saw on its way costs nothing, and is kept; the checks beside it are not made.
+    assert [set(figure.flags) for figure in figures] == [set(), {"loss not rising", "zero gradient"}]
+    assert [figure.checked for figure in figures] == [False, False]
+    later = flags_of(model, tmp_path, threat)
+    assert [figure.checked for figure in later] == [True, True]
+    assert "large ball" in later[-1].flags
+    assert [figure.seconds for figure in later] == [figure.seconds for figure in figures]  # no sample was made again
 
 
 def outcome(
@@ -220,12 +229,13 @@ def test_signs_of_a_part_stay_and_say_of_how_many_samples_they_are(
     model = tiny_clip()
     with monkeypatch.context() as patch:
         defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
-        first = signs(tmp_path, own_labels(model, 5), model)
+        some, data = own_labels(model, 5), own_labels(model, 12)
+        first = signs(tmp_path, some, model)
     assert first == {
         "loss not rising": "in a run of 5 attacked samples, the loss did not rise on 5",
         "zero gradient": "in a run of 5 attacked samples, gradients were zero on 5",
     }
-    assert signs(tmp_path, own_labels(model, 12), model) == first  # the seven that were added are sound
+    assert signs(tmp_path, data, model) == first  # the seven that were added are sound
 
 
 def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +256,7 @@ def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.Mo
             signs(tmp_path, masked, model)
     with Results(tmp_path / "r.sqlite", read_only=True) as results:
         assert [figure.n for figure in results.all()] == [12, 4]
-    zero = signs(tmp_path, own_labels(model, 12), model)["zero gradient"]
+    zero = signs(tmp_path, masked, model)["zero gradient"]
     assert zero == "in a run of 8 attacked samples, gradients were zero on 8"
 
 
@@ -258,3 +268,66 @@ def test_the_undefended_model_may_keep_a_tenth() -> None:
 def test_repeated_passes_of_a_plain_model_agree() -> None:
     model = tiny_clip()
     assert check_model(model, own_labels(model, 4).pixels(range(4))) == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.slow
+def test_a_model_that_gives_no_numbers_is_flagged(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 6)
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda pixels: value + 0 * encode(pixels))
+    options = {"attack": "apgd", "options": {"steps": 4}, "source": "self", "quiet": True}
+    clean, white_box = evaluate(model, data=data, results=tmp_path / "r", **options)
+    assert (clean.percent, white_box.percent) == (0.0, 0.0)
+    assert clean.flags["not finite"] == "the embeddings of 6 of 6 images are not finite numbers: no answers"
+    assert "failed" in white_box.flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["apgd", "autoattack"])
+def test_one_sample_without_numbers_counts_as_wrong_and_takes_no_other_with_it(attack: str, tmp_path: Path) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 5)
+    prompts, bad = model.classifier(data.prompts), data.pixels([2])
+
+    def plain(pixels: Tensor) -> Tensor:
+        return model.logits(pixels, prompts)
+
+    def broken(pixels: Tensor) -> Tensor:
+        near = (pixels - bad).abs().flatten(1).amax(1) <= 4 / 255 + 1e-6
+        return plain(pixels).where(~near[:, None], torch.nan)
+
+    few = {"queries": 5, "targets": 2, "steps": 4} if attack == "autoattack" else {"steps": 4}
+    options = {"data": data, "attack": attack, "eps": 1 / 255, "options": few, "batch_size": 2, "quiet": True}
+    found = evaluate({"plain": plain, "broken": broken}, results=tmp_path / "r", sanity=True, **options)
+    with Results(tmp_path / "r") as results:
+        scores = {
+            (each.setting.method, each.setting.source): [s.score for s in results.samples(each.setting)]
+            for each in found
+        }
+    for source in ("", "self", "undefended"):
+        expected = scores["plain", source]
+        assert scores["broken", source] == [score if at != 2 else 0.0 for at, score in enumerate(expected)]
+    clean = next(each for each in found if each.setting.method == "broken" and each.kind == "clean")
+    assert clean.flags["not finite"].startswith("the embeddings of 1 of 5 images")
+    white_box = next(each for each in found if each.setting.method == "broken" and each.kind == "white-box")
+    assert white_box.flags["failed"].endswith("the search ended early on 1: loss or gradient not finite")
+
+
+@pytest.mark.parametrize("excluded", [-torch.inf, torch.finfo(torch.float32).min])
+def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(excluded: float) -> None:
+    def fixed(pixels: Tensor) -> Tensor:
+        return pixels.flatten(1)[:, :3] + torch.tensor([0.0, excluded, 0.0])
+
+    def noisy(pixels: Tensor) -> Tensor:
+        return fixed(pixels) + torch.rand(len(pixels), 3)
+
+    def zero(pixels: Tensor) -> Tensor:
+        return 0 * pixels.flatten(1)[:, :3]
+
+    for function, names in ((fixed, []), (noisy, ["random"]), (zero, [])):
+        model = ClassifierModel("mine", function, image_size=(6, 6))
+        assert [*check_model(model, torch.rand(4, 3, 6, 6))] == names

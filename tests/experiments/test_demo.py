@@ -16,7 +16,8 @@ from radapt.adapters import Adapter, AdapterMethod, data_driven
 from radapt.data import Dataset, load_dataset
 from radapt.evaluation import Threat, evaluate
 from radapt.experiments import artifacts
-from radapt.models import VLM
+from radapt.fingerprint import digest
+from radapt.models import VLM, load
 
 # The packages have functions of these names.
 DEMO: Any = importlib.import_module("radapt.experiments.demo")
@@ -52,13 +53,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.slow
 def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str]) -> None:
-    result = run("demo", "--n", 4, "--out", "demo", "-q", "--json", "rows.json")
+    result = run("demo", "--n", 4, "--out", "demo", "-q", "--train", "--json", "rows.json")
     assert result.exit_code == 0, result.output
     assert trained == ["static", "adaptive"]
     rows = json.loads(Path("rows.json").read_text())
     assert list(dict.fromkeys(row["method"] for row in rows)) == METHODS
     assert list(dict.fromkeys(row["dataset"] for row in rows)) == ["shapes", "textures", "compositions"]
-    assert len(rows) == 8 * 3 * 3
+    measured = [row for row in rows if row["attack"] != "worst case"]
+    assert len(measured) == 3 * (1 * 2 + 7 * 3)  # CLIP, the source, is attacked white-box alone
     assert {row["kind"] for row in rows} == {"clean", "transfer", "white-box"}
     assert all(row["n"] == 4 for row in rows)
     # Every transferred image was made against the undefended model.
@@ -67,11 +69,28 @@ def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str
     assert {"report.html", "table.md", "tradeoff.png"} <= written
     assert all(name in result.output for name in ("CLIP", "FARE", "TeCoA"))
 
-    again = run("demo", "--n", 4, "--out", "demo", "-q", "--json", "again.json")
+    again = run("demo", "--n", 4, "--out", "demo", "-q", "--train", "--json", "again.json")
     assert again.exit_code == 0, again.output
     assert trained == ["static", "adaptive"]  # read, not trained again
     assert json.loads(Path("again.json").read_text()) == rows
     assert "trained again" not in again.output
+
+
+@pytest.mark.parametrize("adversary", ["static", "adaptive"])
+def test_the_anchors_that_ship_are_those_of_the_shipped_model(adversary: str) -> None:
+    folder = DEMO._SHIPPED / f"r-adapt-plus-{adversary}"
+    made = json.loads((folder / "recipe.json").read_text())["recipe"]
+    clip, images = load("micro/clip"), load_dataset("objects", split="train", n=DEMO._IMAGES)
+    assert made["weights"] == digest(clip.model.parameters())
+    assert made["images"] == digest([images.pixels(range(len(images)))])
+    assert (made["adversary"], made["steps"], made["alpha"]) == (
+        adversary,
+        DEMO._STEPS[adversary],
+        DEMO._ALPHA[adversary],
+    )
+    adapter = DEMO._anchored(clip, adversary, None, print, quiet=True)
+    with adapter.attach(clip):
+        assert clip.defended
 
 
 @pytest.fixture

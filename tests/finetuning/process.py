@@ -23,7 +23,7 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
     model = tiny_clip("tiny/clip", factor=10.0)
     data = own_labels(model, 12)
     method = finetuning.make(str(settings.pop("method")))
-    files = {"checkpoint": folder / "run.safetensors", "log": folder / "log"}
+    files = {"checkpoint": folder / "run.safetensors", "log": folder / "log", "out": folder / "twin"}
     twin, history = finetuned(method, model, data, **files, **settings)
     group = workers()
     save_file({name: value.contiguous() for name, value in twin.model.state_dict().items()}, folder / f"{group.rank}")

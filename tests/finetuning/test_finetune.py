@@ -11,6 +11,7 @@ from tests.tiny import finetuned
 from torch import Tensor
 
 from radapt import finetuning
+from radapt.adapters import training_free
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Outcome, SearchAttack, make
 from radapt.errors import InputError, SettingsError
 from radapt.finetuning import _method
@@ -250,3 +251,14 @@ def test_an_unknown_precision_or_optimizer_is_refused(tiny_vlm: Any, tiny_shapes
         finetuned(FARE(), tiny_vlm, tiny_shapes(8), precision="bfloat61", **SHORT)
     with pytest.raises(SettingsError, match="unknown optimizer 'adam'; did you mean 'adamw'"):
         finetuned(FARE(), tiny_vlm, tiny_shapes(8), optimizer="adam", **SHORT)
+
+
+@pytest.mark.parametrize("method", ["fare", "tecoa", "tga"])
+def test_a_model_that_carries_an_adapter_is_refused(tiny_vlm: Any, tiny_shapes: Any, method: str) -> None:
+    with training_free(tiny_vlm).attach(tiny_vlm):
+        with pytest.raises(SettingsError, match=r"tiny/clip carries an adapter.*radapt\.detach\(model\)"):
+            finetuned(method, tiny_vlm, tiny_shapes(8), steps=1, **SHORT)
+        assert tiny_vlm.defended
+    tiny_vlm.input_transform = torch.round
+    with pytest.raises(SettingsError, match="an input defence"):
+        finetuned(method, tiny_vlm, tiny_shapes(8), steps=1, **SHORT)

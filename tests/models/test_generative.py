@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def plainly(vlm: Any, pixels: Tensor, prompt: str) -> dict[str, Any]:
         seen["image_sizes"] = torch.tensor([list(pixels.shape[1:])])
         count = 36 + 12 * 13
     else:
-        seen, count = {"pixel_values": ((pixels - mean) / std)[None]}, 36
+        seen = {"pixel_values": ((pixels - mean) / std)[None]}
+        count = 36 + (config.vision_feature_select_strategy == "full" and "clip" in config.vision_config.model_type)
     place = vlm.tokenizer.convert_ids_to_tokens(config.image_token_id)
     ids = vlm.tokenizer(text.replace(place, f"{place} " * count), return_tensors="pt")["input_ids"]
     if kind.startswith("qwen"):
@@ -203,3 +205,103 @@ def test_an_adapter_of_its_tower_changes_what_it_reads(vlm: Any, tmp_path: Path)
             defended = vlm.answer_scores(pixels, tokens)[0]
         assert (defended - bare).abs().max() > 1e-4
         assert torch.equal(vlm.answer_scores(pixels, tokens)[0], bare)
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "penalties": {"repetition_penalty": 10.0, "no_repeat_ngram_size": 1, "encoder_repetition_penalty": 5.0},
+    "beams": {"num_beams": 3, "length_penalty": -5.0, "early_stopping": True, "num_return_sequences": 2},
+    "lengths": {"min_new_tokens": 12, "min_length": 80, "max_length": 3, "exponential_decay_length_penalty": (1, 4.0)},
+    "words": {"bad_words_ids": [[20], [30]], "sequence_bias": [[[21], -50.0]], "suppress_tokens": [*range(8, 40)]},
+    "forced": {"forced_bos_token_id": 12, "forced_eos_token_id": 12, "begin_suppress_tokens": [*range(8, 40)]},
+    "sampling": {"do_sample": True, "temperature": 5.0, "top_k": 4, "top_p": 0.5, "typical_p": 0.5, "min_p": 0.1},
+    "other": {
+        "penalty_alpha": 0.6,
+        "guidance_scale": 3.0,
+        "prompt_lookup_num_tokens": 3,
+        "dola_layers": "low",
+    },
+    "output": {"return_dict_in_generate": True, "output_scores": True, "stop_strings": "a", "max_time": 0.0},
+}
+"""Settings of a ``generation_config`` that keep transformers from decoding greedily."""
+
+
+def greedily(vlm: Any, pixels: Tensor, prompt: str, longest: int, ends: Collection[int]) -> str:
+    """Greedy decoding by plain passes over everything so far, one sample at a time."""
+    inputs, said = plainly(vlm, pixels, prompt), list[int]()
+    while len(said) < longest:
+        whole = torch.cat([inputs["input_ids"], torch.tensor([said], dtype=torch.int64)], 1)
+        types = {"mm_token_type_ids": (whole == vlm.model.config.image_token_id).int()}
+        given = {**inputs, "input_ids": whole, **(types if "mm_token_type_ids" in inputs else {})}
+        with torch.no_grad():
+            token = int(vlm.model(**given).logits[0, -1].argmax())
+        if token in ends:
+            break
+        said.append(token)
+    return str(vlm.tokenizer.decode(said, skip_special_tokens=True)).strip()
+
+
+def small(name: str, n: int) -> tuple[Any, Tensor, list[str]]:
+    """A small model that ships, with images and prompts."""
+    data = radapt.load_dataset("shapeworld-captions", n=n)
+    return radapt.load(name), data.pixels(range(n)), [PROMPTS[1]] * n
+
+
+@pytest.mark.parametrize("name", ["micro/llava", "micro/qwen-vl"])
+def test_decoding_is_greedy_whatever_the_checkpoint_prefers(name: str) -> None:
+    vlm, pixels, prompts = small(name, 2)
+    end = vlm.tokenizer.eos_token_id
+    expected = [greedily(vlm, each, prompt, 20, [end]) for each, prompt in zip(pixels, prompts, strict=True)]
+    before = vlm.model.generation_config.to_dict()
+    for settings in (*HOSTILE.values(), {key: value for each in HOSTILE.values() for key, value in each.items()}):
+        for key, value in settings.items():
+            setattr(vlm.model.generation_config, key, value)
+        changed = vlm.model.generation_config.to_dict()
+        assert vlm.generate(pixels, prompts) == expected
+        assert vlm.model.generation_config.to_dict() == changed
+        vlm.model.generation_config = type(vlm.model.generation_config).from_dict(before)
+    assert vlm.answer_scores(pixels, vlm.tokenize(prompts, expected))[1].all()
+
+
+@pytest.mark.parametrize("name", ["micro/llava", "micro/qwen-vl"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_answer_ends_at_any_end_token(name: str, count: int) -> None:
+    vlm, pixels, prompts = small(name, 2)
+    first = vlm.generate(pixels, prompts)
+    begin = {word for text in first for word in text.split()[:2]}
+    words = list(dict.fromkeys(word for text in first for word in text.split() if word not in begin))[:count]
+    more = [vlm.tokenizer.convert_tokens_to_ids(word) for word in words]
+    vlm.model.generation_config.eos_token_id = [*more, vlm.tokenizer.eos_token_id] if count > 1 else more[0]
+    assert vlm.ends == [vlm.tokenizer.eos_token_id, *more]
+    texts = vlm.generate(pixels, prompts)
+    cut = [greedily(vlm, each, prompt, 20, vlm.ends) for each, prompt in zip(pixels, prompts, strict=True)]
+    assert texts != first
+    assert texts == cut
+    # What it says before the end token is the answer, and the verdict agrees with what is said.
+    loss, right = vlm.answer_scores(pixels, vlm.tokenize(prompts, texts))
+    assert right.all()
+    wrong = vlm.tokenize(prompts, [f"{text} {text.split()[0]}" for text in texts])
+    assert not vlm.answer_scores(pixels, wrong)[1].any()
+    # The loss is that of any of them.
+    for row, (prompt, answer) in enumerate(zip(prompts, texts, strict=True)):
+        inputs = plainly(vlm, pixels[row], prompt)
+        added = [*vlm.tokenizer(answer, add_special_tokens=False)["input_ids"], vlm.tokenizer.eos_token_id]
+        whole = torch.cat([inputs["input_ids"], torch.tensor([added])], 1)
+        types = {"mm_token_type_ids": (whole == vlm.model.config.image_token_id).int()}
+        given = {**inputs, "input_ids": whole, **(types if "mm_token_type_ids" in inputs else {})}
+        with torch.no_grad():
+            chances = vlm.model(**given).logits[0, -len(added) - 1 : -1].softmax(1)
+        each = [chances[at, token] for at, token in enumerate(added[:-1])] + [chances[-1, vlm.ends].sum()]
+        assert loss[row] == pytest.approx(-torch.stack(each).log().mean().item(), abs=2e-4)
+    with pytest.raises(InputError, match=f"has a token in it that ends it: 'a {words[0]} star'"):
+        vlm.tokenize(prompts[:1], [f"a {words[0]} star"])
+
+
+def test_chat_templates_end_tokens_end_an_answer(tmp_path: Path) -> None:
+    vlm: Any = radapt.load(BUILDERS["qwen3_vl"](tmp_path))
+    vlm.tokenizer.eos_token = "<pad>"  # as of base models, whose chat models close a turn with another
+    vlm.model.generation_config.eos_token_id = None
+    number = vlm.tokenizer.convert_tokens_to_ids
+    assert vlm.ends == [number("<pad>"), number("<|im_end|>")]
+    vlm.model.generation_config.eos_token_id = [10_000]
+    with pytest.raises(ModelError, match=r"has the end token 10000; .* must give one below \d+"):
+        vlm.generate(images(vlm), PROMPTS)

@@ -115,6 +115,9 @@ def test_a_vision_tower_alone_takes_the_text_encoder_of_its_base(reference: CLIP
         assert_equal(model, robust)
     # The base is as it was.
     assert_equal(base, reference)
+    with radapt.training_free(base).attach(base):
+        assert_equal(radapt.load(file, base=base), robust)  # its adapter stays its own
+        assert base.defended
     whole = tmp_path / "whole.safetensors"
     save_file(robust.state_dict(), whole)
     assert_equal(radapt.load(whole, base=tmp_path / "base"), robust)

@@ -70,3 +70,13 @@ def test_images_of_another_size_work_and_a_tower_alone_does_not_load(model: Any,
     SiglipVisionModel(model.config.vision_config).save_pretrained(tmp_path / "tower")
     with pytest.raises(ModelError, match=r"'siglip_vision_model' cannot be loaded.*siglip"):
         radapt.load(tmp_path / "tower")
+
+
+def test_an_object_without_an_image_processor_is_normalised_by_a_guess_with_a_warning(model: Any) -> None:
+    from tests.models.test_siglip2 import tiny
+
+    for guessed in (model, tiny(16)):
+        with pytest.warns(UserWarning, match=r"came without an image processor: .* mean 0\.5, 0\.5, 0\.5 .*processor="):
+            assert tuple(radapt.load(guessed).tower.mean) == (0.5,) * 3
+    own = SiglipImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.25] * 3)
+    assert tuple(radapt.load(model, processor=own).tower.mean) == (0.25,) * 3

@@ -95,7 +95,7 @@ def test_only_white_box_is_called_robust(text: str) -> None:
 def test_the_page_says_who_falls(text: str) -> None:
     plain = " ".join(re.sub(r"<[^>]+>", "", text).split())
     assert (
-        "R-Adapt_CLIP: 72.3 % clean, 59.8 % against transferred attacks, 2.0 % against a white-box attack: it falls"
+        "R-Adapt_CLIP: 72.3 % clean, 59.8 % against transferred attacks, 2.0 % against white-box attacks: it falls"
         in plain
     )
     assert "zero gradients: 31 % of the pixels (R-Adapt_CLIP, digits, white-box)" in plain

@@ -18,8 +18,9 @@ from radapt.errors import ResultsError
 from radapt.reports import print_table
 from radapt.reports._render import csv_text, latex_text, markdown_text, terminal
 from radapt.reports._summary import sentences
+from radapt.reports.html import page
 from radapt.reports.table import Cell, Table, plain, rows, tabulate
-from radapt.results import Results, Setting
+from radapt.results import WORST_CASE, Results, Sample, Setting, with_worst_cases
 from radapt.results.labels import eps_text
 
 Make = Callable[..., Results]
@@ -34,7 +35,7 @@ def cell(table: Table, section: str, method: str, title: str) -> Cell | None:
 
 def tabulated(make: Make, *entries: tuple[Setting, int], n: int = N) -> Table:
     with make(*entries, n=n) as store:
-        return tabulate(store.all())
+        return tabulate(with_worst_cases(store))
 
 
 TRANSFER, WHITE_BOX = "transfer from undefended, l∞ 4/255", "white-box, l∞ 4/255 (robust accuracy)"
@@ -42,7 +43,7 @@ TRANSFER, WHITE_BOX = "transfer from undefended, l∞ 4/255", "white-box, l∞ 4
 
 def test_columns_are_named_after_what_was_measured(results_file: Path) -> None:
     with Results(results_file, read_only=True) as store:
-        table = tabulate(store.all())
+        table = tabulate(with_worst_cases(store))
     assert [column.title for column in table.columns] == ["clean", TRANSFER, WHITE_BOX]
     assert table.methods == tuple(METHODS)
     assert [section.title for section in table.sections] == ["mean over 3 data sets", "shapes", "colours", "digits"]
@@ -50,7 +51,7 @@ def test_columns_are_named_after_what_was_measured(results_file: Path) -> None:
 
 def test_results_and_their_mean_equal_hand_computed_ones(results_file: Path) -> None:
     with Results(results_file, read_only=True) as store:
-        table = tabulate(store.all())
+        table = tabulate(with_worst_cases(store))
     fare = [cell(table, dataset, "FARE", "clean") for dataset in ("shapes", "colours", "digits")]
     assert [found.percent for found in fare if found] == [63.0, 69.0, 55.0]  # 126, 138 and 110 of 200
     z = 1.959963984540054
@@ -74,13 +75,19 @@ def test_no_transfer_column_is_ever_called_robust(make: Make) -> None:
         for eps in (2 / 255, 4 / 255)
     ]
     table = tabulated(make, (setting("a"), 90), *entries)
-    assert len(table.columns) == 1 + 12
-    for column in table.columns:
-        assert ("robust accuracy" in column.title) == (column.kind == "white-box")
+    assert len(table.columns) == 1 + 12 + 2
+    for column in table.columns:  # of two attacks in a ball, neither alone gives the robust accuracy
+        assert ("robust accuracy" in column.title) == column.title.startswith("worst case") == column.robust
     titles = [column.title for column in table.columns]
     assert len(set(titles)) == len(titles)
     assert titles[1] == "transfer from undefended, l∞ 2/255, apgd"
-    assert "white-box, l∞ 4/255, pgd (robust accuracy)" in titles
+    assert "white-box, l∞ 4/255, pgd" in titles
+    assert "worst case, l∞ 4/255 (robust accuracy)" in titles
+
+
+def test_one_attack_alone_gives_the_robust_accuracy(make: Make) -> None:
+    table = tabulated(make, (setting("b"), 90), (setting("b", source="self"), 40), (setting("b", source="FARE"), 50))
+    assert [column.title for column in table.columns if column.robust] == ["white-box, l∞ 4/255 (robust accuracy)"]
 
 
 def test_a_transfer_result_without_its_white_box_partner_is_marked_everywhere(make: Make) -> None:
@@ -104,7 +111,7 @@ def test_a_transfer_result_without_its_white_box_partner_is_marked_everywhere(ma
 
 def test_flags_are_footnotes_at_their_results(results_file: Path) -> None:
     with Results(results_file, read_only=True) as store:
-        table = tabulate(store.all())
+        table = tabulate(with_worst_cases(store))
     assert table.notes == ("zero gradients: 31 % of the pixels",)
     marked = {
         (section.title, line.method, column.kind)
@@ -131,7 +138,7 @@ def test_different_sizes_are_shown_at_the_results(tmp_path: Path) -> None:
     with Results(tmp_path / "r.sqlite") as store:
         measure(store, setting("a", n=50), 20, 50)
         measure(store, setting("b"), 20)
-        table = tabulate(store.all())
+        table = tabulate(with_worst_cases(store))
     assert table.sections[0].n is None
     assert "n = 50" in markdown_text(table)
     assert "n = 200" in markdown_text(table)
@@ -154,8 +161,9 @@ def test_the_same_attack_with_other_options_gets_its_own_column(make: Make) -> N
     entries = [(setting("x", source="self", options={"steps": steps}), 100 // steps) for steps in (1, 10)]
     table = tabulated(make, *entries)
     assert [column.title for column in table.columns] == [
-        "white-box, l∞ 4/255, steps=1 (robust accuracy)",
-        "white-box, l∞ 4/255, steps=10 (robust accuracy)",
+        "white-box, l∞ 4/255, steps=1",
+        "white-box, l∞ 4/255, steps=10",
+        "worst case, l∞ 4/255 (robust accuracy)",
     ]
 
 
@@ -166,12 +174,12 @@ def test_unequal_options_of_different_methods_share_a_column_with_a_remark(make:
     assert any("not the same for every result" in remark for remark in table.remarks)
 
 
-def test_the_newest_version_is_shown_and_the_older_one_counted(make: Make) -> None:
+def test_the_newest_version_alone_is_shown(make: Make) -> None:
     table = tabulated(make, (setting("x"), 10), (setting("x", version="2.0"), 100))
     found = cell(table, "shapes", "x", "clean")
     assert found is not None
     assert found.percent == 50
-    assert any(remark.startswith("1 earlier result") for remark in table.remarks)
+    assert len(table.columns) == len(table.sections) == 1
 
 
 def test_tasks_are_averaged_apart(make: Make) -> None:
@@ -268,7 +276,7 @@ def test_names_are_escaped_in_every_text_format(make: Make, name: str) -> None:
 
 def test_latex_is_balanced_with_as_many_cells_as_columns(results_file: Path) -> None:
     with Results(results_file, read_only=True) as store:
-        latex = latex_text(tabulate(store.all()))
+        latex = latex_text(tabulate(with_worst_cases(store)))
     assert latex.count(r"\begin{tabular}{lrrr}") == latex.count(r"\end{tabular}") == 1
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
     assert latex.count(r"\midrule") == 4
@@ -290,20 +298,27 @@ def test_rows_are_flat_json(results_file: Path) -> None:
 
 def test_sentences_say_who_falls_who_loses_and_what_was_not_measured(results_file: Path) -> None:
     with Results(results_file, read_only=True) as store:
-        ((headline, outcomes),) = sentences(tabulate(store.all()))
+        ((headline, outcomes),) = sentences(tabulate(with_worst_cases(store)))
     assert "TeCoA has the highest white-box accuracy, 35.2 %" in headline
     by_method = dict(outcomes)
-    assert next(iter(by_method)) == "R-Adapt+ (static)"  # the largest loss comes first
+    assert next(iter(by_method)) == "TeCoA"  # the highest white-box result comes first
+    assert list(by_method)[-1] == "R-Adapt+ (adaptive)"  # and what was not measured last
     assert "it falls to an attacker who knows it" in by_method["R-Adapt_CLIP"]
     assert by_method["R-Adapt_CLIP"].startswith("72.3 % clean, 59.8 % against transferred attacks, 2.0 %")
-    assert by_method["TeCoA"].endswith("13.6 points less.")
+    assert by_method["TeCoA"].endswith("20.1 of 55.3 points lost, 13.6 more than against transferred attacks.")
     assert "white-box not measured" in by_method["R-Adapt+ (adaptive)"]
 
 
 def test_a_white_box_attack_weaker_than_transfer_is_called_suspect(make: Make) -> None:
     entries = [(setting("x"), 180), (setting("x", source="undefended"), 40), (setting("x", source="self"), 120)]
-    ((_, ((_, sentence),)),) = sentences(tabulated(make, *entries))
-    assert "do not trust the white-box result" in sentence
+    table = tabulated(make, *entries)
+    ((headline, ((_, sentence),)),) = sentences(table)
+    assert "20.0 % against white-box attacks, with flags [1]: the true figure may be far lower; do not" in sentence
+    assert "none is to be trusted" in headline
+    assert (
+        "weaker than transfer: the white-box attack alone leaves 60.0 %, images made on another model 20.0 %"
+        in (table.notes[0])
+    )
 
 
 def test_a_loss_is_computed_over_the_data_sets_that_all_results_cover(make: Make) -> None:
@@ -316,7 +331,7 @@ def test_a_loss_is_computed_over_the_data_sets_that_all_results_cover(make: Make
     ]
     ((headline, ((_, sentence),)),) = sentences(tabulated(make, *entries))
     assert sentence.startswith("50.0 % clean (on the 1 of 2 data sets with all results), 45.0 % against transferred")
-    assert "15.0 points less" in sentence
+    assert sentence.endswith("20.0 of 50.0 points lost, 15.0 more than against transferred attacks.")
     assert "no method has a white-box result on every data set" in headline
 
 
@@ -327,3 +342,106 @@ def test_the_lowest_of_several_attacks_counts(make: Make) -> None:
     ]
     ((headline, _),) = sentences(tabulated(make, (setting("x"), 100), *attacks))
     assert "30.0 %" in headline
+
+
+def attacked_rows(store: Results, chosen: Setting, fooled: set[int], n: int = 10) -> None:
+    store.begin(chosen)
+    kept = [k not in fooled for k in range(n)]
+    store.add(chosen, [Sample(position=k, label=1, prediction=int(right), score=right) for k, right in enumerate(kept)])
+
+
+@pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [
+        ({"apgd self": {0, 1, 2}, "fgsm self": {0, 3}}, 60.0),
+        ({"apgd self": {0, 1}, "pgd undefended": {5, 6, 7}}, 50.0),  # an image is adversarial whoever made it
+        ({"apgd self": {0, 1, 2}, "pgd undefended": {0, 1}}, None),  # nothing that its own attack did not find
+        ({"pgd undefended": {5, 6}, "pgd FARE": {7}}, None),  # transfer alone is no robust accuracy
+        ({"apgd self": set(range(10)), "square self": set()}, 0.0),
+        ({"apgd self": set(), "fgsm self": set(), "square self": {9}}, 90.0),
+    ],
+)
+def test_robust_accuracy_is_the_worst_case_of_each_sample(
+    attacks: dict[str, set[int]], expected: float | None, tmp_path: Path
+) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        attacked_rows(store, setting("x", n=10), set())
+        for name, fooled in attacks.items():
+            attack, source = name.split()
+            attacked_rows(store, setting("x", source=source, attack=attack, n=10), fooled)
+        results = with_worst_cases(store)
+    worst = [result for result in results if result.setting.attack == WORST_CASE]
+    assert [result.percent for result in worst] == ([] if expected is None else [expected])
+    table = tabulate(results)
+    robust = [at for at, column in enumerate(table.columns) if "robust" in column.title]
+    assert len(robust) == any("self" in name for name in attacks)
+    if expected is not None:
+        found = table.sections[0].lines[0].cells[robust[0]]
+        assert found is not None
+        assert found.percent == expected
+        assert worst[0].setting.options["attacks"] == sorted(name.replace(" ", " from ") for name in attacks)
+
+
+def test_a_method_with_one_attack_stands_beside_those_with_several(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for method, names in (("x", ("apgd", "fgsm")), ("y", ("apgd",)), ("z", ("square",))):
+            for at, name in enumerate(names):
+                attacked_rows(store, setting(method, source="self", attack=name, n=10), {at})
+        table = tabulate(with_worst_cases(store))
+    (at,) = [number for number, column in enumerate(table.columns) if column.robust]
+    cells = {line.method: line.cells[at] for line in table.sections[0].lines}
+    assert {name: found.percent for name, found in cells.items() if found} == {"x": 80.0, "y": 90.0, "z": 90.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "winner"),
+    [
+        ({"large ball": "at 64/255 still 12 of 12"}, "honest"),
+        ({"square beats gradients": "Square fools 5 more"}, "honest"),
+        ({}, "masked"),
+    ],
+)
+def test_a_flagged_result_never_leads(flags: dict[str, object], winner: str, tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for method, fooled in (("masked", {0}), ("honest", {0, 1, 2, 3})):
+            attacked_rows(store, setting(method, n=10), set())
+            attacked_rows(store, setting(method, source="self", n=10), fooled)
+        store.flag(setting("masked", source="self", n=10), flags, checked=10)
+        ((headline, outcomes),) = sentences(tabulate(with_worst_cases(store)))
+    assert f"{winner} has the highest white-box accuracy" in headline
+    assert ("Flagged, and so not compared: masked." in headline) == bool(flags)
+    assert ("do not trust it" in dict(outcomes)["masked"]) == bool(flags)
+    assert outcomes[0][0] == winner
+
+
+def test_where_every_result_is_flagged_none_leads(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        attacked_rows(store, setting("x", n=10), set())
+        attacked_rows(store, setting("x", source="self", n=10), {1})
+        store.flag(setting("x", source="self", n=10), {"zero gradient": "on 10"}, checked=10)
+        ((headline, _),) = sentences(tabulate(with_worst_cases(store)))
+    assert "the sanity checks raise flags on every white-box result, so none is to be trusted" in headline
+
+
+def test_a_great_loss_is_not_called_a_small_one(make: Make) -> None:
+    entries = [(setting("x"), 186), (setting("x", source="undefended"), 4), (setting("x", source="self"), 2)]
+    ((headline, ((_, sentence),)),) = sentences(tabulated(make, *entries))
+    assert sentence.endswith("it falls to an attacker who knows it (92.0 of 93.0 points lost).")
+    assert headline.endswith("x falls.")
+
+
+def test_results_without_checks_do_not_read_as_results_without_flags(tmp_path: Path) -> None:
+    texts = []
+    for checked in (0, 10):
+        path = tmp_path / f"{checked}.sqlite"
+        with Results(path) as store:
+            attacked_rows(store, setting("x", n=10), set())
+            store.flag(setting("x", n=10), {}, checked=checked)
+            texts.append(" ".join(tabulate(with_worst_cases(store)).remarks))
+        with Results(path, read_only=True) as store:
+            texts.append(page(store))
+    without, without_page, checked_text, checked_page = texts
+    assert "The sanity checks were not made on 1 of 1 results" in without
+    assert "The sanity checks were made on all results." in checked_text
+    assert "The sanity checks were not made on 1 of 1 results" in without_page
+    assert "The sanity checks that were made raised no flags." in checked_page

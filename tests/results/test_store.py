@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -167,10 +171,13 @@ setting = Setting(method="CLIP", model="m", dataset="shapes", n=10, version="1")
 store = Results(sys.argv[1])
 store.begin(setting)
 store.add(setting, [Sample(position=k, label=0, prediction=0, score=1.0) for k in range(4)], seconds=1.0)
-store._db.execute("BEGIN IMMEDIATE")  # the batch in flight
-store._db.execute(
-    "INSERT INTO samples VALUES (?, 9, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0)", (setting.key,)
-)
+db = store._file.connection
+db.execute("PRAGMA cache_size = 1")  # so that some of it is in the file
+db.execute("BEGIN IMMEDIATE")  # the batch in flight
+for position in range(9, 999):
+    db.execute(
+        "INSERT INTO samples VALUES (?, ?, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0, '', 0)", (setting.key, position)
+    )
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -236,7 +243,7 @@ def test_another_schema_version_is_named(tmp_path: Path) -> None:
     database.commit()
     database.close()
     for read_only in (True, False):
-        with pytest.raises(ResultsError, match="schema version 99, this version reads 2"):
+        with pytest.raises(ResultsError, match="schema version 99, this version reads 3"):
             Results(path, read_only=read_only)
 
 
@@ -312,3 +319,198 @@ def test_odd_names_are_fine(tmp_path: Path) -> None:
     assert path.exists()
     with Results(path, read_only=True) as store:
         assert store.all()[0].n == 1
+
+
+def filled(path: Path) -> None:
+    """Two settings, one of them asked for with fewer samples than there are."""
+    with Results(path) as store:
+        for setting in (CLEAN, replace(CLEAN, source="self", attack="pgd", n=7)):
+            store.begin(setting)
+            rows = [replace(sample(k, float(k % 3 > 0)), answer=f"says {k}", data=f"d{k}") for k in range(10)]
+            example = Example(position=1, clean=b"c" * 50, adversarial=b"a" * 50, truth="t", before="b", after="x")
+            store.add(setting, rows, seconds=1.0, examples=[example])
+            store.flag(setting, {"loss": "fell"}, checked=10)
+
+
+def everything(path: Path) -> list[object]:
+    with Results(path, read_only=True) as store:
+        results = store.all()
+        return [*results, *(store.samples(r.setting) for r in results), *(store.examples(r.setting) for r in results)]
+
+
+def test_no_flipped_bit_shows_another_figure(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    filled(path)
+    whole, content = path.read_bytes(), everything(path)
+    numbers = random.Random(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        at = numbers.randrange(100, len(whole))
+        damaged[at] ^= 1 << numbers.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert everything(path) == content
+        except ResultsError:
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE samples SET score = 1 WHERE position = 3",
+        "UPDATE samples SET answer = 'other' WHERE position = 3",
+        "UPDATE samples SET position = 20 WHERE position = 3",
+        "UPDATE samples SET loss = NULL WHERE position = 3",
+        "UPDATE samples SET data = 'x' WHERE position = 3",
+        "DELETE FROM samples WHERE position = 3",
+    ],
+)
+def test_damaged_samples_are_never_shown_and_are_measured_again(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    filled(path)
+    content = everything(path)
+    database = sqlite3.connect(path)
+    database.execute(change)
+    database.commit()
+    database.close()
+    with pytest.raises(ResultsError, match=r"is damaged: .*run the same command again"):
+        everything(path)
+    with Results(path) as store:
+        done = store.begin(CLEAN)
+        assert 3 not in done
+        store.add(CLEAN, [replace(sample(k, float(k % 3 > 0)), answer=f"says {k}", data=f"d{k}") for k in {3, 20}])
+    again = replace(CLEAN, source="self", attack="pgd", n=7)
+    with Results(path) as store:
+        assert 3 not in store.begin(again)
+        store.add(again, [replace(sample(3, 0.0), answer="says 3", data="d3")])
+        if "= 20" not in change:
+            assert [r.percent for r in store.all()] == [r.percent for r in content[:2]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("change", ["n = 5", "setting = replace(setting, 'CLIP', 'FARE')", "flags = '{}'", "asked = 9"])
+def test_a_damaged_setting_is_refused(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    filled(path)
+    database = sqlite3.connect(path)
+    database.execute(f"UPDATE settings SET {change} WHERE position = 0")
+    database.commit()
+    database.close()
+    with pytest.raises(ResultsError, match="is damaged: a setting"):
+        everything(path)
+    with Results(path) as store:
+        assert len(store.begin(CLEAN)) == 10
+        assert store.all()[0].percent == 60
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "moved", "folder"])
+def test_a_file_that_vanishes_loses_nothing(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "r.sqlite"
+    store = Results(path)
+    store.begin(CLEAN)
+    store.add(CLEAN, [sample(k) for k in range(5)])
+    if how == "deleted":
+        path.unlink()
+    elif how == "replaced":
+        filled(tmp_path / "other.sqlite")
+        (tmp_path / "other.sqlite").replace(path)
+    elif how == "moved":
+        path.rename(tmp_path / "elsewhere.sqlite")
+    else:
+        shutil.rmtree(path.parent)
+    with pytest.raises(ResultsError, match="was deleted, moved or replaced while it was being written") as caught:
+        store.add(CLEAN, [sample(5)])
+    kept = Path(re.findall(r"everything that it held is in (\S+)\. Put", str(caught.value))[0])
+    with Results(kept, read_only=True) as rescued:
+        assert rescued.all()[0].n == 5
+    with pytest.raises(ResultsError, match=f"it held is in {kept}"):
+        store.close()
+    kept.unlink()
+
+
+def test_a_file_that_vanishes_after_the_last_row_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    store = Results(path)
+    store.begin(CLEAN)
+    store.add(CLEAN, [sample(0)])
+    path.unlink()
+    with pytest.raises(ResultsError, match=r"is in .*rescued-0\.sqlite"):
+        store.close()
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard", "folder"])
+def test_one_file_under_two_names_has_one_writer(link: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "a" / "r.sqlite", tmp_path / "b.sqlite"
+    Results(path).close()
+    if link == "symbolic":
+        other.symlink_to(path)
+    elif link == "hard":
+        other.hardlink_to(path)
+    else:
+        (tmp_path / "c").symlink_to(tmp_path / "a")
+        other = tmp_path / "c" / "r.sqlite"
+    with Results(path) as store:
+        store.begin(CLEAN)
+        with pytest.raises(ResultsError, match="in use by another run"):
+            Results(other)
+    with Results(other) as store:
+        assert store.begin(CLEAN) == set()
+
+
+def test_a_copy_of_the_file_of_a_killed_run_has_all_its_rows(tmp_path: Path) -> None:
+    path, copied = tmp_path / "r.sqlite", tmp_path / "copied.sqlite"
+    store = Results(path)
+    store.begin(CLEAN)
+    store.add(CLEAN, [sample(k) for k in range(6)])
+    shutil.copyfile(path, copied)  # the file alone, with the run still open
+    with Results(copied, read_only=True) as other:
+        assert other.all()[0].n == 6
+    store.close()
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, message in ((tmp_path / "fifo", "no ordinary file"), (Path("/dev/null"), "no ordinary file")):
+        for read_only in (True, False):
+            with pytest.raises(ResultsError, match=message):
+                Results(path, read_only=read_only)
+    with pytest.raises(ResultsError, match="it is a folder"):
+        Results(tmp_path)
+    with pytest.raises(ResultsError, match="path of the results file is empty"):
+        Results("")
+    with pytest.raises(ResultsError, match=r"cannot write|null"):
+        Results("a\0b")
+
+
+def test_the_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    filled(Path("~/r.sqlite"))
+    assert (tmp_path / "r.sqlite").is_file()
+
+
+def test_the_last_question_is_the_one_that_is_answered(tmp_path: Path) -> None:
+    before, after = (replace(CLEAN, depends={"model": name}) for name in ("good", "broken"))
+    with Results(tmp_path / "r.sqlite") as store:
+        for setting, score in ((before, 1.0), (after, 0.0)):
+            store.begin(setting)
+            store.add(setting, [sample(k, score) for k in range(10)])
+        assert [result.percent for result in store.all()] == [0.0]
+        store.begin(before)  # asked again, and nothing was to be done
+        assert [result.percent for result in store.all()] == [100.0]
+        assert [result.percent for result in store.all(superseded=True)] == [100.0, 0.0]
+        store.begin(replace(before, n=3))
+        assert [(result.n, result.percent) for result in store.all()] == [(3, 100.0)]
+
+
+def test_checks_hold_for_the_samples_that_they_saw(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(k) for k in range(6)])
+        assert not store.all()[0].checked
+        store.flag(CLEAN, {}, checked=6)
+        assert store.all()[0].checked
+        store.add(CLEAN, [sample(6)])
+        assert not store.all()[0].checked
+        store.begin(replace(CLEAN, n=5))
+        assert store.all()[0].checked

@@ -12,6 +12,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from radapt.caching import apart
 from radapt.errors import AdapterError, SettingsError
 from radapt.models import VLM, Grid, Layout, Tower, place_tokens, tower_of
 from radapt.registry import nearest
@@ -25,13 +26,22 @@ from ._storage import push, read, save
 __all__ = ["Adapter", "Attachment", "adapter_of", "attached", "detach"]
 
 
+_KEPT = 8
+
+
 class _AdapterMount:
-    """What the hooks call: filters images, blends attention outputs, and keeps the anchor as last placed."""
+    """What the hooks call: filters images, blends attention outputs, and keeps the anchor as placed on a few grids."""
 
     def __init__(self, settings: AdapterSettings, anchor: Tensor) -> None:
         self.settings, self.anchor, self.block = settings, anchor, settings.block
-        self._key: object = None
-        self._placed = self.anchor
+        self._kept: dict[object, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_kept": {}}
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self.settings, self.anchor)
 
     def pixels(self, images: Tensor) -> Tensor:
         return images if self.settings.cutoff is None else gaussian_filter(images, self.settings.cutoff)
@@ -40,12 +50,33 @@ class _AdapterMount:
         settings = self.settings
         if settings.alpha == 0:
             return output
-        key = (tuple(grids), output.device, output.dtype, torch.is_inference_mode_enabled())
-        if key != self._key or self.anchor.requires_grad:
-            placed = [place_tokens(self.anchor, settings.grid, grid, layout) for grid in grids]
-            scaled = settings.alpha * torch.cat(placed)
-            self._placed, self._key = scaled.to(output.device, output.dtype), key
-        return blend(output, self._placed, settings.alpha, settings.mix)
+        # An anchor in training gets a gradient from every pass, and what a compiler makes is a part of the pass.
+        now = self.anchor.requires_grad or torch.compiler.is_dynamo_compiling()
+        place = self._place if now else self._placed
+        scaled = [place(grid, layout, output.device, output.dtype) for grid in grids]
+        return blend(output, scaled[0] if len(scaled) == 1 else torch.cat(scaled), settings.alpha, settings.mix)
+
+    def _place(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """alpha A on the token grid of an image."""
+        return (self.settings.alpha * place_tokens(self.anchor, self.settings.grid, grid, layout)).to(device, dtype)
+
+    def _placed(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The same, made once. Threads may make it twice; what is kept is never changed."""
+        key = (grid, layout, device, dtype, self.anchor._version)
+        placed = self._kept.get(key)
+        if placed is None:
+            placed = apart(self._place, grid, layout, device, dtype)
+            if len(self._kept) >= _KEPT:
+                self._kept = {}
+            self._kept[key] = placed
+        return placed
+
+
+def _fingerprint(settings: AdapterSettings, anchor: Tensor) -> str:
+    s = settings
+    facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
+    weights = anchor.detach().float().cpu().contiguous().numpy().tobytes() if s.alpha else b""
+    return hashlib.sha256(facts.encode() + weights).hexdigest()[:16]
 
 
 class Attachment:
@@ -91,9 +122,12 @@ class Adapter:
             raise AdapterError(f"the anchor must be of a floating-point type, got {anchor.dtype}")
         if tuple(anchor.shape) != shape:
             raise AdapterError(f"the anchor has shape {tuple(anchor.shape)}, its settings ask for {shape}")
-        if not bool(torch.isfinite(anchor).all()):
-            raise AdapterError(f"the anchor holds {int((~torch.isfinite(anchor)).sum())} values that are not finite")
-        self.settings, self.anchor = settings, anchor
+        finite = torch.isfinite(anchor.float())  # as it is saved and used
+        if not bool(finite.all()):
+            raise AdapterError(f"the anchor holds {int((~finite).sum())} values that are not finite")
+        with torch.inference_mode(False):  # an anchor that was made in inference mode could be part of no gradient
+            self.anchor = anchor.clone() if anchor.is_inference() else anchor
+        self.settings = settings
         self._attachments: list[Attachment] = []
 
     def __repr__(self) -> str:
@@ -106,10 +140,7 @@ class Adapter:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that changes a model's output; names the adapter in results."""
-        s = self.settings
-        facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
-        weights = self.anchor.detach().float().cpu().contiguous().numpy().tobytes() if s.alpha else b""
-        return hashlib.sha256(facts.encode() + weights).hexdigest()[:16]
+        return _fingerprint(self.settings, self.anchor)
 
     def change(self, **settings: object) -> Adapter:
         """A copy with other settings (``alpha``, ``cutoff``, ``mix``) and the same anchor."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from radapt.errors import InputError, SettingsError
-from radapt.models import VLM, Tower, tower_of
+from radapt.errors import AdapterError, InputError, SettingsError
+from radapt.models import VLM, Tower, evaluating, tower_of
 from radapt.registry import nearest
 from radapt.types import Anchor, AnchorImage, Mix, Pixels
 
@@ -53,22 +54,28 @@ def capture_anchor(
     Raises:
         SettingsError: an unknown image, or the model carries an adapter.
         InputError: ``pixels`` are missing, not wanted, or of another size.
-        AdapterError: there is no such block.
+        AdapterError: there is no such block, or the model has no weights.
     """
     tower = tower_of(model)
     if tower.mounted() is not None:
         raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
     shown = _image(tower, image, pixels)
+    weight = next(tower.root.parameters())
+    if weight.is_meta and not any(hasattr(module, "_hf_hook") for module in tower.root.modules()):
+        raise AdapterError("the model has no weights: they are on the meta device; load them first")
     captured: list[Tensor] = []
+    here = get_ident()
 
     def hook(module: nn.Module, args: object, output: Tensor | tuple[Any, ...]) -> None:
-        captured.append(output[0] if isinstance(output, tuple) else output)
+        if get_ident() == here:  # other threads may run the model meanwhile
+            captured.append(output[0] if isinstance(output, tuple) else output)
 
-    weight = next(tower.root.parameters())
     handle = tower.attention_of(block).register_forward_hook(hook)
     try:
-        with torch.no_grad():
-            tower.run(tower.normalize(shown.to(weight.device)).to(weight.dtype))
+        with torch.no_grad(), evaluating(tower.root):
+            # Weights that accelerate fetches for each pass are nowhere in between, and it moves the images too.
+            device = torch.device("cpu") if weight.is_meta else weight.device
+            tower.run(tower.normalize(shown.to(device)).to(weight.dtype))
     finally:
         handle.remove()
     tokens = captured[0].float().cpu().reshape(tower.tokens, tower.width)
@@ -86,9 +93,11 @@ def _image(tower: Tower, image: AnchorImage, pixels: Pixels | None) -> Tensor:
     if (pixels is not None) != (image == "mean"):
         raise InputError(f"pixels are for image='mean', which needs them; got image={image!r}")
     if image == "noise":
-        return torch.rand((1, *size), generator=torch.Generator().manual_seed(0))
+        return torch.rand(
+            (1, *size), generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu"
+        )
     if pixels is None:
-        return torch.full((1, *size), _UNIFORM[image])
+        return torch.full((1, *size), _UNIFORM[image], dtype=torch.float32, device="cpu")
     if len(pixels) == 0 or tuple(pixels.shape[1:]) != size:
         raise InputError(
             f"the images of a mean image must be N x {' x '.join(map(str, size))}, got {tuple(pixels.shape)}"

@@ -32,7 +32,7 @@ def adapter_for(
     name = (
         model.name
         if isinstance(model, VLM)
-        else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+        else str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
     )
     settings = AdapterSettings(
         cutoff=cutoff,

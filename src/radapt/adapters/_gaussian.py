@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.errors import SettingsError
 from radapt.registry import nearest
 from radapt.spectral import gaussian_circulant, gaussian_response
@@ -26,22 +26,10 @@ def cutoff_from_d0(d0: float, size: int = REFERENCE_SIZE) -> float:
     return d0 / size
 
 
-# The compiler takes the cached matrix instead of tracing how it is made.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _circulant(size: int, cutoff: float, device: torch.device) -> Tensor:
-    return gaussian_circulant(size, cutoff, device)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _transfer(height: int, width: int, cutoff: float, device: torch.device) -> Tensor:
-    return _half_plane(height, width, cutoff, device)
-
-
-@functools.lru_cache(maxsize=32)
+@cached(maxsize=32)
 def _half_plane(height: int, width: int, cutoff: float, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        half = gaussian_response(width, cutoff)[: width // 2 + 1]
-        return (gaussian_response(height, cutoff)[:, None] * half).to(device, torch.float32)
+    half = gaussian_response(width, cutoff)[: width // 2 + 1]
+    return (gaussian_response(height, cutoff)[:, None] * half).to(torch.float32).to(device)
 
 
 def gaussian_filter(
@@ -68,15 +56,15 @@ def gaussian_filter(
         raise SettingsError(f"the cut-off must be > 0 cycles per pixel, got {cutoff} (0.179 is the paper's D0 of 40)")
     if math.isinf(cutoff):
         return images
-    height, width = images.shape[-2:]
+    height, width = map(int, images.shape[-2:])
     dense = method == "separable" or (method == "auto" and max(height, width) <= _LARGEST_DENSE)
     with torch.autocast(images.device.type, enabled=False):
         exact = images.float()
         filtered: Tensor
         if dense:
-            rows, columns = _circulant(height, cutoff, images.device), _circulant(width, cutoff, images.device)
+            rows, columns = (gaussian_circulant(side, cutoff, images.device) for side in (height, width))
             filtered = rows @ (exact @ columns)
         else:
-            transfer = _transfer(height, width, cutoff, images.device)
+            transfer = _half_plane(height, width, cutoff, images.device)
             filtered = torch.fft.irfft2(torch.fft.rfft2(exact) * transfer, s=(height, width))
     return filtered.to(images.dtype)

@@ -59,12 +59,14 @@ class AdapterSettings:
         whole("width", self.width, 1, 10**6)
         whole("patch_size", self.patch_size, 1, 10**6)
         whole("prefix", self.prefix, 0, 10**6)
-        if len(self.grid) != 2:
-            raise SettingsError(f"grid must be two whole numbers, rows and columns of patches, got {self.grid!r}")
+        if not isinstance(self.grid, tuple | list) or len(self.grid) != 2:
+            raise SettingsError(f"grid must be two whole numbers, rows and columns of patches, got {shown(self.grid)}")
         for side in self.grid:
             whole("each side of grid", side, 1, 10**6)
         for name in ("method", "base_model"):
             _check_text(name, getattr(self, name))
+        if not isinstance(self.origin, Mapping):
+            raise SettingsError(f"origin must be settings by name, got {shown(self.origin)}")
         if self.method in _UNGUIDED and "guide" in self.origin:
             raise SettingsError(f"{self.method} takes no guide, got {self.origin['guide']!r}")
 
@@ -96,8 +98,8 @@ def _check(check: Callable[..., None], value: object, low: float, high: float, r
 
 def _check_text(name: str, text: object) -> None:
     if not isinstance(text, str):
-        raise SettingsError(f"{name} must be a text, got {text!r}")
+        raise SettingsError(f"{name} must be a text, got {shown(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SettingsError(f"{name} must be a text of whole characters, got {text!r}") from None
+        raise SettingsError(f"{name} must be a text of whole characters, got {shown(text)}") from None

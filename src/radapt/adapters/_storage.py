@@ -19,7 +19,7 @@ from safetensors.torch import save as save_bytes
 from radapt._version import __version__
 from radapt.errors import AdapterError, shown
 from radapt.io import expanded, replacing, write_text
-from radapt.schema import parse, read_json
+from radapt.schema import parse, parse_json, read_json
 from radapt.types import Anchor
 
 from ._card import card, ours
@@ -69,6 +69,9 @@ def save(settings: AdapterSettings, anchor: Anchor, fingerprint: str, folder: Pa
     config = {**facts, **asdict(settings), "anchor_sha256": hashlib.sha256(weights).hexdigest()}
     try:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+        if len(text) > _LARGEST_CONFIG:
+            raise ValueError(f"its settings take more than {_LARGEST_CONFIG} characters")
+        parse_json(text, where="its settings", error=AdapterError)  # what is written can be read again
         # Both are on the disk before either gets its name; the configuration names the anchor that it belongs to.
         with replacing(folder / CONFIG) as new_config, replacing(folder / WEIGHTS) as new_weights:
             new_config.write_text(text, encoding="utf-8")
@@ -78,7 +81,7 @@ def save(settings: AdapterSettings, anchor: Anchor, fingerprint: str, folder: Pa
             write_text(folder / _CARD, card(settings, fingerprint))
         else:
             warnings.warn(f"{folder / _CARD} is of others or was edited, and is left as it is", stacklevel=3)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, AdapterError) as error:
         raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
     return folder
 
@@ -97,8 +100,14 @@ def _remove_before(folder: Path) -> None:
 
 def read(name_or_folder: str | Path) -> tuple[AdapterSettings, Anchor]:
     """Settings and anchor of an adapter in a folder, or on the hub when the name is no folder."""
+    if not isinstance(name_or_folder, str | Path):
+        raise AdapterError(f"an adapter is read from a folder or a name on the hub, got {shown(name_or_folder)}")
     folder = expanded(name_or_folder)
-    if not folder.is_dir():
+    try:
+        found = folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise AdapterError(f"no adapter folder at {shown(str(folder))}: {error.strerror}") from error
+    if not found:
         folder = _fetch(str(name_or_folder))
     earlier = not (folder / CONFIG).exists() and (folder / _BEFORE[0]).exists()
     names = _BEFORE if earlier else (CONFIG, WEIGHTS)

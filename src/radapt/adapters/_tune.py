@@ -77,6 +77,7 @@ def tune(
 
     Raises:
         SettingsError: a test split, nothing to try, or a setting out of range.
+        AdapterError: the model carries an adapter, or the adapter is for another tower.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise SettingsError(f"weight must lie in [0, 1], got {weight!r}")
@@ -129,4 +130,4 @@ def _accuracies(model: VLM, data: Dataset, attack: Attack, seed: int) -> tuple[f
 
 
 def _batches(pixels: torch.Tensor, size: int = 128) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(pixels.split(size), torch.arange(len(pixels)).split(size), strict=True))
+    return list(zip(pixels.split(size), torch.arange(len(pixels), device="cpu").split(size), strict=True))

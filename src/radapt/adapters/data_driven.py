@@ -66,7 +66,7 @@ class _Anchor:
 
     def make_static(self) -> None:
         """Adversarial images of everything, made once against the undefended model, as in the paper."""
-        rows = torch.arange(len(self.clean)).split(self.batch_size)
+        rows = torch.arange(len(self.clean), device="cpu").split(self.batch_size)
         self.fixed = torch.cat([self.adversarial(part, "static").cpu() for part in rows])
 
     def rows(self, step: int) -> Tensor:
@@ -137,8 +137,8 @@ def data_driven(
 
     Raises:
         InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
-        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, or a
-            checkpoint that cannot be written or belongs to another training.
+        SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, a model that
+            carries an adapter, or a checkpoint that cannot be written or belongs to another training.
         CheckError: the loss or the anchor is not finite; the last checkpoint is kept.
     """
     for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):
@@ -160,6 +160,8 @@ def data_driven(
         raise InputError(
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )
+    if not isinstance(pixels, Tensor):
+        raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], got {type(pixels).__name__}")
     if len(pixels) == 0:
         raise InputError("no training images; the paper takes 2,000")
     if labels is not None and len(labels) != len(pixels):

@@ -32,13 +32,14 @@ def model_guided(
     """Make an adapter for a model from a robust twin, in one forward pass of the twin (R-Adapt_FARE and the like).
 
     Args:
-        model: the model to adapt; it is not changed.
-        guide: the robust twin, of the same architecture.
+        model: the model to adapt; it is not changed, and it does not matter what it carries.
+        guide: the robust twin, of the same architecture, without an adapter.
         cutoff, alpha, mix, image, pixels, block: as in :func:`radapt.training_free`.
 
     Raises:
         SettingsError: a setting out of range.
         AdapterError: the twin's tower has another width or token grid.
+        SettingsError: the twin carries an adapter.
     """
     check_settings(cutoff, alpha, block)
     own, other = tower_of(model), tower_of(guide)

@@ -88,7 +88,8 @@ def cka(model: VLM, other: VLM, batches: Batches, *, tokens: str = "all") -> Hea
 def _sums(model: VLM, other: VLM, batches: Batches, tokens: str) -> tuple[Tensor, Tensor, Tensor]:
     """HSIC of all pairs of blocks (those of ``other`` in rows), and of every block with itself, summed over batches."""
     depths = [len(each.tower.blocks) + (tokens != "class") for each in (other, model)]
-    across, others, own = torch.zeros(depths).double(), torch.zeros(depths[0]).double(), torch.zeros(depths[1]).double()
+    across = torch.zeros(depths, dtype=torch.float64, device="cpu")
+    others, own = across.new_zeros(depths[0]), across.new_zeros(depths[1])
     for pixels in batches_of(_LEAST, batches, "CKA"):
         mine = _centred(model, pixels, tokens)
         # A model beside itself runs once.

@@ -56,7 +56,8 @@ def perturbation_spectrum(
     """
     if isinstance(bands, bool) or not isinstance(bands, int) or bands < 1:
         raise SettingsError(f"bands must be a whole number of at least 1, got {bands!r}")
-    total, squares, images = torch.zeros(bands).double(), torch.zeros(bands).double(), 0
+    total, squares = torch.zeros(2, bands, dtype=torch.float64, device="cpu").unbind()
+    images = 0
     for before, after in zip_longest(clean, adversarial):
         if before is None or after is None or before.shape != after.shape:
             shapes = " and ".join("none" if each is None else str(tuple(each.shape)) for each in (before, after))

@@ -55,9 +55,9 @@ def frequency_response(models: Mapping[str, VLM]) -> Curves:
 def _response(name: str, model: VLM) -> Line:
     size = max(*model.image_size, model.tower.patch_size)
     weights = kernels(model)
-    std = torch.tensor(model.tower.std, dtype=torch.float64).view(3, 1, 1)
+    std = torch.tensor(model.tower.std, dtype=torch.float64, device="cpu").view(3, 1, 1)
     grey = (weights / std).sum(1)
-    power = torch.zeros(size, size).double()
+    power = torch.zeros(size, size, dtype=torch.float64, device="cpu")
     for part in grey.split(_FEATURES):
         power += torch.fft.fft2(part, s=(size, size)).abs().square().sum(0)
     gain = (power / len(grey)).sqrt()

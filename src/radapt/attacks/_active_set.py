@@ -13,9 +13,10 @@ from radapt.types import Flags, Index, PerSample, Pixels
 
 from ._early_stopping import EarlyStopping
 from ._evaluator import Evaluator, out_of_memory
+from ._losses import excluded
 from ._random import random_state
 from ._restarts import Job, RestartQueue
-from ._search import Evaluation, State
+from ._search import Evaluation, State, is_broken
 from ._slots import SlotState, is_better
 
 __all__ = ["ActiveSet", "Progress"]
@@ -71,8 +72,8 @@ class ActiveSet:
         self._evaluator, self._start, self._progress, self._deadline = evaluator, start, progress, deadline
         self.restarts = RestartQueue(self.search, pixels)
         self._early_stopping = EarlyStopping(self.search if evaluator.may_stop_early else None, self.keys, seed)
-        self.clean_loss, self._clean_value = torch.zeros(2, len(pixels), device=pixels.device).unbind()
-        self._clean_logits = torch.zeros(len(pixels), 0, device=pixels.device)
+        self.clean_loss, self._clean_value = pixels.new_zeros(2, len(pixels)).unbind()
+        self._clean_logits = pixels.new_zeros(len(pixels), 0)
         self._last_points: list[tuple[Job, Tensor]] = []
         self._reported = 0
         self._reset_slots()
@@ -85,6 +86,7 @@ class ActiveSet:
     def run(self) -> None:
         """Judge the clean images, then search on those that are not fooled yet."""
         self.clean_loss, fooled, self._clean_value = self.judge(self.clean, keep_logits=True)
+        self.restarts.failed |= is_broken(self.clean_loss, fooled).cpu()
         self.restarts.begin(self._clean_value, fooled)
         left, exempt = ~(self.restarts.fooled | self.restarts.failed), self._early_stopping.exempt
         self._drop_needless()
@@ -108,7 +110,7 @@ class ActiveSet:
 
     def judge(self, points: Pixels, *, keep_logits: bool = False) -> tuple[PerSample, Flags, PerSample]:
         """Loss, verdict and the search's value of one point per sample; ``keep_logits`` as those of clean images."""
-        loss, value = torch.zeros(2, len(points), device=points.device).unbind()
+        loss, value = points.new_zeros(2, len(points)).unbind()
         fooled = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         logits, done = list[Tensor](), 0
 
@@ -119,15 +121,14 @@ class ActiveSet:
             loss[samples], fooled[samples] = evaluation.loss, evaluation.fooled
             self.restarts.forwards[samples] += 1
             if keep_logits and evaluation.logits is not None:
-                logits.append(evaluation.logits.to(points.device))
+                logits.append(evaluation.logits.to(points.device, copy=True))
             done += len(samples)
 
         while done < len(points):
             self._with_memory_fallback(judge_some)
-        self.restarts.failed |= ~loss.isfinite().cpu()
         if logits:
             self._clean_logits = torch.cat(logits)
-        return loss, fooled & ~self.restarts.failed.to(fooled.device), value
+        return loss, fooled, value
 
     def _forward_pass(self, samples: list[int], points: Pixels) -> tuple[Evaluation, PerSample]:
         """Evaluate at most ``batch_size`` points: the evaluation, and the search's value of it."""
@@ -193,7 +194,9 @@ class ActiveSet:
         classes = {"label": slots.label}
         if self.search.targeted:
             likeliest = logits[rows].argsort(1, descending=True)
-            ranks = self._index([1 + job.restart % (logits.shape[1] - 1) for job in jobs])
+            # Classes that the model excludes come last, and no search goes for them.
+            rivals = (~excluded(logits[rows])).sum(1).sub(1).clamp(min=1)
+            ranks = 1 + self._index([job.restart for job in jobs]) % rivals
             slots.target = slots.target.index_copy(0, rows, likeliest.gather(1, ranks[:, None]).squeeze(1))
             classes["target"] = slots.target
         self._early_stopping.begin(rows, logits, slots.label, classes.get("target"))
@@ -205,7 +208,7 @@ class ActiveSet:
         current, comparable = self._evaluator.gradient_pass(slots)
         fooled = search._succeeded(slots.clean, current)
         slots.remember(current.points, search._value(slots.clean, comparable), fooled)
-        broken = ~current.loss.isfinite()
+        broken = is_broken(current.loss, current.fooled)
         if search.needs_gradient:
             steepest = current.gradient.abs().flatten(1).amax(1)
             slots.vanished = slots.vanished + (steepest <= _VANISHED)
@@ -255,11 +258,11 @@ class ActiveSet:
         fooled = self.search._succeeded(self.clean[self._index(samples)], last)
         best_fooled = torch.tensor([job.fooled for job in jobs], device=fooled.device)
         better = is_better(fooled, value, best_fooled, torch.stack([job.value for job in jobs]))
-        flags = torch.stack([better, fooled, last.loss.isfinite()], 1).tolist()
-        for row, (job, (is_best, success, finite)) in enumerate(zip(jobs, flags, strict=True)):
+        flags = torch.stack([better, fooled, is_broken(last.loss, last.fooled)], 1).tolist()
+        for row, (job, (is_best, success, broken)) in enumerate(zip(jobs, flags, strict=True)):
             if is_best:
                 job.best, job.value = last.points[row], value[row]
-            job.fooled, job.failed = job.fooled or success, not finite
+            job.fooled, job.failed = job.fooled or success, broken
             job.forwards += 1
             self.restarts.end(job)
         self._drop_needless()

@@ -11,13 +11,17 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from radapt.errors import InputError, SettingsError
-from radapt.types import Labels, Logits, Norm, Pixels
+from radapt.classifier import AnyClassifier
+from radapt.errors import InputError, RadaptError, SettingsError
+from radapt.types import Logits, Norm, Pixels
 
 from ._attack import Attack
+from ._evaluator import out_of_memory
+from ._inputs import TensorLike, images_of, labels_of
 from ._objective import ClassificationObjective
 from ._outcome import Outcome
 from ._registry import make
+from ._settings import check_call, flag, number, shown
 
 __all__ = ["attack"]
 
@@ -25,9 +29,9 @@ _BATCH_SIZE, _CPU_BATCH_SIZE = 64, 16
 
 
 def attack(
-    model: Callable[[Pixels], Logits],
-    images: Tensor,
-    labels: Labels,
+    model: Any,
+    images: TensorLike,
+    labels: TensorLike,
     *,
     attack: str | Attack = "autoattack",
     eps: float | None = None,
@@ -46,9 +50,11 @@ def attack(
     them. When memory runs out, the batch size is halved, with a warning.
 
     Args:
-        model: maps pixels in [0, 1] (batch x 3 x height x width, before normalisation) to logits (batch x classes).
-        images: clean images, float, in [0, 1].
-        labels: true classes.
+        model: maps pixels in [0, 1] (batch x 3 x height x width, before normalisation) to logits (batch x classes), or
+            to an object whose ``logits`` they are. A module gets them where its weights are.
+        images: clean images in [0, 1]: floating-point numbers of any precision, as a tensor, an array or a list of
+            images; they are not changed.
+        labels: true classes: whole numbers in a tensor, an array or a list, or one-hot rows.
         attack: name of the attack, or the attack itself, whose norm, radius and settings then count.
         eps: radius of the ball in pixel units (4/255); needed with a name.
         norm: ``linf`` (the default) or ``l2``.
@@ -62,29 +68,29 @@ def attack(
         settings: other settings of an attack that is given by name (``steps``, ``restarts``...).
 
     Returns:
-        What was found: ``outcome.adversarial`` are the images, ``outcome.robust_accuracy`` is the share not fooled.
+        What was found, where the model is: ``outcome.adversarial`` are the images, ``outcome.robust_accuracy`` is the
+        share not fooled, ``outcome.failed`` says on which the model gives no finite numbers.
 
     Raises:
-        InputError: images or labels are wrong, or the model gives no logits.
+        InputError: images or labels are wrong, or the model gives no logits, or no finite ones for any image.
         SettingsError: an unknown attack or setting, a value out of range, or settings given beside an attack object.
     """
     chosen = _chosen(attack, settings | {k: v for k, v in (("eps", eps), ("norm", norm)) if v is not None})
     if batch_size is not None and memory is not None:
         raise SettingsError("give batch_size or memory, not both")
-    if images.ndim != 4 or len(images) == 0 or len(labels) != len(images):
-        raise InputError(
-            f"give at least one image, batch x 3 x height x width, and one label per image; got images of shape "
-            f"{tuple(images.shape)} and {len(labels)} labels"
-        )
+    if memory is not None:
+        number("memory", memory, 0, above=True)
+    check_call(seed=seed, batch_size=1 if batch_size is None else batch_size, precision=precision, seconds=seconds)
+    flag("quiet", quiet)
+    pixels, classifier = _placed(model, images_of("images", images)), AnyClassifier(model)
+    if len(labels_of(labels)) != len(pixels):
+        raise InputError(f"give one label per image; got {len(pixels)} images and {len(labels)} labels")
     with _frozen(model):
-        with torch.no_grad():
-            logits = model(images[:1])
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            raise InputError("the model must map images to logits, batch x classes")
-        most = batch_size or (_CPU_BATCH_SIZE if images.device.type == "cpu" else _BATCH_SIZE)
+        classes = _classes(classifier, pixels[:1])
+        most = batch_size or (_CPU_BATCH_SIZE if pixels.device.type == "cpu" else _BATCH_SIZE)
         if memory is not None:
-            most = _fitting(model, images[:1], memory)
-        objective = ClassificationObjective(model, labels.long(), logits.shape[1])
+            most = _fitting(classifier, pixels[:1], memory)
+        objective = ClassificationObjective(classifier, labels, classes)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -93,26 +99,72 @@ def attack(
             TextColumn("robust accuracy {task.fields[robust]:.1f} %"),
         )
         with Progress(*columns, disable=quiet, transient=True) as bar:
-            task = bar.add_task(chosen.name, total=len(images), robust=100.0)
+            task = bar.add_task(chosen.name, total=len(pixels), robust=100.0)
 
             def report(done: int, fooled: int) -> None:
-                bar.update(task, completed=done, robust=100 * (1 - fooled / len(images)))
+                bar.update(task, completed=done, robust=100 * (1 - fooled / len(pixels)))
 
-            return chosen(
+            outcome = chosen(
                 objective,
-                images,
+                pixels,
                 seed=seed,
-                batch_size=min(most, len(images)),
+                batch_size=min(most, len(pixels)),
                 precision=precision,
                 seconds=seconds,
                 progress=report,
             )
+    if outcome.failed.all():
+        raise InputError(
+            "the model's logits or their gradients are not finite numbers for any of the images; look for an overflow "
+            "or a division by zero in the model"
+        )
+    return outcome
+
+
+def _placed(model: object, pixels: Pixels) -> Pixels:
+    """Images on the device of a module's weights; where they are for what is no module.
+
+    Raises:
+        InputError: the model cannot be called with images.
+    """
+    if not callable(model):
+        how = "give a function from pixels to logits"
+        if hasattr(model, "classifier") and hasattr(model, "logits"):
+            how = (
+                "say which classes it is to tell apart: prompts = model.classifier([['a photo of a cat'], ['a photo of "
+                "a dog']]), or model.classifier(data.prompts), and attack lambda pixels: model.logits(pixels, prompts)"
+            )
+        elif hasattr(model, "encode_image"):
+            how = "models that generate text are attacked by radapt.evaluate"
+        raise InputError(f"a {type(model).__name__} is no function of pixels; {how}")
+    weights = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return pixels if weights is None else pixels.to(weights.device)
+
+
+def _classes(classifier: AnyClassifier, image: Pixels) -> int:
+    """How many classes there are, by a pass on one image.
+
+    Raises:
+        InputError: the model fails on it, or gives no logits.
+    """
+    try:
+        with torch.no_grad():
+            return int(classifier(image).shape[1])
+    except Exception as error:
+        if isinstance(error, RadaptError) or out_of_memory(error):
+            raise
+        raise InputError(
+            f"the model failed on the first image, {tuple(image.shape)} on {image.device}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _chosen(attack: str | Attack, settings: dict[str, Any]) -> Attack:
     """The attack of a name with these settings, or the attack itself, which must have none beside it."""
     if isinstance(attack, str):
         return make(attack, **settings)
+    if not isinstance(attack, Attack):
+        raise SettingsError(f"attack must be a name or an attack, such as PGD(eps=4/255); got {shown(attack)}")
     if settings:
         raise SettingsError(
             f"{', '.join(sorted(settings))} given beside an attack that has its own; set them where it is made, as in "
@@ -153,7 +205,7 @@ def _fitting(model: Callable[[Pixels], Logits], image: Pixels, memory: float) ->
             return tensor
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            logits = model(image.detach().repeat(count, 1, 1, 1).requires_grad_(True))
+            logits = model(image.repeat(count, 1, 1, 1).requires_grad_(True))
             saved.append(sum(sizes.values()))
         del logits
     each = max(1, saved[1] - saved[0])

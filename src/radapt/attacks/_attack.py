@@ -10,7 +10,6 @@ from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.registry import nearest
@@ -19,15 +18,14 @@ from radapt.types import Index, Norm, PerSample, Pixels
 from ._active_set import ActiveSet, Progress
 from ._ball import Ball
 from ._evaluator import Evaluator
+from ._inputs import TOLERANCE, TensorLike, images_of
 from ._objective import Objective, Subset, checked
 from ._outcome import Outcome, chain
-from ._search import Search
+from ._search import Search, is_broken
 from ._settings import check_call, whole, word
 from ._transforms import round_8bit
 
 __all__ = ["Attack", "SearchAttack"]
-
-_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +37,17 @@ class Attack(ABC):
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
         steps: steps per restart.
 
+    Attributes:
+        name: its name on the command line.
+        revision: raised whenever the same settings begin to give other figures, so that no stored figure is taken for
+            one of the new kind.
+
     Raises:
         SettingsError: a setting is out of range.
     """
 
     name: ClassVar[str]
+    revision: ClassVar[int] = 1
     norm: Norm = "linf"
     eps: float
     steps: int
@@ -61,12 +65,12 @@ class Attack(ABC):
     def __call__(
         self,
         objective: Objective,
-        pixels: Tensor,
+        pixels: TensorLike,
         *,
         keys: Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = 64,
-        start: Tensor | None = None,
+        start: TensorLike | None = None,
         precision: torch.dtype | None = None,
         seconds: float | None = None,
         progress: Progress | None = None,
@@ -78,7 +82,8 @@ class Attack(ABC):
 
         Args:
             objective: what is maximised; its sample ``i`` is ``pixels[i]``.
-            pixels: clean images in [0, 1], before normalisation, batch x 3 x height x width.
+            pixels: clean images in [0, 1], before normalisation, batch x 3 x height x width: floating-point numbers of
+                any precision, as a tensor, an array or a list of images; they are not changed.
             keys: one name per sample that does not depend on how a dataset is split; its position by default.
             seed: seed of all random numbers.
             batch_size: images per pass of the model; short batches are padded to it.
@@ -119,12 +124,12 @@ class SearchAttack(Attack, Search, ABC):
     def __call__(
         self,
         objective: Objective,
-        pixels: Tensor,
+        pixels: TensorLike,
         *,
         keys: Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = 64,
-        start: Tensor | None = None,
+        start: TensorLike | None = None,
         precision: torch.dtype | None = None,
         seconds: float | None = None,
         progress: Progress | None = None,
@@ -135,17 +140,18 @@ class SearchAttack(Attack, Search, ABC):
         if self.loss and self.loss not in objective.losses:
             raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")
         with torch.inference_mode(False), torch.no_grad():
-            clean = _images("pixels", pixels)
+            clean = images_of("pixels", pixels)
             if objective.size != len(clean):
                 raise InputError(f"the objective has {objective.size} samples, but there are {len(clean)} images")
             keys = [str(position) for position in range(len(clean))] if keys is None else list(keys)
             if len(keys) != len(clean):
                 raise InputError(f"there must be one key per image, got {len(keys)} keys for {len(clean)} images")
+            first = None
             if start is not None:
-                start = _images("start", start).to(clean.device)
-                if start.shape != clean.shape:
-                    raise InputError(f"start has shape {tuple(start.shape)}, but the images {tuple(clean.shape)}")
-                start = self.ball.project(start, clean)
+                first = images_of("start", start).to(clean.device)
+                if first.shape != clean.shape:
+                    raise InputError(f"start has shape {tuple(first.shape)}, but the images {tuple(clean.shape)}")
+                first = self.ball.project(first, clean)
             deadline = None if seconds is None else time.monotonic() + seconds
 
             def run(rows: Index, precision: torch.dtype | None) -> Outcome:
@@ -154,7 +160,7 @@ class SearchAttack(Attack, Search, ABC):
                     clean[rows],
                     seed=seed,
                     batch_size=batch_size,
-                    start=None if start is None else start[rows],
+                    start=None if first is None else first[rows],
                     deadline=deadline,
                     progress=progress,
                 )
@@ -162,7 +168,14 @@ class SearchAttack(Attack, Search, ABC):
                 return self._verify(active)
 
             passes = [precision, None] if precision is not None else [None]
-            return chain([partial(run, precision=each) for each in passes], len(clean))
+            outcome = chain([partial(run, precision=each) for each in passes], len(clean))
+        # Where verdicts are wanted, the flags say it: one sample must not take those of later batches with it.
+        if outcome.failed.all() and not objective.stop:
+            raise InputError(
+                "the objective's loss or gradient is not a finite number for any of the samples; "
+                "look for an overflow in the model"
+            )
+        return outcome
 
     def _verify(self, active: ActiveSet) -> Outcome:
         """Check the images, and judge them again in float32."""
@@ -170,20 +183,16 @@ class SearchAttack(Attack, Search, ABC):
         with torch.autocast(pixels.device.type, enabled=False):
             loss, fooled, _ = active.judge(pixels)
             _, fooled_8bit, _ = active.judge(round_8bit(pixels))
-        if restarts.failed.all():
-            raise InputError(
-                "the objective's loss or gradient is not a finite number for any of the samples; "
-                "look for an overflow in the model"
-            )
+        restarts.failed |= is_broken(loss, fooled).cpu()
         distance = torch.zeros_like(loss)
         for first in range(0, len(pixels), active.batch_size):
             rows = slice(first, first + active.batch_size)
             distance[rows] = self._distance(pixels[rows], clean[rows], active.batch_size)
-        slack = _TOLERANCE * max(1, self.eps)
+        slack = TOLERANCE * max(1, self.eps)
         rules = {
             "are not finite": ~pixels.isfinite().flatten(1).all(1),
             f"are farther than eps = {self.eps} from the clean ones": ~(distance <= self.eps + slack),
-            "leave [0, 1]": ((pixels < -_TOLERANCE) | (pixels > 1 + _TOLERANCE)).flatten(1).any(1),
+            "leave [0, 1]": ((pixels < -TOLERANCE) | (pixels > 1 + TOLERANCE)).flatten(1).any(1),
         }
         for what, broken in rules.items():
             if broken.any():
@@ -206,28 +215,10 @@ class SearchAttack(Attack, Search, ABC):
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,
             distance=distance,
-            zero_gradient=(restarts.vanished / restarts.backwards.clamp(min=1)).to(pixels.device),
+            zero_gradient=(restarts.vanished / restarts.backwards.clamp(min=1)).to(pixels),
         )
 
     def _distance(self, points: Pixels, clean: Pixels, batch_size: int) -> PerSample:
         """Distances by batches of ``batch_size``, as a reduction may round differently at another batch size."""
         rows = [*range(len(points)), *[0] * (batch_size - len(points))]
         return self.ball.distance(points[rows], clean[rows])[: len(points)]
-
-
-def _images(name: str, pixels: Tensor) -> Pixels:
-    """Images as float32 in [0, 1]: rounding of the order of 1e-8 outside is no reason to refuse them."""
-    if not pixels.is_floating_point():
-        raise InputError(f"{name} must be floating-point values in [0, 1], got {pixels.dtype}; divide bytes by 255")
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
-        raise InputError(f"{name} must be N x 3 x height x width with at least one image, got {tuple(pixels.shape)}")
-    pixels = pixels.detach().float()
-    if pixels.isnan().any():
-        raise InputError(f"{name} of sample {int(pixels.isnan().flatten(1).any(1).nonzero()[0])} contain NaN")
-    low, high = pixels.aminmax()
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
-        raise InputError(
-            f"{name} must lie in [0, 1], got {low:.4g} to {high:.4g}; give images before normalisation (the model "
-            "normalises) and divide bytes by 255"
-        )
-    return pixels.clamp(0, 1)

@@ -66,8 +66,8 @@ class Ball:
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """A random direction from the clean image, of any length: uniform (``linf``) or normal (``l2``)."""
         if self.norm == "linf":
-            return 2 * torch.rand(*shape, generator=generator) - 1
-        return torch.randn(*shape, generator=generator)
+            return 2 * torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu") - 1
+        return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
     def unit(self, direction: Pixels) -> Pixels:
         """Directions scaled to length 1 in the norm; zero stays zero."""

@@ -44,9 +44,9 @@ class EarlyStopping:
         if isinstance(search, Stoppable) and search.growth is not None and search.steps > _LEAST_STEPS:
             self._search, self._steps, self._growth = search, search.steps, search.growth
         exempt = [self._search is not None and _is_exempt(seed, key) for key in keys]
-        self.exempt = torch.tensor(exempt, dtype=torch.bool)
-        self._clean_margin = self._reach = torch.zeros(0)
-        self._label = torch.zeros(0, dtype=torch.long)
+        self.exempt = torch.tensor(exempt, dtype=torch.bool, device="cpu")
+        self._clean_margin = self._reach = torch.zeros(0, dtype=torch.float32, device="cpu")
+        self._label = torch.zeros(0, dtype=torch.long, device="cpu")
         self._target: Index | None = None
 
     def begin(self, rows: Tensor, logits: Logits, label: Index, target: Index | None) -> None:
@@ -74,7 +74,7 @@ class EarlyStopping:
         current_margin = margin(current.logits.to(self._label.device), self._label, self._target)
         reach = self._search._reach(clean, current, current_margin, self._clean_margin)
         self._reach = torch.maximum(self._reach, reach.nan_to_num(0, 0, 0))
-        needed = (iteration / self._steps) ** self._growth
+        needed = (iteration.double() / self._steps) ** self._growth
         late = iteration >= max(_LEAST_STEPS, self._steps / 10)
         return late & (self._reach > 0) & (self._reach < needed)
 

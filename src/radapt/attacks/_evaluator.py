@@ -20,7 +20,7 @@ from ._slots import SlotState
 __all__ = ["Evaluator", "out_of_memory"]
 
 _SCALE = 2.0**10
-"""Factor of the loss in float16, where the gradients of pixels would vanish below 6e-8."""
+"""Factor of the loss: in float16, of autocast or of the model, the gradients of pixels would vanish below 6e-8."""
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -82,7 +82,9 @@ class Evaluator:
             score = self._score(view, slots.sample, search.loss, **towards)
             gradient = self._gradient(score, leaves) if needs_gradient else points.new_empty(0)
         logits = None if score.logits is None else score.logits.detach()
-        evaluation = Evaluation(leaves.detach(), score.loss.detach(), score.fooled, gradient, logits)
+        # What overflows in half precision only is no answer of the model's own.
+        fooled = score.fooled if self.precision is None else score.fooled & ~score.loss.isnan()
+        evaluation = Evaluation(leaves.detach(), score.loss.detach(), fooled, gradient, logits)
         if view is not leaves:
             evaluation = evaluation._replace(fooled=torch.zeros_like(evaluation.fooled))
             return evaluation, evaluation._replace(loss=torch.full_like(evaluation.loss, -torch.inf))
@@ -92,19 +94,18 @@ class Evaluator:
 
     def _gradient(self, score: Score, points: Pixels) -> Tensor:
         outputs = self._logits(score).unbind(1) if self.search._needs_jacobian else (score.loss,)
-        half, gradients = self.precision == torch.float16, []
+        gradients = []
         for number, output in enumerate(outputs, 1):
             gradient = None
             if output.requires_grad:
                 more = number < len(outputs)
-                total = output.sum() * (_SCALE if half else 1)
-                (gradient,) = torch.autograd.grad(total, points, allow_unused=True, retain_graph=more)
+                (gradient,) = torch.autograd.grad(output.sum() * _SCALE, points, allow_unused=True, retain_graph=more)
             if gradient is None:
                 raise InputError(
                     f"the loss has no gradient with respect to the pixels, which {self.search.name} needs; compute it "
                     "with differentiable operations and without torch.no_grad, or use an attack that needs no gradient"
                 )
-            gradients.append(gradient / _SCALE if half else gradient)
+            gradients.append(gradient / _SCALE)
         return torch.stack(gradients, 1) if self.search._needs_jacobian else gradients[0]
 
     def _logits(self, score: Score) -> Logits:
@@ -114,7 +115,8 @@ class Evaluator:
 
     def _score(self, points: Pixels, index: Index, loss: str, **towards: Index) -> Score:
         try:
-            score: Score = self._objective(points, index, loss=loss, **towards)
+            # Copies, which a model may overwrite.
+            score: Score = self._objective(points.clone(), index.clone(), loss=loss, **towards)
         except RadaptError:
             raise
         except Exception as error:

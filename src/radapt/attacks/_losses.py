@@ -8,12 +8,31 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
 
-from radapt.types import Index, Labels, Logits, PerSample
+from radapt.types import Flags, Index, Labels, Logits, PerSample
 
-__all__ = ["LOSSES", "Loss", "best_wrong", "is_targeted", "margin", "of_class"]
+__all__ = ["LOSSES", "Loss", "best_wrong", "excluded", "finite", "is_targeted", "margin", "of_class", "wrong"]
 
 _TINY = 1e-12
+_LARGEST = 1e30
+"""A class whose logit is minus this or less is excluded by the model: masks are -inf, or the least number there is."""
+
+
+def finite(logits: Logits) -> Logits:
+    """Logits with infinite ones cut to numbers with which losses are finite; NaN stays NaN."""
+    return logits.clamp(-_LARGEST, _LARGEST)
+
+
+def excluded(logits: Logits) -> Bool[Tensor, "batch classes"]:
+    """Which classes a model excludes."""
+    return logits <= -_LARGEST
+
+
+def wrong(logits: Logits, label: Labels) -> Flags:
+    """Whether the largest logit is not the label's; so it is in a tie, and where logits are NaN: that is no answer."""
+    return ~(of_class(logits, label) > best_wrong(logits, label))
 
 
 def of_class(logits: Logits, classes: Labels) -> PerSample:
@@ -42,12 +61,17 @@ def _targeted_cross_entropy(logits: Logits, label: Labels, target: Index | None)
 
 def _dlr(logits: Logits, label: Labels, target: Index | None) -> PerSample:
     first, _, third = logits.topk(3, 1).values.unbind(1)
-    return margin(logits, label, target) / (first - third + _TINY)
+    return margin(logits, label, target) / _scale(first - third, third)
 
 
 def _targeted_dlr(logits: Logits, label: Labels, target: Index | None) -> PerSample:
     first, _, third, fourth = logits.topk(4, 1).values.unbind(1)
-    return margin(logits, label, target) / (first - (third + fourth) / 2 + _TINY)
+    return margin(logits, label, target) / _scale(first - (third + fourth) / 2, fourth)
+
+
+def _scale(difference: PerSample, lowest: PerSample) -> PerSample:
+    """What a margin is divided by: 1 where too few classes are left, or all are equal, and there is no scale."""
+    return (difference + _TINY).where((lowest > -_LARGEST) & (difference > 0), 1.0)
 
 
 @final

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from radapt.classifier import AnyClassifier
 from radapt.errors import InputError, SettingsError
 from radapt.registry import nearest
-from radapt.types import Embeddings, Flags, Index, Labels, Logits, PerSample, Pixels
+from radapt.types import Embeddings, Flags, Index, Logits, PerSample, Pixels
 
-from ._losses import LOSSES, best_wrong, of_class
+from ._inputs import TensorLike, labels_of
+from ._losses import LOSSES, finite, wrong
 
 __all__ = [
     "AnswerObjective",
@@ -82,7 +84,10 @@ def _known(loss: str, losses: tuple[str, ...]) -> str:
 
 
 class ClassificationObjective:
-    """Objective of a classifier: fooled when the largest logit is not the label's.
+    """Objective of a classifier: fooled when the largest logit is not the label's, or when logits are NaN.
+
+    Classes that a model excludes, with a logit of -inf or the like, count for nothing; where too few are left for a
+    ``dlr`` loss, the divisor is 1.
 
     With ``z`` the logits, ``y`` the label, ``t`` a target and ``s`` the logits from the largest down, the losses are
 
@@ -94,34 +99,33 @@ class ClassificationObjective:
     - ``dlr-targeted``: ``margin-targeted / (s[1] - (s[3] + s[4]) / 2)`` (eq. 7), from four classes on.
 
     Args:
-        logits: maps pixels in [0, 1] to logits, differentiably.
-        labels: true classes of all samples.
+        logits: maps pixels in [0, 1] to logits, differentiably: see :class:`radapt.classifier.AnyClassifier`.
+        labels: true classes of all samples: whole numbers in a tensor, an array or a list, or one-hot rows.
         classes: number of classes.
         stop: whether a misclassified sample counts as fooled and is done; without, an attack takes all its steps on
             every sample, as adversarial training needs it.
 
     Raises:
-        InputError: a label is out of range, or there are fewer than two classes.
+        InputError: labels are of another form or out of range, or there are fewer than two classes.
     """
 
-    def __init__(self, logits: Callable[[Pixels], Logits], labels: Labels, classes: int, *, stop: bool = True) -> None:
+    def __init__(self, logits: Callable[[Pixels], Any], labels: TensorLike, classes: int, *, stop: bool = True) -> None:
         if classes < 2:
             raise InputError(f"a classifier needs at least two classes, got {classes}")
-        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-            raise InputError(f"labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}")
-        self._logits, self.labels, self.size, self.stop = logits, labels, len(labels), stop
+        self._logits = logits if isinstance(logits, AnyClassifier) else AnyClassifier(logits)
+        self.labels = labels_of(labels, classes=classes)
+        self.size, self.stop = len(self.labels), stop
         self.classes: int | None = classes
         self.losses = tuple(name for name, loss in LOSSES.items() if classes >= loss.least_classes)
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", target: Index | None = None) -> Score:
-        logits = self._logits(pixels).float()
+        logits = finite(self._logits(pixels))
         labels = self.labels.to(index.device)[index].to(logits.device)
         name = _known(loss, self.losses)
         if target is None and LOSSES[name].targeted:
             raise SettingsError(f"the loss {name!r} needs a target class per sample")
         value = LOSSES[name].value(logits, labels, None if target is None else target.to(logits.device))
-        fooled = best_wrong(logits, labels) >= of_class(logits, labels)
-        return Score(value, fooled.detach() & self.stop, logits)
+        return Score(value, wrong(logits, labels).detach() & self.stop, logits)
 
 
 class EmbeddingObjective:

@@ -26,7 +26,8 @@ class Outcome:
         stage: which stage of an ensemble made the image, from 0 on.
         unconfirmed: the attack saw the image fool, but the fresh pass did not (random or half-precision models);
             such a sample counts as not fooled.
-        failed: the objective gave a loss or a gradient that is not finite, and the search ended there.
+        failed: the objective gave a loss or a gradient that is not finite, and the search ended there. For a
+            classifier an image whose logits are NaN is misclassified, and fools.
         unfinished: time ran out before the search ended.
         given_up: a search was ended early, as it had no prospect of success, and no other fooled the sample.
         audited: a search that had no prospect went on all the same, as a check.
@@ -77,6 +78,7 @@ class Outcome:
         """The outcome in one line."""
         passes = int(self.forwards.sum() + self.backwards.sum())
         counts = f"n={len(self.fooled)}, fooled={int(self.fooled.sum())}"
+        counts += f", failed={int(self.failed.sum())}" if self.failed.any() else ""
         return f"Outcome({counts}, robust_accuracy={self.robust_accuracy:.4f}, attack_passes={passes})"
 
 
@@ -88,9 +90,10 @@ def chain(stages: Sequence[Stage], size: int) -> Outcome:
     """The per-sample worst case of several stages: each attacks what those before it did not fool.
 
     A sample that nothing fools keeps the image of the first stage. Costs add up; ``failed``, ``unconfirmed`` and
-    ``given_up`` hold when they held in any stage and no later one fooled the sample.
+    ``given_up`` hold when they held in any stage and no later one fooled the sample; ``failed`` also where the stage
+    that fooled it failed.
     """
-    total = stages[0](torch.arange(size))
+    total = stages[0](torch.arange(size, device="cpu"))
     for number, stage in enumerate(stages[1:], 1):
         left = (~total.fooled).nonzero().flatten()
         if len(left):
@@ -125,7 +128,8 @@ def merged(total: Outcome, later: Outcome, rows: Index, number: int, won: Flags)
     vanished = part["zero_gradient"] * part["backwards"] + later.zero_gradient * later.backwards
     rules: dict[str, Tensor] = {
         **{name: part[name] + new[name] for name in ("iterations", "forwards", "backwards")},
-        **{name: (part[name] | new[name]) & ~later.fooled for name in ("unconfirmed", "failed", "given_up")},
+        **{name: (part[name] | new[name]) & ~later.fooled for name in ("unconfirmed", "given_up")},
+        "failed": (part["failed"] & ~later.fooled) | new["failed"],
         **{name: part[name] | new[name] for name in ("audited", "misjudged")},
         "unfinished": later.unfinished,
         "loss_rose": part["loss_rose"] | later.loss_rose,

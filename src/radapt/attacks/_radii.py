@@ -12,6 +12,7 @@ from torch import Tensor
 from radapt.errors import SettingsError
 
 from ._attack import Attack
+from ._inputs import TensorLike, images_of
 from ._objective import Objective, Subset
 from ._outcome import Outcome
 
@@ -23,7 +24,7 @@ _COSTS = ("iterations", "forwards", "backwards")
 def ascending(
     attack: Attack,
     objective: Objective,
-    pixels: Tensor,
+    pixels: TensorLike,
     *,
     radii: Sequence[float],
     keys: Sequence[str] | None = None,
@@ -48,6 +49,7 @@ def ascending(
     """
     if not radii:
         raise SettingsError("radii is empty; name at least one, as in radii=[1/255, 4/255]")
+    pixels = images_of("pixels", pixels)
     keys = [str(position) for position in range(len(pixels))] if keys is None else list(keys)
     attacks = [replace(attack, eps=eps) for eps in sorted(set(radii))]
     total = attacks[0](objective, pixels, keys=keys, **settings)

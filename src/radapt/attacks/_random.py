@@ -31,4 +31,4 @@ def random_state(search: Search, seed: int, restarts: Sequence[tuple[str, int]],
 
 def _generator(seed: int, attack: str, key: str, restart: int) -> torch.Generator:
     words = "\0".join((str(seed), attack, key, str(restart)))
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big"))
+    return torch.Generator("cpu").manual_seed(int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big"))

@@ -41,8 +41,8 @@ class Job:
     failed: bool = False
     given_up: bool = False
     audited: bool = False
-    best: Tensor = field(default_factory=lambda: torch.zeros(0))
-    value: Tensor = field(default_factory=lambda: torch.zeros(()))
+    best: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float32, device="cpu"))
+    value: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32, device="cpu"))
     iterations: int = 0
     forwards: int = 0
     backwards: int = 0
@@ -76,10 +76,12 @@ class RestartQueue:
     def __init__(self, search: Search, pixels: Pixels) -> None:
         self._restarts, self._stops = search.restarts, search._stops_when_fooled
         n = len(pixels)
-        self.best, self.value = pixels.clone(), torch.zeros(n, device=pixels.device)
-        self.fooled, self.failed, self.unfinished = torch.zeros(3, n, dtype=torch.bool).unbind()
-        self.given_up, self.audited, self.misjudged = torch.zeros(3, n, dtype=torch.bool).unbind()
-        self.iterations, self.forwards, self.backwards, self.vanished = torch.zeros(4, n, dtype=torch.long).unbind()
+        self.best, self.value = pixels.clone(), pixels.new_zeros(n)
+        self.fooled, self.failed, self.unfinished = torch.zeros(3, n, dtype=torch.bool, device="cpu").unbind()
+        self.given_up, self.audited, self.misjudged = torch.zeros(3, n, dtype=torch.bool, device="cpu").unbind()
+        self.iterations, self.forwards, self.backwards, self.vanished = torch.zeros(
+            4, n, dtype=torch.long, device="cpu"
+        ).unbind()
         self._open: dict[int, _Course] = {}
         self._waiting: deque[Job] = deque()
         self.done = 0

@@ -13,7 +13,7 @@ from radapt.types import Flags, Index, PerSample, Pixels
 
 from ._losses import is_targeted
 
-__all__ = ["Evaluation", "Search", "State", "Stoppable"]
+__all__ = ["Evaluation", "Search", "State", "Stoppable", "is_broken"]
 
 State = dict[str, Tensor]
 """What a search draws or remembers, one row per sample."""
@@ -121,6 +121,11 @@ class Search(ABC):
     def _value(self, clean: Pixels, current: Evaluation) -> PerSample:
         """What the best point is the largest of, among points that all fool or all do not."""
         return current.loss
+
+
+def is_broken(loss: PerSample, fooled: Flags) -> Flags:
+    """Where the objective failed: a loss that is NaN, or one that is infinite although the point does not fool."""
+    return loss.isnan() | (loss.isinf() & ~fooled)
 
 
 class Stoppable(Search):

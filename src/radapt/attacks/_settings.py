@@ -1,4 +1,4 @@
-"""Checks on settings: their types and their ranges."""
+"""Checks on settings that attacks share: their types and their ranges."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
+from radapt.numbers import check_seed
+from radapt.numbers import number as _number
+from radapt.numbers import whole as _whole
 from radapt.registry import nearest
 
 __all__ = ["LARGEST", "check_call", "check_growth", "flag", "number", "shown", "unused", "whole", "word"]
@@ -15,17 +18,7 @@ LARGEST = 10**6
 """No setting may be larger: beyond, steps never end, and numbers leave the range of float32."""
 _SMALLEST = 1e-9
 """What must be above 0 is at least this: less changes no pixel in float32."""
-_LARGEST_SEED = 2**63 - 1
 _PRECISIONS = (torch.bfloat16, torch.float16)
-
-
-def shown(value: object) -> str:
-    """A value for a message, in short."""
-    try:
-        text = repr(value)
-    except ValueError:  # whole numbers of thousands of digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def whole(name: str, value: object, low: int = 1, high: int = LARGEST) -> None:
@@ -34,10 +27,7 @@ def whole(name: str, value: object, low: int = 1, high: int = LARGEST) -> None:
     Raises:
         SettingsError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise SettingsError(f"{name} must be a whole number of at least {low}, got {shown(value)}")
-    if value > high:
-        raise SettingsError(f"{name} must be at most {high}, got {shown(value)}")
+    _whole(name, value, low, high)
 
 
 def number(name: str, value: object, low: float, high: float = LARGEST, *, above: bool = False) -> None:
@@ -46,10 +36,7 @@ def number(name: str, value: object, low: float, high: float = LARGEST, *, above
     Raises:
         SettingsError: it is not.
     """
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    if not fits or (above and value == low):
-        bounds = f"above {low:g}" if above else f"of at least {low:g}"
-        raise SettingsError(f"{name} must be a number {bounds}, {high:g} at most, got {shown(value)}")
+    _number(name, value, low, high, above=above)
     if above and isinstance(value, float) and value - low < _SMALLEST:
         raise SettingsError(f"{name} must be a number of at least {low + _SMALLEST:g}, got {shown(value)}")
 
@@ -104,7 +91,7 @@ def check_call(*, seed: object, batch_size: object, precision: object, seconds: 
         SettingsError: ``seed`` or ``batch_size`` is no whole number in range, ``precision`` is neither None nor half
             precision, or ``seconds`` is neither None nor a number of at least 0.
     """
-    whole("seed", seed, 0, _LARGEST_SEED)
+    check_seed(seed)
     whole("batch_size", batch_size)
     if precision is not None and precision not in _PRECISIONS:
         raise SettingsError(

@@ -43,7 +43,7 @@ class EOT:
         self.stop, self.classes = objective.stop, objective.classes
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
-        scores = [self._objective(pixels, index, loss=loss, **towards) for _ in range(self._samples)]
+        scores = [self._objective(pixels.clone(), index.clone(), loss=loss, **towards) for _ in range(self._samples)]
         votes = torch.stack([score.fooled for score in scores]).float().mean(0)
         logits = [score.logits for score in scores if score.logits is not None]
         mean = torch.stack(logits).mean(0) if logits else None
@@ -55,7 +55,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, pixels: Tensor, function: _Map, backward: _Map | None) -> Tensor:
         ctx.backward_map = backward
         ctx.save_for_backward(pixels)
-        return function(pixels.detach())
+        return function(pixels.detach().clone())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -64,7 +64,7 @@ class _StraightThrough(torch.autograd.Function):
         (pixels,) = ctx.saved_tensors
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(ctx.backward_map(leaf), leaf, gradients[0])
+            (gradient,) = torch.autograd.grad(ctx.backward_map(leaf.clone()), leaf, gradients[0])
         return gradient, None, None
 
 
@@ -113,4 +113,4 @@ def jpeg(quality: int = 75) -> _Map:
 def _compressed(image: NDArray[np.uint8], quality: int) -> Tensor:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1) / 255
+    return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 255

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
@@ -103,7 +103,7 @@ class APGD(SearchAttack, Stoppable):
         gradient = torch.where(_wide(halve), best_gradient, current.gradient)
 
         previous = torch.where(_wide(first), points, state["previous"])
-        share = _wide(torch.where(first, 1.0, _MOMENTUM))
+        share = _wide(torch.where(first, 1.0, _MOMENTUM)).to(clean)
         ahead = self.ball.project(points + _wide(step_size) * self.ball.ascent(gradient), clean)
         ahead = self.ball.project(points + share * (ahead - points) + (1 - share) * (points - previous), clean)
         return ahead, {
@@ -132,10 +132,10 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({-(-share * steps // 100) for share in shares})
 
 
-@lru_cache
+@cached(maxsize=128)
 def _spans(steps: int, device: torch.device) -> Tensor:
     """For every iteration the distance to the checkpoint before, 0 where there is no checkpoint."""
-    spans = torch.zeros(steps + 1)
+    spans = torch.zeros(steps + 1, dtype=torch.float32, device="cpu")
     for previous, checkpoint in pairwise(checkpoints(steps)):
         spans[checkpoint] = checkpoint - previous
     return spans.to(device)

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor
 
 from radapt.errors import InputError
 from radapt.types import Index
 
 from ._active_set import Progress
 from ._attack import Attack, SearchAttack
+from ._inputs import TensorLike, images_of
 from ._objective import Objective, Subset, checked
 from ._outcome import Outcome, chain, merged
 from ._settings import check_call, check_growth, unused, whole, word
@@ -118,12 +118,12 @@ class AutoAttack(Attack):
     def __call__(
         self,
         objective: Objective,
-        pixels: Tensor,
+        pixels: TensorLike,
         *,
         keys: Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = 64,
-        start: Tensor | None = None,
+        start: TensorLike | None = None,
         precision: torch.dtype | None = None,
         seconds: float | None = None,
         progress: Progress | None = None,
@@ -137,12 +137,13 @@ class AutoAttack(Attack):
         """
         check_call(seed=seed, batch_size=batch_size, precision=precision, seconds=seconds)
         attacks = list(self.stages(objective).values())
+        pixels = images_of("pixels", pixels)
         keys = [str(position) for position in range(len(pixels))] if keys is None else list(keys)
         deadline = None if seconds is None else time.monotonic() + seconds
         attacked: Objective = EOT(objective, self.samples) if self.version == "rand" else objective
 
         # The largest margin that attacks with gradients reached, where their loss is the margin.
-        lead = torch.full((len(pixels),), -torch.inf, device=pixels.device)
+        lead = torch.full((len(pixels),), -torch.inf, dtype=pixels.dtype, device=pixels.device)
         reported = 0
 
         def run_stage(rows: Index, number: int) -> Outcome:
@@ -167,7 +168,7 @@ class AutoAttack(Attack):
                 if progress is not None:
                     progress(reported, fooled_before + fooled)
 
-            # The first stage gets everything as it came, so that its checks see it.
+            # The first stage gets all arguments, so that its checks see them.
             first = number == 0
             return attack(
                 attacked if first else Subset(attacked, rows),

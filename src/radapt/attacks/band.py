@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.errors import SettingsError
 from radapt.spectral import HIGHEST, ring
 from radapt.types import Pixels
@@ -85,7 +85,7 @@ class Band(FilteredAPGD):
         return filtered
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def _half_plane(
     height: int, width: int, low: float, high: float, device: torch.device, kind: torch.dtype
 ) -> Float[Tensor, "height half"]:

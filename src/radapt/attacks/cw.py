@@ -181,7 +181,7 @@ class CW(SearchAttack):
 
     def _succeeded(self, clean: Pixels, current: Evaluation) -> Flags:
         """What fools with the margin asked for, in the ball."""
-        fooled = current.fooled & (current.loss >= self.kappa)
+        fooled = current.fooled & ~(current.loss < self.kappa)
         return fooled if self.norm == "linf" else fooled & self._inside(clean, current)
 
     def _value(self, clean: Pixels, current: Evaluation) -> PerSample:

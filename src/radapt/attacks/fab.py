@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor
 
 from radapt.errors import InputError, SettingsError
 from radapt.types import Flags, Index, Norm, PerSample, Pixels
 
 from ._attack import SearchAttack
+from ._inputs import TensorLike
 from ._objective import Objective
 from ._outcome import Outcome
 from ._search import Evaluation, State, Stoppable
@@ -95,7 +95,9 @@ class FAB(SearchAttack, Stoppable):
         """Whether the first success ends the search: not where the nearest one is wanted."""
         return not self.nearest
 
-    def __call__(self, objective: Objective, pixels: Tensor, *, start: Tensor | None = None, **rest: Any) -> Outcome:
+    def __call__(
+        self, objective: Objective, pixels: TensorLike, *, start: TensorLike | None = None, **rest: Any
+    ) -> Outcome:
         """Attack every image; the first search starts at the clean image unless ``start`` is given."""
         return super().__call__(objective, pixels, start=pixels if start is None else start, **rest)
 

@@ -77,7 +77,11 @@ class MIFGSM(SearchAttack):
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """For every step four numbers: whether to transform, the size, and the place from above and from the left."""
-        return {"chance": torch.rand(self.steps, 4, generator=generator)} if self.diversity else {}
+        return (
+            {"chance": torch.rand(self.steps, 4, generator=generator, dtype=torch.float32, device="cpu")}
+            if self.diversity
+            else {}
+        )
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
         """The clean image, and no gradient yet."""
@@ -117,7 +121,7 @@ def _shrinking(
     least = math.ceil(smallest * length)
     left = least + _among(size, length - least + 1)
     first = _among(place, length - left + 1)
-    pixels = torch.arange(length, device=size.device)
+    pixels = torch.arange(length, dtype=size.dtype, device=size.device)
     # Pixels are squares around their centres. Those out of place lie a pixel or more outside, where the weight is zero.
     centres = (pixels + 0.5 - first[:, None]) * (length / left)[:, None] - 0.5
     return (1 - (centres[:, None, :, None] - pixels).abs()).clamp(min=0)
@@ -125,7 +129,7 @@ def _shrinking(
 
 def _among(share: PerSample, count: int | Tensor) -> PerSample:
     """A whole number below ``count``, from one in [0, 1)."""
-    return (share * count).floor().minimum(torch.as_tensor(count - 1).to(share))
+    return (share * count).floor().minimum(torch.as_tensor(count - 1, device=share.device).to(share))
 
 
 ATTACK = MIFGSM

@@ -64,12 +64,15 @@ class PGD(SearchAttack):
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """Random numbers for one point of the ball."""
         if not self.random_start:
-            return {"radius": torch.zeros(())}
+            return {"radius": torch.zeros((), dtype=torch.float32, device="cpu")}
         if self.norm == "linf":
-            return {"uniform": torch.rand(*shape, generator=generator)}
-        normal = torch.randn(*shape, generator=generator)
+            return {"uniform": torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")}
+        normal = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
         # The volume within radius r of a ball in n dimensions grows as r^n.
-        return {"normal": normal, "radius": torch.rand((), generator=generator) ** (1 / normal.numel())}
+        return {
+            "normal": normal,
+            "radius": torch.rand((), generator=generator, dtype=torch.float32, device="cpu") ** (1 / normal.numel()),
+        }
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
         """A point of the ball, drawn uniformly, or the clean image; and no accumulated gradient yet."""

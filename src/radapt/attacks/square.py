@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radapt.caching import cached
 from radapt.types import Index, Pixels
 
 from ._attack import SearchAttack
@@ -75,13 +75,17 @@ class Square(SearchAttack, Stoppable):
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """The signs of the first point, and the seed of all later random numbers."""
         _, height, width = shape
-        seed = torch.randint(2**62, (), generator=generator)
+        seed = torch.randint(2**62, (), generator=generator, device="cpu")
         if self.norm == "linf":
             return {"seed": seed, "signs": _signs(3, 1, width, generator=generator)}
         tile = _tile(height, width)
         rows, columns = height // tile, width // tile
         signs = _signs(3, rows, columns, generator=generator)
-        return {"seed": seed, "signs": signs, "standing": torch.rand(1, rows, columns, generator=generator) < 0.5}
+        return {
+            "seed": seed,
+            "signs": signs,
+            "standing": torch.rand(1, rows, columns, generator=generator, dtype=torch.float32, device="cpu") < 0.5,
+        }
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
         """Stripes or bumps, and a memory of nothing yet."""
@@ -139,8 +143,8 @@ def bump(side: int) -> Tensor:
     halves = []
     for rows, sign in ((side // 2, 1), (side - side // 2, -1)):
         n = max(rows, side) // 2
-        heights = (1 / torch.arange(1, n + 2, dtype=torch.float64) ** 2).flip(0).cumsum(0).flip(0)
-        down, across = (torch.arange(size) - size // 2 for size in (rows, side))
+        heights = (1 / torch.arange(1, n + 2, dtype=torch.float64, device="cpu") ** 2).flip(0).cumsum(0).flip(0)
+        down, across = (torch.arange(size, device="cpu") - size // 2 for size in (rows, side))
         half = heights[torch.maximum(down.abs()[:, None], across.abs())]
         halves.append(sign * half / half.square().sum().sqrt())
     both = torch.cat(halves)
@@ -167,7 +171,7 @@ def words(seed: Tensor, iteration: Index, count: int = 8) -> Tensor:
 
 
 def _signs(*shape: int, generator: torch.Generator) -> Tensor:
-    return 2.0 * torch.randint(2, shape, generator=generator) - 1
+    return 2 * torch.randint(2, shape, generator=generator, device="cpu").float() - 1
 
 
 def _tile(height: int, width: int) -> int:
@@ -196,7 +200,7 @@ def _window(rows: Tensor, columns: Tensor) -> Tensor:
     return ((rows >= 0)[:, :, None] & (columns >= 0)[:, None])[:, None]
 
 
-@lru_cache
+@cached(maxsize=128)
 def _schedule(
     height: int, width: int, steps: int, p_init: float, norm: str, device: torch.device
 ) -> tuple[Tensor, tuple[int, ...], Tensor]:
@@ -205,12 +209,12 @@ def _schedule(
     if norm == "l2":
         # As in the authors' code; only an odd window has a middle.
         sides = [max(side, 3) | 1 for side in sides]
-    of_all = torch.tensor([min(max(side, 1), height, width) for side in sides])
+    of_all = torch.tensor([min(max(side, 1), height, width) for side in sides], device="cpu")
     kinds, kind_of = of_all.unique(return_inverse=True)
     return of_all.to(device), tuple(kinds.tolist()), kind_of.to(device)
 
 
-@lru_cache
+@cached(maxsize=128)
 def _bumps(sides: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Bumps of several sizes, each lying and then standing, after a row and a column of zeros."""
     largest = max(sides)

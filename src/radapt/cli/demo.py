@@ -21,6 +21,9 @@ def demo(
         typer.Option(parser=folder, metavar="FOLDER", help="Folder of the results, the adapters and the report."),
     ] = Path("radapt-demo"),
     n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the anchors of R-Adapt+ here instead of taking those that ship.")
+    ] = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -37,7 +40,7 @@ def demo(
     from radapt.results import Results
 
     started = time.perf_counter()
-    made = run(out, n=n, progress=console.print, quiet=quiet)
+    made = run(out, n=n, train=train, progress=console.print, quiet=quiet)
     write_rows(json, made.results)
     with Results(made.file, read_only=True) as results:
         print_table(results, console)

@@ -24,10 +24,11 @@ def report(
       radapt report results.sqlite --out report
     """
     from radapt.reports import print_table, write_report
-    from radapt.results import Results
+    from radapt.results import Results, with_worst_cases
 
     with Results(results, read_only=True) as source:
-        write_rows(json, source.all())
+        rows = with_worst_cases(source)
+        write_rows(json, rows)
         written = write_report(results, out)
         print_table(source, console)
     tell_written(*written)

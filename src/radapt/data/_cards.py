@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
+from radapt.numbers import LARGEST_N
 from radapt.registry import key_of, nearest
 from radapt.schema import STRICT, parse, read_yaml
 
 from ._table import Table
 
-__all__ = ["METRICS", "PROMPTS", "REGISTRY", "Card", "TaskName", "card", "datasets"]
+__all__ = ["METRICS", "PROMPTS", "REGISTRY", "Card", "TaskName", "alike", "card", "datasets"]
 
 TaskName = Literal["zero-shot", "retrieval", "captioning", "vqa"]
 """What the models have to do on a dataset."""
@@ -36,6 +38,7 @@ PROMPTS = {
 """What generative models are asked, unless a card says otherwise: the prompts of LLaVA 1.5 (arXiv:2310.03744)."""
 
 _FOLDER = Path(str(files(__package__))) / "cards"
+_LONGEST_NAME = 100
 REGISTRY = Table("radapt.data", "dataset", members={file.stem: file for file in _FOLDER.glob("*.yaml")})
 """The cards of this package and of others: each a :class:`Card`, a mapping, or the path of a YAML file."""
 
@@ -87,16 +90,19 @@ class Card:
             if entry.type == "str":
                 text = getattr(self, entry.name).strip()
                 if not text or "\n" in text:
-                    raise self._error(f"{entry.name} must be one line of text (fold it with '>-'), got {text!r}")
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
-            raise self._error(f"name must be lower case letters, digits and hyphens, got {self.name!r}")
+                    raise self._error(f"{entry.name} must be one line of text (fold it with '>-'), got {shown(text)}")
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name) or len(self.name) > _LONGEST_NAME:
+            problem = f"name must be lower case letters, digits and hyphens, at most {_LONGEST_NAME}"
+            raise self._error(f"{problem}, got {shown(self.name)}")
         if self.task not in get_args(TaskName):
-            raise self._error(f"unknown task {self.task!r}{nearest(str(self.task), get_args(TaskName))}")
+            raise self._error(f"unknown task {shown(self.task)}{nearest(str(self.task), get_args(TaskName))}")
         metrics = METRICS[self.task]
         if self.metric not in metrics:
-            raise self._error(f"unknown metric {self.metric!r} of {self.task}{nearest(self.metric, metrics)}")
-        if self.n is not None and self.n <= 0:
-            raise self._error(f"n must be 1 or more, or left out for the whole split, got {self.n}")
+            raise self._error(f"unknown metric {shown(self.metric)} of {self.task}{nearest(self.metric, metrics)}")
+        if self.n is not None and not 1 <= self.n <= LARGEST_N:
+            raise self._error(
+                f"n must be 1 or more, at most {LARGEST_N}, or left out for the whole split, got {shown(self.n)}"
+            )
         self._check_prompts()
 
     def _check_prompts(self) -> None:
@@ -104,23 +110,37 @@ class Card:
             if self.task not in PROMPTS:
                 raise self._error(f"a prompt belongs to {' and '.join(PROMPTS)}, not to {self.task}")
             if not self.prompt.strip():
-                raise self._error(f"prompt must not be empty, got {self.prompt!r}")
+                raise self._error(f"prompt must not be empty, got {shown(self.prompt)}")
             if self.task == "vqa" and "{q}" not in self.prompt:
-                raise self._error(f"prompt {self.prompt!r} has no place for the question; write {{q}}")
+                raise self._error(f"prompt {shown(self.prompt)} has no place for the question; write {{q}}")
         for key in ("classes", "templates"):
             texts = getattr(self, key)
             if len(set(texts)) < len(texts) or "" in texts:
-                raise self._error(f"{key} must be different and not empty, got {texts!r}")
+                raise self._error(f"{key} must be different and not empty, got {shown(texts)}")
+        if double := alike(self.classes):
+            raise self._error(f"classes must be different, and {double}")
         for template in self.templates:
             if "{c}" not in template and "{a c}" not in template:
-                raise self._error(f"template {template!r} has no place for the class name; write {{c}} or {{a c}}")
+                raise self._error(f"template {shown(template)} has no place for the class name; write {{c}} or {{a c}}")
         if self.task == "zero-shot" and not self.templates:
             raise self._error("a zero-shot set needs templates")
         if self.task != "zero-shot" and (self.templates or self.classes):
             raise self._error(f"templates and classes belong to zero-shot sets, not to {self.task}")
 
     def _error(self, problem: str) -> SettingsError:
-        return SettingsError(f"card {self.name!r}: {problem}")
+        return SettingsError(f"card {shown(self.name)}: {problem}")
+
+    def whole(self, key: str, default: int, low: int, high: int) -> int:
+        """A whole number from the options.
+
+        Raises:
+            SettingsError: it is none, or outside ``low`` to ``high``.
+        """
+        value = self.options.get(key, default)
+        if type(value) is not int or not low <= value <= high:
+            problem = f"{key} must be a whole number from {low} up, at most {high}, got {shown(value)}"
+            raise SettingsError(f"dataset {self.name!r}: {problem}")
+        return value
 
     @classmethod
     def from_dict(cls, content: object, *, where: str = "card") -> Card:
@@ -135,6 +155,16 @@ class Card:
         """
         result: Card = parse(cls, content, where=where)
         return result
+
+
+def alike(names: Sequence[str]) -> str:
+    """Which two classes have one name, white space and Unicode forms aside, for a message; empty where none have."""
+    first: dict[str, int] = {}
+    for at, name in enumerate(names):
+        before = first.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), at)
+        if before != at:
+            return f"the classes {before} and {at} are both called {shown(name)}, so that neither can be told apart"
+    return ""
 
 
 def datasets() -> list[str]:
@@ -158,7 +188,7 @@ def card(name: str) -> Card:
         return _shipped(key)
     added = REGISTRY.added()
     if key not in added:
-        raise SettingsError(f"unknown dataset {name!r}{nearest(key, datasets())} (or the path of a .yaml card)")
+        raise SettingsError(f"unknown dataset {shown(name)}{nearest(key, datasets())} (or the path of a .yaml card)")
     return _added(key, REGISTRY.get(key), f"dataset {key!r} of {added[key].value}")
 
 

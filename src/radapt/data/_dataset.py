@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from radapt.errors import InputError
+from radapt.io import digest_of
 from radapt.types import Index, Labels, Pixels, Split
 
-from ._cards import PROMPTS, Card, TaskName
+from ._cards import PROMPTS, Card, TaskName, alike
 from .shapeworld import article
 
 __all__ = ["Dataset", "fill"]
@@ -24,6 +26,9 @@ _TRUTH: dict[TaskName, str] = {
     "captioning": "captions",
     "vqa": "questions",
 }
+
+# What a card says about what is asked; where its samples come from shows in the samples.
+_ASKED = ("name", "task", "metric", "templates")
 
 
 def fill(template: str, name: str) -> str:
@@ -53,7 +58,7 @@ class Dataset:
     card: Card
     split: Split
     images: NDArray[np.uint8]
-    labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    labels: Labels = field(default_factory=lambda: torch.empty(0, dtype=torch.int64, device="cpu"))
     classes: tuple[str, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     questions: tuple[tuple[tuple[str, ...], ...], ...] = ()
@@ -69,6 +74,8 @@ class Dataset:
             if count != expected:
                 task = f"{self.card.task} with {len(self)} images"
                 raise InputError(f"{self.name}: {task} needs {expected} {name}, got {count}")
+        if double := alike(self.classes):
+            raise InputError(f"{self.name}: classes must have different names, and {double}")
         if self.labels.dtype != torch.int64:
             raise InputError(f"{self.name}: labels must be int64, got {self.labels.dtype}")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
@@ -99,6 +106,22 @@ class Dataset:
     def keys(self) -> tuple[str, ...]:
         """Names of the samples, ``name/split/position``, for random numbers drawn per sample."""
         return tuple(f"{self.name}/{self.split}/{position}" for position in range(len(self)))
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """Hash of each sample: of its image and of what is true of it."""
+        truths = self.labels.tolist() or self.captions or self.questions
+        return tuple(
+            digest_of([hashlib.sha256(image.tobytes()).hexdigest(), image.shape, truth])
+            for image, truth in zip(self.images, truths, strict=True)
+        )
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of what all samples share: what the card says about what is asked, the classes, the corpus."""
+        corpus = self.corpus if self.card.task == "captioning" else ()
+        prompt = self.card.prompt or PROMPTS.get(self.card.task)
+        return digest_of([[getattr(self.card, name) for name in _ASKED], prompt, self.classes, corpus])
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.Image import Image, Resampling
 
-from radapt.errors import InputError, SettingsError
+from radapt.errors import InputError, SettingsError, shown
 from radapt.images import open_image
+from radapt.registry import nearest
 from radapt.types import Split
 
 from ._cards import Card
 from ._dataset import Dataset
 from ._naming import NAMING, class_names, no_column, with_templates
+from ._truth import label_of, question_of, texts_of
 
 __all__ = ["OPTIONS", "read_hub"]
 
@@ -30,11 +36,13 @@ _COLUMNS = {
     "captioning": ("image", "captions"),
     "vqa": ("image", "question", "answers"),
 }
-OPTIONS = {task: (*_READING, *(NAMING if task == "zero-shot" else ())) for task in _COLUMNS}
+OPTIONS = {task: (*_READING, *(NAMING if task == "zero-shot" else ("field",))) for task in _COLUMNS}
 """What a card of each task may say under ``options``."""
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
-_PIXELS = 224
-_SLICE = re.compile(r"(.+)\[(\d*):(\d*)\]")
+_PIXELS, _LARGEST = 224, 4096
+_BROKEN = (OSError, ValueError, RuntimeError, EOFError, LookupError, tarfile.TarError, zlib.error, lzma.LZMAError)
+"""What the libraries underneath raise, besides their own, for files that are not there or damaged."""
+_SLICE = re.compile(r"(.+)\[([0-9]{0,15}):([0-9]{0,15})\]")
 
 
 def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
@@ -45,38 +53,50 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     ``columns`` (``image``, and ``label``, ``captions``, or ``question`` and ``answers``, to theirs; an image is looked
     for under the usual names), ``size`` (pixels) and ``shuffle`` (a seed: the rows are taken in the order of a
     permutation of their whole split, which is downloaded for it; ``splits`` count in that order). Zero-shot sets also
-    take the options of :func:`radapt.data._naming.class_names`.
+    take the options of :func:`radapt.data._naming.class_names`, the others ``field`` (that of records with a text, see
+    :func:`radapt.data._truth.texts_of`). The word weights of CIDEr come of the captions of the card's own number of
+    rows, or of the whole split where it has none, whatever ``n`` is.
 
     Raises:
         SettingsError: wrong options, no such split, column or file, no class names, too few rows, or the library
             ``datasets`` is missing.
-        InputError: an image or a label that cannot be read, or a label without a class name.
+        InputError: an image, a label or a text that cannot be read, or a label without a class name.
     """
     name = f"dataset {details.name!r}"
     repository, size = details.options.get("repository"), details.options.get("size", _PIXELS)
-    if not isinstance(repository, str) or type(size) is not int or size < 8:
-        raise SettingsError(f"{name}: the options need a repository and a size from 8 pixels up")
-    splits, columns = (_names(name, key, details.options.get(key, {})) for key in ("splits", "columns"))
+    if not isinstance(repository, str) or type(size) is not int or not 8 <= size <= _LARGEST:
+        raise SettingsError(f"{name}: the options need a repository and a size from 8 to {_LARGEST} pixels")
+    splits = _names(details, "splits", get_args(Split))
+    columns = _names(details, "columns", _COLUMNS[details.task])
     part, wanted = splits.get(split, split), n or details.n
     classes: dict[int, str] = {}
-    with _reading(name, repository, part):
+    with _reading(name, repository, f"split {part!r}"):
         whole = _open(details, _bounds(part)[0])
         if details.task == "zero-shot":
             details, classes = with_templates(details), class_names(details, whole, columns.get("label", "label"))
+        whole = _undecoded(details, columns, whole)
+    corpus = details.n if details.task == "captioning" else wanted
+    most = None if corpus is None or wanted is None else max(corpus, wanted)
+    places = {label: place for place, label in enumerate(sorted(classes))}
     images, truths = [], []
-    for at, row in enumerate(_rows(details, whole, part, wanted)):
-        values = _values(details, columns, row)
-        images.append(_square(name, at, values.pop("image"), size))
-        truths.append(values)
+    for at, row in enumerate(_rows(details, whole, part, most)):
+        found = _found(details, columns, row)
+        if wanted is None or at < wanted:
+            images.append(_square(f"{name}: sample {at}", row[found["image"]], size))
+        truths.append(_truth(details, at, found, row, places))
     if not images or (wanted is not None and len(images) < wanted):
         where = "" if part == split else f"; it is {part!r} of {repository}"
         raise SettingsError(f"{name}: the {split} split has {len(images)} samples, n={wanted} asked for{where}")
-    return Dataset(card=details, split=split, images=np.stack(images), **_truth(details, truths, classes))
+    return Dataset(card=details, split=split, images=np.stack(images), **_fields(details, truths, len(images), classes))
 
 
-def _names(name: str, key: str, value: object) -> dict[str, str]:
+def _names(details: Card, key: str, allowed: Sequence[str]) -> dict[str, str]:
+    name, value = f"dataset {details.name!r}", details.options.get(key, {})
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise SettingsError(f"{name}: {key} must be a mapping of names to names, got {value!r}")
+        raise SettingsError(f"{name}: {key} must be a mapping of names to names, got {shown(value)}")
+    for ours in value:
+        if ours not in allowed:
+            raise SettingsError(f"{name}: {key} has no {shown(ours)}{nearest(ours, allowed)}")
     return dict(value)
 
 
@@ -91,12 +111,12 @@ def _reading(name: str, repository: str, part: str) -> Iterator[None]:
         yield
     except (SettingsError, InputError):
         raise
-    except (OSError, ValueError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
+    except (*_BROKEN, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SettingsError(
-            f"{name}: cannot read {repository!r}, split {part!r}: {reason}. Without network, put its files into a "
-            "folder and write that as repository on a card of your own; for a gated one set HF_TOKEN"
-        ) from error
+        local = "check the files of the folder"
+        remote = "Without network, put its files into a folder and write that as repository on a card of your own; "
+        advice = local if Path(repository).is_dir() else f"{remote}for a gated one set HF_TOKEN"
+        raise SettingsError(f"{name}: cannot read {shown(repository)}, {part}: {reason}. {advice}") from error
 
 
 def _bounds(part: str) -> tuple[str, int, int | None]:
@@ -110,13 +130,15 @@ def _open(details: Card, split: str) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
+    name = f"dataset {details.name!r}"
     repository, files, seed = (details.options.get(key) for key in ("repository", "files", "shuffle"))
     if files is not None and not isinstance(files, str):
-        raise SettingsError(
-            f"dataset {details.name!r}: files must be a pattern such as '{{split}}/*.tar', got {files!r}"
-        )
+        raise SettingsError(f"{name}: files must be a pattern such as '{{split}}/*.tar', got {shown(files)}")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
-        raise SettingsError(f"dataset {details.name!r}: shuffle must be a seed from 0 to 2**32 - 1, got {seed!r}")
+        raise SettingsError(f"{name}: shuffle must be a seed from 0 to 2**32 - 1, got {shown(seed)}")
+    for key in ("configuration", "field"):
+        if not isinstance(details.options.get(key, ""), str):
+            raise SettingsError(f"{name}: {key} must be a name, got {shown(details.options[key])}")
     # The pattern keeps other splits from being downloaded, and a text file beside a single archive (nshards.txt) from
     # being taken for the data.
     chosen = {} if files is None else {"data_files": {split: files.replace("{split}", split)}}
@@ -124,76 +146,102 @@ def _open(details: Card, split: str) -> Any:
     return datasets.load_dataset(repository, configuration, split=split, streaming=seed is None, **chosen)
 
 
+def _undecoded(details: Card, columns: Mapping[str, str], whole: Any) -> Any:
+    """The columns that the task needs alone, with images as the bytes of their files, for :func:`open_image`."""
+    import datasets
+
+    if not whole.features:
+        return whole
+    found = _found(details, columns, dict.fromkeys(whole.features, ""))
+    several = () if "image" in columns else (each for each in _IMAGE_COLUMNS if each in whole.features)
+    rows = whole.select_columns(list(dict.fromkeys([*found.values(), *several])))
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
 def _rows(details: Card, whole: Any, part: str, n: int | None) -> Iterator[dict[str, Any]]:
     _, first, end = _bounds(part)
     if n is not None:
         end = first + n if end is None else min(end, first + n)
+    name, repository, at = f"dataset {details.name!r}", str(details.options["repository"]), 0
     seed: Any = details.options.get("shuffle")
-    with _reading(f"dataset {details.name!r}", str(details.options["repository"]), part):
+    with _reading(name, repository, f"split {part!r}"):
         if seed is None:
             rest = whole.skip(first)
-            yield from rest if end is None else rest.take(max(0, end - first))
+            rows = iter(rest if end is None else rest.take(max(0, end - first)))
         else:  # the legacy generator: NumPy promises that its permutations never change
-            yield from whole.select(np.random.RandomState(seed).permutation(len(whole))[first:end])
+            rows = iter(whole.select(np.random.RandomState(seed).permutation(len(whole))[first:end]))
+    while True:
+        with _reading(name, repository, f"split {part!r}, sample {at}"):
+            row = next(rows, None)
+            if row is None:
+                return
+            row = {column: _content(value) for column, value in row.items()}
+        yield row
+        at += 1
 
 
-def _values(details: Card, columns: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the task needs of one row, under our names."""
+def _content(value: Any) -> Any:
+    """The bytes of an image's file, where a row names the file only."""
+    if not isinstance(value, Mapping) or set(value) != {"bytes", "path"}:
+        return value
+    if value["bytes"] is not None or value["path"] is None:
+        return value["bytes"]
+    from datasets.utils.file_utils import xopen
+
+    with xopen(value["path"], "rb") as stream:
+        return stream.read()
+
+
+def _found(details: Card, columns: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, str]:
+    """The column of each thing that the task needs."""
     usual = next((column for column in _IMAGE_COLUMNS if row.get(column) is not None), "image")
-    values = {}
-    for ours in _COLUMNS[details.task]:
-        column = columns.get(ours, usual if ours == "image" else ours)
+    found = {ours: columns.get(ours, usual if ours == "image" else ours) for ours in _COLUMNS[details.task]}
+    for ours, column in found.items():
         if column not in row:
             raise no_column(details, ours, column, row)
-        values[ours] = row[column]
-    return values
+    return found
 
 
-def _square(name: str, at: int, image: Any, size: int) -> NDArray[np.uint8]:
-    if not isinstance(image, Image.Image):
-        raise InputError(f"{name}: sample {at} holds {type(image).__name__} where an image is expected")
+def _square(where: str, image: Any, size: int) -> NDArray[np.uint8]:
+    if not isinstance(image, Image | bytes):
+        raise InputError(f"{where} holds {type(image).__name__} where an image is expected")
     try:
         upright = open_image(image)
     except InputError as error:
-        raise InputError(f"{name}: sample {at}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     scale = size / min(upright.size)
     width, height = (max(size, round(side * scale)) for side in upright.size)
+    if PIL.Image.MAX_IMAGE_PIXELS is not None and width * height > PIL.Image.MAX_IMAGE_PIXELS:
+        got = f"{upright.width} x {upright.height} pixels, with a shorter side of {size} it has {width * height}"
+        raise InputError(f"{where}: the image is {got}, the limit is {PIL.Image.MAX_IMAGE_PIXELS}; crop it first")
     left, top = (width - size) // 2, (height - size) // 2
-    resized = upright.resize((width, height), Image.Resampling.BICUBIC)
+    resized = upright.resize((width, height), Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
-def _truth(details: Card, rows: Sequence[Mapping[str, Any]], classes: Mapping[int, str]) -> dict[str, Any]:
-    """Labels, captions or questions in the form of a :class:`Dataset`."""
-    name = f"dataset {details.name!r}"
+def _truth(details: Card, at: int, found: Mapping[str, str], row: Mapping[str, Any], places: Mapping[int, int]) -> Any:
+    """The label, the captions, or the question and its answers, of one row."""
+
+    def read(ours: str) -> tuple[str, str, Any]:
+        return f"dataset {details.name!r}: sample {at}", found[ours], row[found[ours]]
+
+    field: Any = details.options.get("field")
     if details.task == "zero-shot":
-        places = {label: place for place, label in enumerate(sorted(classes))}
-        labels = [_label(name, at, row["label"], places) for at, row in enumerate(rows)]
-        return {"labels": torch.tensor(labels), "classes": tuple(classes[label] for label in sorted(classes))}
+        return label_of(*read("label"), places)
     if details.task == "vqa":
-        return {"questions": tuple(((str(row["question"]).strip(), *_texts(name, row["answers"])),) for row in rows)}
-    captions = tuple(_texts(name, row["captions"]) for row in rows)
-    return {"captions": captions, "corpus": captions}
+        return ((question_of(*read("question")), *texts_of(*read("answers"), field)),)
+    return tuple(text for text in texts_of(*read("captions"), field) if text)
 
 
-def _label(name: str, at: int, value: Any, places: Mapping[int, int]) -> int:
-    if not isinstance(value, int):  # true and false are 1 and 0
-        got = f"{value!r} where a label, a whole number or true or false, is expected"
-        raise InputError(f"{name}: sample {at} holds {got}; name another column under columns")
-    if int(value) not in places:
-        known = f"{len(places)} class names are of the labels {min(places)} to {max(places)}"
-        raise InputError(
-            f"{name}: sample {at} has the label {int(value)}, and the {known}; labels and names are of different sets: "
-            "check the columns, classes, classes_file and names of the card"
-        )
-    return places[int(value)]
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """Texts as hub datasets hold them: one, one per line, a list, or a list of records with an ``answer``."""
-    items = value.splitlines() if isinstance(value, str) else list(value)
-    texts = tuple(str(item["answer"] if isinstance(item, Mapping) else item).strip() for item in items)
-    filled = tuple(text for text in texts if text)
-    if not filled:
-        raise InputError(f"{name}: a sample has no captions or answers, got {value!r}")
-    return filled
+def _fields(details: Card, truths: Sequence[Any], count: int, classes: Mapping[int, str]) -> dict[str, Any]:
+    """The truths of the samples in the form of a :class:`Dataset`."""
+    if details.task == "zero-shot":
+        labels = torch.tensor(truths, dtype=torch.int64, device="cpu")
+        return {"labels": labels, "classes": tuple(classes[label] for label in sorted(classes))}
+    if details.task == "vqa":
+        return {"questions": tuple(truths)}
+    corpus = truths[: details.n] if details.task == "captioning" else truths
+    return {"captions": tuple(truths[:count]), "corpus": tuple(corpus)}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from radapt.errors import InputError, SettingsError
+from radapt.errors import InputError, SettingsError, shown
 from radapt.registry import nearest
+from radapt.schema import read_text
 
-from ._cards import Card
+from ._cards import Card, alike
 
 __all__ = ["NAMING", "class_names", "no_column", "with_templates"]
 
-NAMING = ("classes_file", "templates_file", "names", "replace")
+NAMING = ("classes_file", "templates_file", "names", "replace", "rename")
 """Options of a zero-shot card that say where class names and templates come from."""
 _REPLACED = {"_": " "}
 
@@ -26,7 +28,7 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
     the texts of a column beside that of the labels (option ``names``, read over the whole split, so that they do not
     depend on how many samples are used), or else those that the files keep with the labels (``ClassLabel``). In texts
     of the last two kinds, underscores become spaces; the option ``replace`` (old texts to new ones, longer
-    ones first) gives other replacements.
+    ones first) gives other replacements. The option ``rename`` (labels to names) then gives single classes other names.
 
     Args:
         details: the card.
@@ -36,7 +38,7 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
     Raises:
         SettingsError: there are none, or more than one source of them; no such file or column; a count of names other
             than that of the classes in the files.
-        InputError: one label has two names, or a file has a line without one.
+        InputError: one label has two names or two labels have one, or a file has a line without one.
     """
     name = f"dataset {details.name!r}"
     sources = [key for key in ("classes_file", "names") if key in details.options]
@@ -45,9 +47,9 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
         raise SettingsError(f"{name}: {both} both name the classes; keep one of them")
     if whole.features and column not in whole.features:
         raise no_column(details, "label", column, whole.features)
-    stored = getattr((whole.features or {}).get(column), "names", None)
     if sources == ["names"]:
-        return _of_column(details, whole, column)
+        return _distinct(details, _of_column(details, whole, column))
+    stored = getattr((whole.features or {}).get(column), "names", None)
     texts = details.classes or (_lines(details, "classes_file") if sources else ())
     if texts and stored and len(texts) != len(stored):
         raise SettingsError(f"{name}: got {len(texts)} names for the {len(stored)} classes ({', '.join(stored)})")
@@ -56,7 +58,25 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
             f"{name}: nothing names the classes: the column {column!r} holds plain labels; list them under classes, in "
             "label order, or name a text file of the repository (classes_file) or a column (names) under options"
         )
-    return dict(enumerate(texts or [_clean(details, text) for text in stored or ()]))
+    return _distinct(details, dict(enumerate(texts or [_clean(details, text) for text in stored or ()])))
+
+
+def _distinct(details: Card, names: dict[int, str]) -> dict[int, str]:
+    """The names with those of the option ``rename``; all of them must differ, and none may be empty."""
+    name, renamed = f"dataset {details.name!r}", details.options.get("rename", {})
+    if not isinstance(renamed, Mapping) or not all(isinstance(each, str) and each.strip() for each in renamed.values()):
+        raise SettingsError(f"{name}: rename must be a mapping of labels to names, got {shown(renamed)}")
+    known = {str(label): label for label in names}
+    for label, text in renamed.items():
+        if str(label) not in known:
+            raise SettingsError(f"{name}: rename names the label {shown(label)}, and there is no such label")
+        names[known[str(label)]] = text.strip()
+    ordered = [names[label] for label in sorted(names)]
+    if "" in ordered:
+        raise InputError(f"{name}: the class {ordered.index('')} has an empty name; give it one under rename")
+    if double := alike(ordered):
+        raise InputError(f"{name}: {double}; give one of them another name under rename, as in {{3: tree frog}}")
+    return names
 
 
 def with_templates(details: Card) -> Card:
@@ -79,17 +99,17 @@ def _lines(details: Card, key: str) -> tuple[str, ...]:
     """The lines of a text file of the repository."""
     name, file, repository = f"dataset {details.name!r}", details.options[key], str(details.options["repository"])
     if not isinstance(file, str) or not file:
-        raise SettingsError(f"{name}: {key} must be the name of a text file of the repository, got {file!r}")
+        raise SettingsError(f"{name}: {key} must be the name of a text file of the repository, got {shown(file)}")
     try:
-        text = _path(repository, file).read_text(encoding="utf-8")
+        text = read_text(_path(repository, file))
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"{name}: cannot read {file!r} of {repository!r} ({key}): {str(error).strip() or type(error).__name__}. "
             f"Put it into the folder that is the repository, or write its lines on a card of your own, without {key}"
         ) from error
-    lines = tuple(line.strip() for line in text.rstrip().splitlines())
-    if not lines or "" in lines:
-        where = f"line {lines.index('') + 1} is empty" if lines else "it is empty"
+    lines = tuple(line.strip() for line in re.split(r"\r\n|\r|\n", text.rstrip()))
+    if "" in lines:
+        where = f"line {lines.index('') + 1} is empty" if len(lines) > 1 else "it is empty"
         raise InputError(f"{name}: {file!r} of {repository!r} must have one text per line, and {where}")
     return lines
 
@@ -105,19 +125,25 @@ def _path(repository: str, file: str) -> Path:
 def _of_column(details: Card, whole: Any, column: str) -> dict[int, str]:
     """The text beside each label of the split."""
     name, beside = f"dataset {details.name!r}", details.options["names"]
-    if beside not in (whole.features or {}):
+    if not isinstance(beside, str) or beside not in (whole.features or {}):
         raise no_column(details, "names", str(beside), whole.features or {})
     names: dict[int, str] = {}
-    for row in whole.select_columns([column, beside]):
-        label, text = row[column], _clean(details, str(row[beside]))
-        if isinstance(label, int) and names.setdefault(int(label), text) != text:
-            raise InputError(f"{name}: the label {label} is called both {names[label]!r} and {text!r}")
+    for at, row in enumerate(whole.select_columns([column, beside])):
+        label, text = row[column], row[beside]
+        if not isinstance(label, int):
+            continue  # refused where it is used
+        if not isinstance(text, str) or not text.strip():
+            problem = f"holds {shown(text)} where the name of a class, a text, is expected"
+            raise InputError(f"{name}: row {at} of the split, column {beside!r}: {problem}")
+        text = _clean(details, text)
+        if names.setdefault(int(label), text) != text:
+            raise InputError(f"{name}: the label {label} is called both {shown(names[label])} and {shown(text)}")
     return names
 
 
 def no_column(details: Card, ours: str, column: str, columns: Iterable[str]) -> SettingsError:
     """The error for a column that the files lack."""
-    problem = f"there is no column {column!r} for {ours}{nearest(column, columns)}"
+    problem = f"there is no column {shown(column)} for {ours}{nearest(column, columns)}"
     return SettingsError(f"dataset {details.name!r}: {problem}; write it under columns")
 
 
@@ -126,7 +152,9 @@ def _clean(details: Card, text: str) -> str:
     if not isinstance(replaced, Mapping) or not all(
         isinstance(each, str) for pair in replaced.items() for each in pair
     ):
-        raise SettingsError(f"dataset {details.name!r}: replace must be a mapping of texts to texts, got {replaced!r}")
+        raise SettingsError(
+            f"dataset {details.name!r}: replace must be a mapping of texts to texts, got {shown(replaced)}"
+        )
     for old in sorted(replaced, key=len, reverse=True):
         text = text.replace(old, replaced[old])
     return text.strip()

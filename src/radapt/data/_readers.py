@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from radapt.types import Split
 from ._cache import cached
 from ._cards import Card, card
 from ._dataset import Dataset
+from ._order import warn_of_order
 from ._table import Table
 from .shapeworld import ATTRIBUTES, RENDERER, Scene, World, caption, draw, generator, questions, render, stream
 
 __all__ = ["READERS", "load_dataset"]
 
 _CHUNK = 100
-_PIXELS = 48
+_PIXELS, _LARGEST = 48, 1024
+_MOST_BYTES = 1 << 36
 _EVERYTHING = frozenset(ATTRIBUTES)
 # References of one image, from the whole truth to its core; all five are true.
 _MENTIONS = tuple(
@@ -43,38 +46,50 @@ def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = Non
         size: height and width of the images, in pixels, as a model takes them (default: the card's own).
 
     Raises:
-        SettingsError: an unknown name, split or source, or the split has fewer than ``n`` samples.
+        SettingsError: an unknown name, split or source, the split has fewer than ``n`` samples, or their images are too
+            many or too large to be held.
+        InputError: a sample cannot be read.
+
+    Warns:
+        UserWarning: the samples leave classes out, as those of a set that is sorted by class do.
     """
     details = card(str(name))
     if size is not None:
         details = replace(details, options={**details.options, "size": size})
     if split not in get_args(Split):
-        raise SettingsError(f"unknown split {split!r}{nearest(split, get_args(Split))}")
+        raise SettingsError(f"unknown split {shown(split)}{nearest(split, get_args(Split))}")
     if n is not None and (type(n) is not int or not 1 <= n <= LARGEST_N):
         raise SettingsError(f"n must be a whole number from 1 up, at most {LARGEST_N}, got {shown(n)}")
+    pixels, count = details.options.get("size", _PIXELS), n or details.n or 1
+    if isinstance(pixels, int) and 3 * pixels**2 * count > _MOST_BYTES >= 3 * pixels**2:
+        raise _too_many(details, n, f"at most {_MOST_BYTES // (3 * pixels**2)} of {pixels} pixels a side are allowed")
     try:
         read = READERS.get(details.source)
     except SettingsError as error:
         raise SettingsError(f"dataset {details.name!r}: {error}") from error
-    data = read(details, split, n)
+    try:
+        data = read(details, split, n)
+    except MemoryError as error:
+        raise _too_many(details, n, "they do not fit into the memory") from error
     if not isinstance(data, Dataset):
         kind = type(data).__name__
         raise SettingsError(f"dataset {details.name!r}: the reader {details.source!r} must give a Dataset, got {kind}")
+    warn_of_order(data)
     return data
+
+
+def _too_many(details: Card, n: int | None, problem: str) -> SettingsError:
+    wanted = f"n={n or details.n or 'the whole split'}"
+    return SettingsError(
+        f"dataset {details.name!r}: {wanted} images are too many: {problem}; take fewer or smaller ones"
+    )
 
 
 def _options(details: Card, allowed: Sequence[str]) -> dict[str, object]:
     for key in details.options:
         if key not in allowed:
-            raise SettingsError(f"dataset {details.name!r}: unknown option {key!r}{nearest(key, allowed)}")
+            raise SettingsError(f"dataset {details.name!r}: unknown option {shown(key)}{nearest(key, allowed)}")
     return dict(details.options)
-
-
-def _whole(details: Card, key: str, default: int, low: int) -> int:
-    value = details.options.get(key, default)
-    if type(value) is not int or value < low:
-        raise SettingsError(f"dataset {details.name!r}: {key} must be a whole number from {low} up, got {value!r}")
-    return value
 
 
 def _class_names(details: Card, known: Sequence[str]) -> tuple[str, ...]:
@@ -91,13 +106,13 @@ def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
     and for vqa ``asked`` (``presence``: only whether something is there).
     """
     options = _options(details, ("label", "world", "size", "seed", *(("asked",) if details.task == "vqa" else ())))
-    size, seed = _whole(details, "size", _PIXELS, 8), _whole(details, "seed", 0, 0)
+    size, seed = details.whole("size", _PIXELS, 8, _LARGEST), details.whole("seed", 0, 0, 2**32 - 1)
     chosen, label = options.get("world", {}), options.get("label")
     if not isinstance(chosen, Mapping):
-        raise SettingsError(f"dataset {details.name!r}: world must be a mapping, got {chosen!r}")
+        raise SettingsError(f"dataset {details.name!r}: world must be a mapping, got {shown(chosen)}")
     labels = (*ATTRIBUTES, "composition")
     if details.task == "zero-shot" and label not in labels:
-        raise SettingsError(f"dataset {details.name!r}: unknown label {label!r}{nearest(str(label), labels)}")
+        raise SettingsError(f"dataset {details.name!r}: unknown label {shown(label)}{nearest(str(label), labels)}")
     if details.task != "zero-shot" and label is not None:
         raise SettingsError(f"dataset {details.name!r}: a label belongs to zero-shot sets, not to {details.task}")
     n = n or details.n
@@ -114,14 +129,14 @@ def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
     if details.task == "zero-shot":
         values = world.classes(str(label))
         names = _class_names(details, [" ".join(value) for value in values])
-        numbers = torch.tensor([values.index(scene.describe(str(label))) for scene in scenes])
+        numbers = torch.tensor([values.index(scene.describe(str(label))) for scene in scenes], device="cpu")
         return Dataset(card=details, split=split, images=images, labels=numbers, classes=names)
     if details.task == "vqa":
         name = f"{stream(split, seed)}/questions"
         kinds = ("everything", "presence")
         kind = str(options.get("asked", kinds[0]))
         if kind not in kinds:
-            raise SettingsError(f"dataset {details.name!r}: unknown asked {kind!r}{nearest(kind, kinds)}")
+            raise SettingsError(f"dataset {details.name!r}: unknown asked {shown(kind)}{nearest(kind, kinds)}")
         drawn = (questions(s, generator(name, i)) for i, s in zip(indices, scenes, strict=False))
         asked = tuple(tuple(pair for pair in each if kind == kinds[0] or pair[1] in ("yes", "no")) for each in drawn)
         return Dataset(card=details, split=split, images=images, questions=asked)
@@ -147,6 +162,9 @@ def _scenes(world: World, split: str, n: int, seed: int, *, distinct: bool) -> t
     if not distinct:
         return list(range(wanted)), draw(world, split, range(wanted), seed=seed)
     different: dict[str, tuple[int, Scene]] = {}
+    most = math.prod(len(getattr(world, name) or values) for name, values in ATTRIBUTES.items())
+    if n > most:
+        raise SettingsError(f"the world has only about {most} different scenes; ask for fewer than n={n}")
     for index in range(20 * wanted):
         scene = draw(world, split, [index], seed=seed)[0]
         different.setdefault(caption(scene), (index, scene))
@@ -173,7 +191,7 @@ def _digits(details: Card, split: Split, n: int | None) -> Dataset:
     _options(details, ("size",))
     if details.task != "zero-shot":
         raise SettingsError(f"dataset {details.name!r}: digits have labels only; the task must be zero-shot")
-    images, labels = load_digits(split, _whole(details, "size", _PIXELS, 8))
+    images, labels = load_digits(split, details.whole("size", _PIXELS, 8, _LARGEST))
     n = n or details.n or len(images)
     if n > len(images):
         raise SettingsError(f"dataset {details.name!r}: the {split} split has {len(images)} samples, n={n} asked for")

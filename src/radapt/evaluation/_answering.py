@@ -86,7 +86,7 @@ class AnsweringTask(BoundTask):
 
     def _towards(self, goal: Goal, block: Tensor, positions: Sequence[int], stop: bool) -> Objective:
         """The objective of a goal; ``block`` says whose answers are meant: how many goals have theirs before it."""
-        at = torch.as_tensor(positions, dtype=torch.int64)
+        at = torch.as_tensor(positions, dtype=torch.int64, device="cpu")
         rows = block * len(self.prompts) + at
 
         def scores(pixels: Pixels, index: Index) -> tuple[PerSample, Flags]:
@@ -107,10 +107,12 @@ class AnsweringTask(BoundTask):
         return torch.cat(flags)
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
-        return self._towards(self.goals[0], torch.zeros(len(positions), dtype=torch.int64), positions, stop)
+        return self._towards(
+            self.goals[0], torch.zeros(len(positions), dtype=torch.int64, device="cpu"), positions, stop
+        )
 
     def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
-        tokens = self.asked[torch.as_tensor(positions, dtype=torch.int64)]
+        tokens = self.asked[torch.as_tensor(positions, dtype=torch.int64, device="cpu")]
         texts = self.speaker.generate(pixels.to(self.model.device), tokens, longest=self.longest)
         return [self.score(text, position) for text, position in zip(texts, positions, strict=True)]
 
@@ -129,12 +131,12 @@ class AnsweringTask(BoundTask):
 
         def scores(images: Pixels, rows: Tensor) -> Tensor:
             answers = self.answers(images, [positions[row] for row in rows.tolist()], batch_size)
-            return torch.tensor([answer.score for answer in answers])
+            return torch.tensor([answer.score for answer in answers], dtype=torch.float32, device="cpu")
 
-        everything = torch.arange(len(positions))
+        everything = torch.arange(len(positions), device="cpu")
         worst = scores(clean, everything)
         total = untouched(clean, (worst <= self.low).to(clean.device))
-        best, block = torch.zeros(len(positions), dtype=torch.int64), 0
+        best, block = torch.zeros(len(positions), dtype=torch.int64, device="cpu"), 0
         exact = self.model.dtype == torch.float32
         fast = _HALF if clean.device.type == "cuda" and exact else None
         for number, goal in enumerate(self.goals):
@@ -172,7 +174,7 @@ def undefended_answers(bound: AnsweringTask, known: dict[VLM, list[str]]) -> lis
         with model.undefended():
             texts = list[str]()
             for rows, count in batches(len(data), _BATCH):
-                pixels, asked = data.pixels(rows).to(model.device), bound.asked[torch.tensor(rows)]
+                pixels, asked = data.pixels(rows).to(model.device), bound.asked[torch.tensor(rows, device="cpu")]
                 texts += bound.speaker.generate(pixels, asked, longest=bound.longest)[:count]
             known[model] = texts
     return known[model]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from radapt.errors import SettingsError
 from radapt.models import VLM
 from radapt.numbers import check_batch_size, check_seed
 from radapt.registry import Registry, nearest
-from radapt.results import Result, Results
+from radapt.results import WORST_CASE, Result, Results, Setting, with_worst_cases
 from radapt.text import one_line
 from radapt.types import Norm, Split
 
@@ -23,12 +23,13 @@ from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates
 from ._inputs import DataLike, check_names, datasets_of, listed, size_of_data, threats_of
 from ._targeted import Targeted
 from ._task import Task
-from ._threat import Threat, setting_of, weights_of
+from ._threat import Threat, depends_on, setting_of
 from ._units import Runner, Unit, identity_of
 
 __all__ = ["REGISTRY", "evaluate"]
 
 REGISTRY = Registry("radapt.evaluation", "task", "TASK")
+_RESERVED = ("self", "undefended")
 
 
 def evaluate(
@@ -57,7 +58,9 @@ def evaluate(
     """Evaluate candidates on datasets, clean and under attack; what the results file holds already is not redone.
 
     Images for a transfer threat are made against its source with the whole budget (no early stop) and shared by all
-    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence.
+    candidates; a white-box attack (``source="self"``) differentiates through the candidate's defence. What a model does
+    to itself is no transfer: a candidate that turns out to be its own source is attacked white-box, if it is not
+    already. Samples that a candidate gets wrong without any attack are not attacked, from any source.
 
     Args:
         candidates: the lines of the report: one, a list, or a mapping by label, of :class:`Candidate`, models (names,
@@ -85,11 +88,14 @@ def evaluate(
         loading: ``device``, ``dtype`` and whatever else :func:`radapt.load` takes, for models by name.
 
     Returns:
-        The results of this plan, in order.
+        The results of this plan, in order, and after them the worst case over all attacks that the file holds, wherever
+        one white-box attack is not all that is known of a ball: that is the robust accuracy.
 
     Raises:
-        SettingsError: nothing to evaluate, two candidates of one name or with the same results, a model that carries an
-            adapter already, an unknown source, or a dataset of a task that cannot be evaluated.
+        SettingsError: nothing to evaluate, two candidates of one name or with the same results, a candidate that is
+            called like a source, a model that carries an adapter already, an unknown source, or a dataset of a task
+            that cannot be evaluated.
+        InputError: a model puts out nothing that is a number.
     """
     check_batch_size(batch_size)
     check_seed(seed)
@@ -123,9 +129,10 @@ def _evaluate(
 ) -> list[Result]:
     units = list(_units(candidates, tasks, threats, undefended, seed))
     for unit in units:
-        done = results.begin(unit.setting)
+        done = results.begin(unit.setting, unit.task.data.digests)
         unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
-    runner = Runner(results, undefended, seed, batch_size, sanity)
+        unit.unchecked = sanity and bool(unit.todo or results.checked(unit.setting) < len(unit.task.data))
+    runner = Runner(results, undefended, seed, batch_size)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -137,11 +144,20 @@ def _evaluate(
         bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
         for unit in units:
             progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=one_line(unit))
-            if unit.todo:
+            if unit.todo or unit.unchecked:
                 runner.run(unit, lambda n: progress.update(bar, advance=n))
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
-    found = [result for result in results.all() if result.setting.key in keys]
-    return sorted(found, key=lambda result: keys[result.setting.key])
+    every = with_worst_cases(results)
+    found = [result for result in every if result.setting.key in keys]
+    asked = {_ball(result.setting) for result in found if result.kind == "white-box"}
+    worst = [r for r in every if r.setting.attack == WORST_CASE and _ball(r.setting) in asked]
+    return [*sorted(found, key=lambda result: keys[result.setting.key]), *worst]
+
+
+def _ball(setting: Setting) -> tuple[object, ...]:
+    """The candidate, the dataset and the ball of a result under attack."""
+    s = setting
+    return s.method, s.model, s.adapter, s.task, s.dataset, s.split, s.norm, s.eps
 
 
 def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:
@@ -156,6 +172,9 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
                 f"candidates {first!r} and {candidate.method!r} have the same model name ({candidate.model.name}) and "
                 "adapter, so their results would be one; leave one out, or give different models different names"
             )
+    for name in names:
+        if name in _RESERVED:
+            raise SettingsError(f"a candidate cannot be called {name!r}, which is a source; give it another name")
     models = {candidate.method: candidate.model for candidate in candidates}
     for name, model in (models if undefended is None else {**models, "undefended": undefended}).items():
         if model.defended:
@@ -184,11 +203,45 @@ def _units(
     known: dict[VLM, str] = {}
     for task in tasks:
         for candidate in candidates:
-            for threat in (None, *threats):
+            clean: Setting | None = None
+            for threat in dict.fromkeys(_threats(candidate, threats, by_name, undefended, known)):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                weights = weights_of(candidate, source, known)
-                setting = setting_of(candidate, task, threat, identity_of(source), seed, weights)
-                yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting)
+                depends = depends_on(candidate, source, task, threat, known)
+                setting = setting_of(candidate, task, threat, identity_of(source), seed, depends)
+                clean = clean or setting
+                yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting, clean=clean)
+
+
+def _threats(
+    candidate: Candidate,
+    threats: Sequence[Threat],
+    by_name: dict[str, Candidate],
+    undefended: VLM | None,
+    known: dict[VLM, str],
+) -> Iterator[Threat | None]:
+    """No attack, then every threat.
+
+    One whose source turns out to be the candidate itself is white-box, and left out where the candidate is attacked
+    white-box in this ball anyway: a transfer needs another model, or the same one without its defence.
+    """
+    yield None
+    white = {(threat.norm, threat.eps) for threat in threats if threat.source == "self"}
+    for threat in threats:
+        source = _source(candidate, threat, by_name, undefended)
+        if threat.source == "self" or not _same(source, candidate, known):
+            yield threat
+        elif (threat.norm, threat.eps) not in white:
+            yield threat.white_box()
+
+
+def _same(one: Candidate, other: Candidate, known: dict[VLM, str]) -> bool:
+    """Whether two candidates are one model under one defence, whatever they are called."""
+    fingerprints = []
+    for each in (one, other):
+        if each.model not in known:
+            known[each.model] = each.model.fingerprint
+        fingerprints.append((known[each.model], "" if each.adapter is None else each.adapter.fingerprint))
+    return fingerprints[0] == fingerprints[1]
 
 
 def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate], undefended: VLM | None) -> Candidate:
@@ -197,6 +250,6 @@ def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate],
     if threat.source == "undefended":
         return Candidate(method="undefended", model=undefended or candidate.model)
     if threat.source not in by_name:
-        allowed = ("self", "undefended", *by_name)
+        allowed = (*_RESERVED, *by_name)
         raise SettingsError(f"unknown source {threat.source!r}{nearest(threat.source, allowed)}")
     return by_name[threat.source]

@@ -8,6 +8,7 @@ from typing import Any
 
 from radapt.attacks import Attack
 from radapt.data import Dataset, card, load_dataset
+from radapt.errors import SettingsError
 from radapt.io import fraction
 from radapt.models import VLM, common_image_size
 from radapt.types import Norm, Split
@@ -19,6 +20,9 @@ __all__ = ["DataLike", "check_names", "datasets_of", "listed", "size_of_data", "
 
 DataLike = str | Path | Dataset | Task
 """A dataset by name, as the path of a card, or as an object; or a task on one."""
+
+_EPS, _NORM = 4 / 255, "linf"
+"""What :func:`evaluate` takes unless told otherwise."""
 
 
 def listed(given: Any) -> list[Any]:
@@ -70,11 +74,12 @@ def threats_of(
     """Every radius from every source; none without an attack.
 
     Raises:
-        SettingsError: an unknown attack or option, or a value out of range.
+        SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own.
     """
     if attack is None or attack == "none":
         return []
     if not isinstance(attack, str):
+        _check_alone(attack, eps, norm, options)
         return [Threat(attack=attack, source=who) for who in listed(source)]
     radii = [fraction(each) for each in listed(eps)]
     return [
@@ -82,3 +87,20 @@ def threats_of(
         for radius in radii
         for who in listed(source)
     ]
+
+
+def _check_alone(attack: Attack, eps: float | str | Sequence[float | str], norm: Norm, options: object) -> None:
+    """Refuse a radius, a norm or options beside an attack that has its own, unless they go without saying.
+
+    Raises:
+        SettingsError: one of them is not the attack's own.
+    """
+    radii, own = [fraction(each) for each in listed(eps)], getattr(attack, "eps", None)
+    given = {"eps": radii not in ([own], [_EPS]), "norm": norm not in (getattr(attack, "norm", None), _NORM)}
+    given["options"] = bool(options)
+    for name, twice in given.items():
+        if twice:
+            raise SettingsError(
+                f"{name} is given twice: in the call, and by the attack {type(attack).__name__}, which has its own; "
+                "leave it out of the call"
+            )

@@ -14,13 +14,16 @@ from radapt.models import VLM
 from radapt.results import Results, Setting
 from radapt.types import Pixels
 
-from ._task import BoundTask
+from ._task import Answer, BoundTask
 from ._threat import Threat
 
 __all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs"]
 
 _LARGE_EPS = 64 / 255
 _RANDOM = 1e-4
+_LEAST = 1e-12
+_EXCLUDED = 1e30
+_MOST_STEPS = 10**6
 _QUERIES = 500
 _SIGNS = (
     "loss not rising",
@@ -30,6 +33,7 @@ _SIGNS = (
     "square beats gradients",
     "given up",
     "8 bits",
+    "not finite",
 )
 
 
@@ -46,6 +50,13 @@ class Tally:
     audited: int = 0
     misjudged: int = 0
     rounded: int = 0
+    answers: int = 0
+    unfinite: int = 0
+
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        """Count what a model put out on one batch, clean or attacked."""
+        self.answers += len(answers)
+        self.unfinite += sum(not answer.finite for answer in answers)
 
     def add(self, outcome: Outcome) -> None:
         """Count the samples of one batch."""
@@ -80,7 +91,12 @@ class Tally:
             )
         if self.rounded > 0.05 * self.attacked:
             signs["8 bits"] = f"{self.rounded} adversarial images do not fool once they are rounded to 8 bits"
-        return {name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()}
+        flags: dict[str, object] = {
+            name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()
+        }
+        if self.unfinite:
+            flags["not finite"] = f"NaN on {self.unfinite} of {self.answers} samples, counted as wrong"
+        return flags
 
 
 def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
@@ -90,10 +106,15 @@ def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
 
 
 def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
-    """Whether repeated passes of a model agree; a random defence needs expectation over transformations."""
+    """Whether a model gives numbers, and repeated passes agree: a random one needs expectation over transformations."""
     with torch.no_grad():
         first, second = (model.encode_image(pixels.to(model.device)).float() for _ in range(2))
-    spread = float((first - second).abs().max() / first.abs().max())
+    # The logits of a classifier may be -inf, for classes that it excludes.
+    broken = int(((first.isnan() | first.isposinf()).any(1) | ~first.isfinite().any(1)).sum())
+    if broken:
+        return {"not finite": f"the embeddings of {broken} of {len(first)} images are not finite numbers: no answers"}
+    first, second = (each.where(each.abs() < _EXCLUDED, 0.0) for each in (first, second))
+    spread = float((first - second).abs().max() / first.abs().max().clamp(min=_LEAST))
     if spread <= _RANDOM:
         return {}
     return {"random": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"}
@@ -138,7 +159,7 @@ def check_white_box(
         if left > 0.05 * len(positions):
             flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
     if survivors:
-        steps = 3 * threat.make().steps
+        steps = min(3 * threat.make().steps, _MOST_STEPS)
         # An ensemble is long already: its first attack stands in for it.
         single = isinstance(threat.make(), SearchAttack)
         longer = threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps)

@@ -63,7 +63,7 @@ class _Bound(AnsweringTask):
         self._sentence = sentence
 
     def _goals(self) -> list[Goal]:
-        every = torch.ones(len(self.data), dtype=torch.bool)
+        every = torch.ones(len(self.data), dtype=torch.bool, device="cpu")
         return [Goal(name="target", answers=[self._sentence] * len(self.data), targeted=True, decisive=every)]
 
     def score(self, text: str, position: int) -> Answer:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 from radapt.attacks import Attack, Objective, Outcome
 from radapt.data import Dataset
 from radapt.models import VLM
+from radapt.results import Sample
 from radapt.types import Pixels
 
 __all__ = ["Answer", "BoundTask", "Task", "batches"]
@@ -17,13 +18,15 @@ __all__ = ["Answer", "BoundTask", "Task", "batches"]
 class Answer(NamedTuple):
     """A model's answer on one sample.
 
-    Its number (-1 for free text), its score (of the task's metric), the words for it, and its scores by other metrics.
+    Its number (-1 for free text), its score (of the task's metric), the words for it, its scores by other metrics, and
+    whether what the model put out was finite.
     """
 
     prediction: int
     score: float
     text: str
     also: Mapping[str, float] = {}
+    finite: bool = True
 
 
 class BoundTask(ABC):
@@ -99,12 +102,15 @@ class Task(ABC):
         name: its name in reports.
         low: the highest score that an attack is content with.
         checked: samples that the sanity checks of an attack take.
+        revision: raised whenever the same answers begin to give other figures, so that no stored figure is taken for
+            one of the new kind.
         context: what else its results depend on; recorded with them.
     """
 
     name: ClassVar[str]
     low: ClassVar[float] = 0.0
     checked: ClassVar[int] = 16
+    revision: ClassVar[int] = 1
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
@@ -115,6 +121,11 @@ class Task(ABC):
         """What the score of a sample measures."""
         return self.data.card.metric
 
+    @property
+    def content(self) -> str:
+        """Hash of what every result depends on beside its own sample."""
+        return self.data.content
+
     @abstractmethod
     def bind(self, model: VLM) -> BoundTask:
         """Prepare the task for a model (encode its prompts)."""
@@ -122,6 +133,10 @@ class Task(ABC):
     @abstractmethod
     def truth(self, position: int) -> str:
         """The right answer in words."""
+
+    def lost(self, clean: Sample) -> bool:
+        """Whether a sample has nothing left to lose without any attack: then it is not attacked, from any source."""
+        return clean.score <= self.low
 
     def label(self, position: int) -> int:
         """The right answer as a number (-1 where there is none)."""

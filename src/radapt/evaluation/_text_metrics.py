@@ -17,6 +17,25 @@ _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "fou
 _NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 _PEOPLE = 3
 
+# The rest are facts of VQA's evaluation (github.com/GT-Vision-Lab/VQA, vqaEval.py of 2021), slips included.
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_DIGITS_APART = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_MOST_PERIODS = 32
+_CONTRACTIONS = """
+    'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
+    needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
+    somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+    there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll what're
+    what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+_COMPLETED = {
+    word[:at] + word[at + 1 :]: word for word in _CONTRACTIONS.split() for at, sign in enumerate(word) if sign == "'"
+} | {"somebody'd": "somebodyd"}
+"""Contractions that lack one apostrophe, and what they become."""
+
 
 def _scorer(name: str) -> Any:
     """A module of pycocoevalcap, which is large and serves this task alone."""
@@ -76,12 +95,23 @@ def bleu(answer: str, references: Sequence[str]) -> float:
 
 
 def canonical(answer: str) -> str:
-    """A short answer as VQA's evaluation compares it: no punctuation, no articles, numbers as digits.
+    """A short answer as VQA's evaluation compares it (Antol et al. 2015): small letters, no articles, ``2`` for two.
 
-    Apostrophes go too, where the official code completes contractions: ``dont`` and ``don't`` agree either way.
+    A mark of punctuation becomes a space, unless it stands beside a space somewhere, or any digits have a comma between
+    them: then it goes, and so do all others. A period goes unless a digit follows it. Contractions that lack an
+    apostrophe get it. Colons, apostrophes and signs such as ``%`` stay.
+
+    The official script leaves answers alone where all people gave the very same; here they are always compared in this
+    form, as in the evaluations of OpenFlamingo and RobustVLM, so that "Yes." agrees with ten times "yes".
     """
-    without = (word for word in words(answer).split() if word not in _ARTICLES)
-    return " ".join(_NUMBERS.get(word, word) for word in without)
+    text = answer.replace("\n", " ").replace("\t", " ").strip()
+    apart = _DIGITS_APART.search(text) is not None
+    marks: dict[str, str | int | None] = {
+        mark: "" if apart or f"{mark} " in text or f" {mark}" in text else " " for mark in _PUNCTUATION
+    }
+    text = _PERIOD.sub("", text.translate(str.maketrans(marks)), count=_MOST_PERIODS)
+    numbers = (_NUMBERS.get(word, word) for word in text.lower().split())
+    return " ".join(_COMPLETED.get(word, word) for word in numbers if word not in _ARTICLES)
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:

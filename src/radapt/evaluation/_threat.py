@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
 from typing import Any
 
 from radapt._version import __version__
 from radapt.attacks import Attack, make
 from radapt.errors import SettingsError
+from radapt.fingerprint import version_of
 from radapt.models import VLM
 from radapt.results import Setting
 from radapt.types import Norm
@@ -16,7 +19,19 @@ from radapt.types import Norm
 from ._candidates import Candidate
 from ._task import Task
 
-__all__ = ["Threat", "setting_of", "weights_of"]
+__all__ = ["Threat", "depends_on", "setting_of"]
+
+# Of the libraries, whose patches do not change what is computed.
+_VERSIONS = {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers")}
+
+
+_ELSEWHERE = {
+    **{name: f"{name}= of the threat" for name in ("eps", "norm", "source", "attack")},
+    "name": "attack= of the threat",
+    "seed": "seed= of the evaluation",
+    "batch_size": "batch_size= of the evaluation",
+}
+"""What is no option of an attack, and where it is said."""
 
 
 @dataclass(frozen=True, init=False)
@@ -32,7 +47,8 @@ class Threat:
         options: the attack's other settings (``steps``, ``restarts``...).
 
     Raises:
-        SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own.
+        SettingsError: an unknown attack or option, a value out of range, an option that says again what the threat or
+            the evaluation says, or settings beside an attack that has its own.
     """
 
     attack: str | Attack
@@ -59,13 +75,17 @@ class Threat:
         if isinstance(attack, str):
             if eps is None:
                 raise SettingsError(f"the threat by {attack} needs a radius, such as eps=4/255")
+            _check_options(values["options"])
         else:
+            if not isinstance(attack, Attack):
+                raise SettingsError(f"a threat needs an attack or the name of one, got {type(attack).__name__}")
             own: dict[str, Any] = {entry.name: getattr(attack, entry.name) for entry in fields(attack)}
             values = {"eps": own.pop("eps"), "norm": own.pop("norm"), "options": own}
             for name, given in (("eps", eps), ("norm", norm), ("options", options)):
                 if given is not None and given != values[name]:
                     raise SettingsError(
-                        f"an attack that is given as an object says its {name} itself; leave {name} out"
+                        f"an attack that is given as an object says its {name} itself, {name}={values[name]!r}, and "
+                        f"the threat says {name}={given!r}; leave {name} out"
                     )
         for name, value in {"attack": attack, "source": source, **values}.items():
             object.__setattr__(self, name, value)
@@ -83,30 +103,56 @@ class Threat:
             return replace(self.attack, **changed)
         return make(self.attack, **{"eps": self.eps, "norm": self.norm, **self.options, **changes})
 
+    def white_box(self) -> Threat:
+        """The same attack with the gradients of what it attacks."""
+        other = copy(self)
+        object.__setattr__(other, "source", "self")
+        return other
+
     def settings(self) -> dict[str, object]:
         """Every setting of the attack, defaults included, but for its norm and radius."""
         attack = self.make()
         return {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
 
 
-def weights_of(candidate: Candidate, source: Candidate | None, known: dict[VLM, str]) -> str:
-    """Hash of a candidate's weights, and behind a colon of those of a source that is another model.
+def _check_options(options: Mapping[str, object]) -> None:
+    """Refuse what a threat or an evaluation says itself: a report would tell one value, and the attack use the other.
+
+    Raises:
+        SettingsError: an option is said elsewhere.
+    """
+    for name, place in _ELSEWHERE.items():
+        if name in options:
+            raise SettingsError(
+                f"{name} is given twice, as {place} and as the option {name}={options[name]!r}; leave the option out"
+            )
+
+
+def depends_on(
+    candidate: Candidate, source: Candidate | None, task: Task, threat: Threat | None, known: dict[VLM, str]
+) -> dict[str, str]:
+    """What a result depends on that its setting does not spell out: hashes, and versions of what computes it.
 
     Args:
         candidate, source: the candidate, and whose gradients make the attack.
+        task, threat: what is asked, and under which attack.
         known: hashes by model, added to.
     """
-    models = [candidate.model]
+    depends = {"content": task.content, "task": version_of(type(task)), **_VERSIONS}
+    models = {"model": candidate.model}
     if source is not None and source.model is not candidate.model:
-        models.append(source.model)
-    for model in models:
+        models["source"] = source.model
+    for name, model in models.items():
         if model not in known:
             known[model] = model.fingerprint
-    return ":".join(known[model] for model in models)
+        depends[name] = known[model]
+    if threat is not None:
+        depends["attack"] = version_of(type(threat.make()))
+    return depends
 
 
 def setting_of(
-    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, weights: str
+    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, depends: Mapping[str, str]
 ) -> Setting:
     """The setting of one result; ``threat`` None is the clean result, ``source`` names the source's model."""
     options, data, attacked = dict(task.context), task.data, dict[str, Any]()
@@ -122,7 +168,6 @@ def setting_of(
     return Setting(
         method=candidate.method,
         model=candidate.model.name,
-        weights=weights,
         adapter="" if candidate.adapter is None else candidate.adapter.fingerprint,
         task=task.name,
         metric=task.metric,
@@ -130,6 +175,7 @@ def setting_of(
         split=data.split,
         n=len(data),
         version=__version__,
+        depends=depends,
         options=options,
         **attacked,
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from radapt.attacks import Outcome
+from radapt.errors import InputError
 from radapt.models import VLM
 from radapt.results import Example, Results, Sample, Setting
 from radapt.types import Pixels
@@ -30,14 +30,24 @@ _EXAMPLES = 4
 
 @dataclass
 class Unit:
-    """One result to be made: a candidate on a dataset under a threat, or clean."""
+    """One result to be made: a candidate on a dataset under a threat, or clean.
+
+    Args:
+        candidate, task, threat, source: what is attacked, and how; no threat for the clean result.
+        setting: of the result.
+        clean: of the clean result of the same candidate on the same dataset, which is made first.
+        todo: the samples to be measured.
+        unchecked: whether the sanity checks are to run.
+    """
 
     candidate: Candidate
     task: Task
     threat: Threat | None
     source: Candidate | None
     setting: Setting
+    clean: Setting
     todo: list[int] = field(default_factory=list)
+    unchecked: bool = False
 
     @property
     def white_box(self) -> bool:
@@ -56,36 +66,60 @@ def identity_of(source: Candidate | None) -> str:
     return source.model.name if source.adapter is None else f"{source.model.name}+{source.adapter.fingerprint}"
 
 
+class _Attacked(NamedTuple):
+    """The image of one sample after the attack, and what the attack cost."""
+
+    image: Tensor
+    cost: Mapping[str, Any]
+
+
 class Runner:
     """Makes results one after the other, and shares between them what they have in common."""
 
-    def __init__(self, results: Results, undefended: VLM | None, seed: int, batch_size: int, sanity: bool) -> None:
+    def __init__(self, results: Results, undefended: VLM | None, seed: int, batch_size: int) -> None:
         self._results, self._undefended = results, undefended
-        self._seed, self._batch_size, self._sanity = seed, batch_size, sanity
+        self._seed, self._batch_size = seed, batch_size
         self._bound: dict[tuple[object, ...], BoundTask] = {}
-        self._outcomes: dict[tuple[object, ...], Outcome] = {}
+        self._transferred: dict[tuple[object, ...], dict[int, _Attacked]] = {}
         self._task: Task | None = None
 
     def run(self, unit: Unit, advance: Callable[[int], None]) -> None:
-        """Make one result, chunk by chunk; every chunk is committed before the next begins."""
+        """Make one result, chunk by chunk; every chunk is committed before the next begins.
+
+        Raises:
+            InputError: the model puts out nothing that is a number.
+        """
         if unit.task is not self._task:  # transferred images are kept for one dataset at a time
-            self._outcomes.clear()
+            self._transferred.clear()
             self._task = unit.task
+        clean = {} if unit.threat is None else {each.position: each for each in self._results.samples(unit.clean)}
+        lost = {position for position, sample in clean.items() if unit.task.lost(sample)}
+        shown = [position for position in range(len(unit.task.data)) if position not in lost][:_EXAMPLES]
         tally, continued = Tally(), len(unit.todo) < len(unit.task.data)
         earlier = earlier_signs(self._results, unit.setting) if continued else {}
         for first in range(0, len(unit.todo), _CHUNK):
             started = time.perf_counter()
-            positions = unit.todo[first : first + _CHUNK]
-            outcome = self._attack(unit, positions)
-            if unit.white_box and outcome is not None:
-                tally.add(outcome)
-            samples, examples = self._score(unit, positions, outcome)
+            chunk = unit.todo[first : first + _CHUNK]
+            positions = [position for position in chunk if position not in lost]
+            samples = [
+                replace(clean[position], data=unit.task.data.digests[position]) for position in set(chunk) & lost
+            ]
+            examples: list[Example] = []
+            if positions:
+                attacked = None if unit.threat is None else self._attack(unit, positions, tally)
+                scored, examples = self._score(unit, positions, attacked, shown, tally)
+                samples += scored
             seconds = time.perf_counter() - started
-            if self._sanity:  # before the samples are stored: a result that is complete has had its checks
-                checks = self._check(unit, samples) if first + _CHUNK >= len(unit.todo) else {}
-                self._results.flag(unit.setting, {**earlier, **tally.flags(), **checks})
+            complete = first + _CHUNK >= len(unit.todo)
+            # Before the samples are stored: a result that is complete has had its checks.
+            checks = self._check(unit, samples) if unit.unchecked and complete else {}
+            checked = len(unit.task.data) if unit.unchecked and complete else 0
+            self._results.flag(unit.setting, {**earlier, **tally.flags(), **checks}, checked=checked)
             self._results.add(unit.setting, samples, seconds=seconds, examples=examples)
-            advance(len(positions))
+            advance(len(chunk))
+        if not unit.todo:  # measured before, without its checks
+            flags = {**earlier, **self._check(unit, ())}
+            self._results.flag(unit.setting, flags, checked=len(unit.task.data))
 
     def _bind(self, task: Task, candidate: Candidate) -> BoundTask:
         """The task on a candidate that has its adapter on."""
@@ -94,50 +128,67 @@ class Runner:
             self._bound[key] = task.bind(candidate.model)
         return self._bound[key]
 
-    def _attack(self, unit: Unit, positions: Sequence[int]) -> Outcome | None:
-        if unit.threat is None or unit.source is None:
-            return None
-        key = (identity_of(unit.source), unit.threat, tuple(positions))
-        if key in self._outcomes:
-            return self._outcomes[key]
-        data = unit.task.data
-        with unit.source.defended():
-            outcome = self._bind(unit.task, unit.source).attack(
-                unit.threat.make(),
-                data.pixels(positions),
-                positions,
-                keys=[data.keys[position] for position in positions],
-                seed=self._seed,
-                batch_size=self._batch_size,
-                stop=unit.white_box,
-            )
-        if not unit.white_box:
-            self._outcomes[key] = outcome
-        return outcome
+    def _attack(self, unit: Unit, positions: Sequence[int], tally: Tally) -> list[_Attacked]:
+        """The attacked images of some samples; those for another model are made once for all candidates."""
+        assert unit.threat is not None
+        assert unit.source is not None
+        key = (unit.source.model, identity_of(unit.source), unit.threat)
+        known = {} if unit.white_box else self._transferred.setdefault(key, {})
+        missing = [position for position in positions if position not in known]
+        if missing:
+            data = unit.task.data
+            with unit.source.defended():
+                outcome = self._bind(unit.task, unit.source).attack(
+                    unit.threat.make(),
+                    data.pixels(missing),
+                    missing,
+                    keys=[data.keys[position] for position in missing],
+                    seed=self._seed,
+                    batch_size=self._batch_size,
+                    stop=unit.white_box,
+                )
+            if unit.white_box:
+                tally.add(outcome)
+            images = outcome.pixels.cpu()
+            for row, position in enumerate(missing):
+                cost: dict[str, Any] = {
+                    name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")
+                }
+                cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
+                known[position] = _Attacked(images[row], cost)
+        return [known[position] for position in positions]
 
     def _answer(self, unit: Unit, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         with unit.candidate.defended():
             return self._bind(unit.task, unit.candidate).answers(pixels, positions, self._batch_size)
 
     def _score(
-        self, unit: Unit, positions: Sequence[int], outcome: Outcome | None
+        self,
+        unit: Unit,
+        positions: Sequence[int],
+        attacked: Sequence[_Attacked] | None,
+        shown: Sequence[int],
+        tally: Tally,
     ) -> tuple[list[Sample], list[Example]]:
-        clean = unit.task.data.pixels(positions)
-        pixels = clean if outcome is None else outcome.pixels.cpu()
+        data = unit.task.data
+        clean = data.pixels(positions)
+        pixels = clean if attacked is None else torch.stack([each.image for each in attacked])
         answers = self._answer(unit, pixels, positions)
+        tally.add_answers(answers)
+        if attacked is None and not any(answer.finite for answer in answers):
+            raise InputError(
+                f"{unit.candidate.method} puts out NaN on every image of {data.name}; check its weights and precision"
+            )
         samples = []
         for row, (position, answer) in enumerate(zip(positions, answers, strict=True)):
-            cost: dict[str, Any] = {}
-            if outcome is not None:
-                cost = {name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")}
-                cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
+            cost = {} if attacked is None else attacked[row].cost
             scored: dict[str, Any] = {"prediction": answer.prediction, "score": answer.score, "also": answer.also}
-            scored["answer"] = answer.text
-            samples.append(Sample(position=position, label=unit.task.label(position), **scored, **cost))
-        shown = [row for row, position in enumerate(positions) if position < _EXAMPLES]
-        if outcome is None or not shown:
+            scored |= {"answer": answer.text, "label": unit.task.label(position), "data": data.digests[position]}
+            samples.append(Sample(position=position, **scored, **cost))
+        rows = [row for row, position in enumerate(positions) if position in shown]
+        if attacked is None or not rows:
             return samples, []
-        before = self._answer(unit, clean[shown], [positions[row] for row in shown])
+        before = self._answer(unit, clean[rows], [positions[row] for row in rows])
         examples = [
             Example(
                 position=positions[row],
@@ -147,7 +198,7 @@ class Runner:
                 before=was.text,
                 after=answers[row].text,
             )
-            for row, was in zip(shown, before, strict=True)
+            for row, was in zip(rows, before, strict=True)
         ]
         return samples, examples
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from radapt.attacks import ClassificationObjective, Objective, Outcome, round_8bit
 from radapt.data import Dataset
 from radapt.errors import InputError
+from radapt.io import digest_of
 from radapt.models import VLM, contrastive
+from radapt.results import Sample
 from radapt.types import Logits, Pixels
 
 from ._task import Answer, BoundTask, Task
@@ -43,6 +45,13 @@ class Retrieval(Task):
         super().__init__(data)
         self.context = {"gallery": len(data)}
 
+    @property
+    def content(self) -> str:
+        return digest_of([self.data.content, *self.data.digests])  # the whole gallery
+
+    def lost(self, clean: Sample) -> bool:
+        return not clean.score and not any(clean.also.values())
+
     def bind(self, model: VLM) -> BoundTask:
         return _Bound(model, self.data)
 
@@ -54,7 +63,7 @@ class _Bound(BoundTask):
     def __init__(self, model: VLM, data: Dataset) -> None:
         super().__init__(model, data)
         self._encoder = contrastive(model)
-        self._owner = torch.tensor([at for at, texts in enumerate(data.captions) for _ in texts])
+        self._owner = torch.tensor([at for at, texts in enumerate(data.captions) for _ in texts], device="cpu")
         flat = [text for texts in data.captions for text in texts]
         parts = [self._encoder.encode_text(flat[first : first + 256]) for first in range(0, len(flat), 256)]
         self._captions = F.normalize(torch.cat(parts).float(), dim=-1)
@@ -73,11 +82,11 @@ class _Bound(BoundTask):
         embedding = F.normalize(self.model.encode_image(pixels).float(), dim=-1)
         cosine = embedding @ self._captions.T
         owner = self._owner.to(cosine.device).expand_as(cosine)
-        best = torch.full((len(cosine), len(self.data)), -torch.inf, device=cosine.device)
+        best = torch.full((len(cosine), len(self.data)), -torch.inf, dtype=cosine.dtype, device=cosine.device)
         return self._encoder.logit_scale * best.scatter_reduce(1, owner, cosine, "amax")
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
-        labels = torch.as_tensor(positions, dtype=torch.int64)
+        labels = torch.as_tensor(positions, dtype=torch.int64, device="cpu")
         return ClassificationObjective(self.logits, labels, len(self.data), stop=False)
 
     def judged(self, outcome: Outcome, positions: Sequence[int], batch_size: int) -> Outcome:

@@ -51,7 +51,7 @@ class VQA(Task):
 
     def truth(self, position: int) -> str:
         question, answers = self.asked(position)
-        return f"{question} {Counter(answers).most_common(1)[0][0]}"
+        return f"{question} {Counter(filter(None, answers)).most_common(1)[0][0]}"
 
     def label(self, position: int) -> int:
         return int(says_yes(self.asked(position)[1][0])) if self.metric == "F1" else -1
@@ -63,16 +63,17 @@ class _Bound(AnsweringTask):
         asked = [task.asked(position) for position in range(len(task.data))]
         prompts = [task.data.prompt(question) for question, _ in asked]
         super().__init__(model, task.data, prompts, low=task.low, longest=_LONGEST[task.metric])
-        self._right = [[text for text, _ in Counter(answers).most_common(_FREQUENT)] for _, answers in asked]
+        # An empty answer of somebody counts in the score; there is nothing to drive a model away from.
+        self._right = [[text for text, _ in Counter(filter(None, own)).most_common(_FREQUENT)] for _, own in asked]
 
     def _goals(self) -> list[Goal]:
         # Where one answer alone is right, the score is 0 as soon as that is not said.
-        single = torch.tensor([len({canonical(text) for text in own}) == 1 for own in self._right])
-        single &= torch.tensor(self._task.metric == "accuracy")
+        single = torch.tensor([len({canonical(text) for text in own}) == 1 for own in self._right], device="cpu")
+        single &= torch.tensor(self._task.metric == "accuracy", device="cpu")
         number = max(map(len, self._right))
         each = [[own[at % len(own)] for own in self._right] for at in range(number)]
         away = [Goal(name=f"answer {at}", answers=answers, decisive=single) for at, answers in enumerate(each)]
-        every = torch.ones(len(self._right), dtype=torch.bool)
+        every = torch.ones(len(self._right), dtype=torch.bool, device="cpu")
         towards = [
             Goal(name=text, answers=[text] * len(self._right), targeted=True, decisive=every) for text in _TARGETS
         ]

@@ -46,21 +46,22 @@ class _Bound(BoundTask):
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
         logits = partial(self._scorer.logits, classifier=self.classifier)
-        labels = self.data.labels[torch.as_tensor(positions, dtype=torch.int64)]
+        labels = self.data.labels[torch.as_tensor(positions, dtype=torch.int64, device="cpu")]
         return ClassificationObjective(logits, labels, len(self.classifier), stop=stop)
 
     def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         with torch.no_grad():
             logits = self._scorer.logits(pixels.to(self.model.device), self.classifier).cpu()
-        labels = self.data.labels[torch.as_tensor(positions, dtype=torch.int64)]
+        labels = self.data.labels[torch.as_tensor(positions, dtype=torch.int64, device="cpu")]
         right = logits.gather(1, labels[:, None]).squeeze(1)
         # A tie counts as wrong, as it does for the attack: what the model would say is then a matter of chance.
         best, rival = logits.scatter(1, labels[:, None], -torch.inf).max(1)
         correct = right > best
         predictions = torch.where(correct, labels, rival).tolist()
+        finite = ~logits.isnan().any(1)
         return [
-            Answer(prediction, float(keep), self.data.classes[prediction])
-            for prediction, keep in zip(predictions, correct.tolist(), strict=True)
+            Answer(prediction, float(keep), self.data.classes[prediction], finite=valid)
+            for prediction, keep, valid in zip(predictions, correct.tolist(), finite.tolist(), strict=True)
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = ["Demo", "demo"]
 # Set beforehand, the same for every dataset, and not tuned; `radapt tune` chooses them on a validation split.
 _ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
 _SETS = ("shapes", "textures", "compositions")
+_SHIPPED = Path(str(files("radapt"))) / "micro" / "adapters"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
 _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
@@ -41,6 +43,7 @@ def demo(
     out: str | Path = "radapt-demo",
     *,
     n: int = 100,
+    train: bool = False,
     progress: Callable[[str], None] | None = None,
     quiet: bool = False,
 ) -> Demo:
@@ -51,6 +54,8 @@ def demo(
     Args:
         out: folder of the results, the adapters and the report.
         n: images per dataset.
+        train: train the anchors of R-Adapt+ here (minutes), instead of taking those that ship. They are made by the
+            same call, but a training differs from machine to machine in its last bits, and its figures by an image.
         progress: called with lines of text on what happens.
         quiet: no progress bars.
     """
@@ -68,7 +73,7 @@ def demo(
             Candidate(
                 method=f"R-Adapt+ ({adversary})",
                 model=clip,
-                adapter=_trained(clip, adversary, folder / f"r-adapt-plus-{adversary}", report, quiet),
+                adapter=_anchored(clip, adversary, folder if train else None, report, quiet),
             )
             for adversary in ("static", "adaptive")
         ),
@@ -82,6 +87,13 @@ def demo(
     with Results(file) as results:
         found = evaluate(candidates, data=sets, threats=threats, results=results, undefended=clip, quiet=quiet)
     return Demo(results=tuple(found), file=file, written=tuple(write_report(file, folder / "report")))
+
+
+def _anchored(model: VLM, adversary: str, folder: Path | None, report: Callable[[str], None], quiet: bool) -> Adapter:
+    """R-Adapt+ with its anchor trained in a folder, or the one that ships."""
+    if folder is None:
+        return Adapter.from_pretrained(_SHIPPED / f"r-adapt-plus-{adversary}")
+    return _trained(model, adversary, folder / f"r-adapt-plus-{adversary}", report, quiet)
 
 
 def _trained(model: VLM, adversary: str, folder: Path, report: Callable[[str], None], quiet: bool) -> Adapter:

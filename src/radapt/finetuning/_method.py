@@ -154,8 +154,8 @@ def finetune(
 
     Raises:
         InputError: no images, or no labels where the method needs them.
-        SettingsError: a setting out of range, a destination that cannot be written, a checkpoint of another training
-            (what differs is named), or an optional package that is missing.
+        SettingsError: a setting out of range, a model that carries an adapter, a destination that cannot be written, a
+            checkpoint of another training (what differs is named), or an optional package that is missing.
         CheckError: the loss or the weights are not finite; the last checkpoint is kept.
         ModelError: the twin cannot be saved; the checkpoint is kept.
     """
@@ -178,6 +178,11 @@ def finetune(
     if group.device is not None and device != "cpu":
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
     vlm = model if isinstance(model, VLM) else load(model, device=device if group.device is None else group.device)
+    if vlm.defended:
+        raise SettingsError(
+            f"{vlm.name} carries an adapter or an input defence, and fine-tuning changes the weights of the bare "
+            "model; detach it first (radapt.detach(model)), and make an adapter for the twin afterwards"
+        )
     images = data if isinstance(data, Dataset) else load_dataset(data, split="train", n=n, size=vlm.image_size[0])
     label = chosen.name
     if chosen.needs_labels and not images.classes:
@@ -190,7 +195,11 @@ def finetune(
     tuned = copy.copy(vlm)
     tuned.model = copy.deepcopy(vlm.model)
     trained = open_layers(tuned, layers, seed=seed)
-    classifier = zero_shot(vlm).classifier(images.prompts) if chosen.needs_labels else torch.empty(0, 0)
+    classifier = (
+        zero_shot(vlm).classifier(images.prompts)
+        if chosen.needs_labels
+        else torch.empty(0, 0, dtype=torch.float32, device="cpu")
+    )
     twin = Twin(original=vlm, tuned=tuned, data=images, classifier=classifier)
 
     def cast() -> torch.autocast:

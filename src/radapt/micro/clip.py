@@ -95,10 +95,11 @@ class _Pool:
         images, self.scenes = render(World(), "train", range(size), size=_PIXELS, seed=seed)
         digits, labels = load_digits("train", _PIXELS)
         self.images = torch.from_numpy(np.concatenate([images, digits]))
-        self.attributes = torch.full((len(self.images), len(_NAMES)), -1)
+        self.attributes = torch.full((len(self.images), len(_NAMES)), -1, dtype=torch.int64, device="cpu")
         for column, name in enumerate(ATTRIBUTES):
             values = ATTRIBUTES[name]
-            self.attributes[:size, column] = torch.tensor([values.index(getattr(s, name)) for s in self.scenes])
+            numbers = [values.index(getattr(scene, name)) for scene in self.scenes]
+            self.attributes[:size, column] = torch.tensor(numbers, device="cpu")
         self.attributes[size:, -1] = torch.from_numpy(labels)
         self.size, self.digits, self.share = size, len(digits), digit_share
 
@@ -143,7 +144,7 @@ class _Loss:
         self.model, self.tokenizer, self.pool, self.batch_size, self.seed = model, tokenizer, pool, batch_size, seed
 
     def _captions(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[list[str], Tensor]:
-        texts, masks = [], torch.zeros(len(rows), len(_NAMES), dtype=torch.bool)
+        texts, masks = [], torch.zeros(len(rows), len(_NAMES), dtype=torch.bool, device="cpu")
         for i, row in enumerate(rows):
             if row >= self.pool.size:
                 body, mention = f"a handwritten digit {DIGITS[self.pool.attributes[row, -1]]}", frozenset(["digit"])
@@ -151,7 +152,7 @@ class _Loss:
                 mention = mentioned(rng)
                 body = caption(self.pool.scenes[row], mention)
             texts.append(_PREFIXES[rng.integers(3)] + body)
-            masks[i] = torch.tensor([name in mention for name in _NAMES])
+            masks[i] = torch.tensor([name in mention for name in _NAMES], device="cpu")
         return texts, masks
 
     def _prompts(self, rng: np.random.Generator) -> list[str]:

@@ -79,7 +79,7 @@ def _begin_as(visual: Any, clip: Any) -> None:
     positions = embeddings.position_embedding.weight
     moved: dict[str, Tensor] = {
         "patch_embed.proj.weight": embeddings.patch_embedding.weight[:, :, None].repeat(1, 1, 2, 1, 1) / 2,
-        "patch_embed.proj.bias": torch.zeros(len(embeddings.patch_embedding.weight)),
+        "patch_embed.proj.bias": embeddings.patch_embedding.weight.new_zeros(len(embeddings.patch_embedding.weight)),
         "pos_embed.weight": positions[1:],
     }
     names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.linear_fc1": "mlp.fc1", "mlp.linear_fc2": "mlp.fc2"}

@@ -14,16 +14,20 @@ from radapt.errors import ModelError, SettingsError
 from radapt.images import open_image
 from radapt.io import expanded
 
+from ._checks import check_model
 from ._classifier import ClassifierModel
 from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
 from ._generative import Generative, generative
+from ._hooks import Mount, PixelHook
+from ._layout import Grid, Layout, place_tokens
 from ._memory import Memory, estimate
+from ._mode import evaluating
 from ._parts import parts
-from ._pretrained import check_device, dtype_of
+from ._pretrained import check_device, dtype_of, reading
 from ._source import locate, micro_models, model_type
 from ._tokens import Tokens, likelihood
-from ._tower import Grid, ImageTower, Layout, Mount, PixelHook, Tower, place_tokens
+from ._tower import ImageTower, Tower
 from ._vlm import VLM
 from ._zero_shot import Contrastive, ZeroShotModel, contrastive, zero_shot
 
@@ -46,6 +50,7 @@ __all__ = [
     "common_image_size",
     "contrastive",
     "estimate",
+    "evaluating",
     "families",
     "generative",
     "likelihood",
@@ -128,22 +133,28 @@ def load(
 
     Raises:
         UnknownModelError: there is no model of that name.
-        ModelError: unavailable or unreadable files, an unsupported family, or an option that it does not take.
+        ModelError: unavailable or unreadable files, an unsupported family, an option that it does not take, or weights,
+            a scale, an image processor or a tokenizer that cannot be right.
         SettingsError: an unknown dtype.
 
     Warns:
-        UserWarning: a model object came without an image processor, so that its normalisation is a guess.
+        UserWarning: a model object came without an image processor, so that its normalisation is a guess; tensors
+            without a place in the model; an uncommonly large logit scale.
     """
     if isinstance(model, VLM):
         if tokenizer is not None or processor is not None:
             raise ModelError(f"{model.name} is loaded already, with its tokenizer and processor; load its model object")
         loaded = model
     elif isinstance(model, nn.Module):
-        loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
+        with reading(name or type(model).__name__):
+            loaded = _wrapped(model, name, tokenizer, processor, device, device_map)
+            check_model(loaded)
     else:
-        written = str(model)
+        written, kind = str(model), dtype_of(dtype)
         source = str(expanded(written)) if written.startswith("~") else written
-        loaded = _read(source, tokenizer, processor, base, device, dtype_of(dtype), device_map)
+        with reading(written):
+            loaded = _read(source, tokenizer, processor, base, device, kind, device_map)
+            check_model(loaded)
     if name is not None:
         loaded.name = name
     if checkpointing:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from radapt.classifier import AnyClassifier
 from radapt.errors import InputError, ModelError
 from radapt.fingerprint import code_digest
 from radapt.types import Classifier, Embeddings, Logits, Pixels
 
+from ._mode import random_parts
 from ._tower import Tower
 from ._zero_shot import ZeroShotModel
 
@@ -36,7 +40,8 @@ class ClassifierModel(ZeroShotModel):
     """A classifier of pixels in [0, 1], such as a defended model of your own, for zero-shot sets of its classes.
 
     Its logits are those of the dataset's classes, in their order; there is no vision tower that an adapter could be
-    attached to, and no text encoder. A module keeps its mode: put it into evaluation mode yourself.
+    attached to, and no text encoder. A module keeps its mode, as its dropout may be the defence: put it into evaluation
+    mode yourself; a warning says where it is random or learns from the images.
 
     Args:
         name: what reports call it.
@@ -48,7 +53,7 @@ class ClassifierModel(ZeroShotModel):
     def __init__(self, name: str, model: nn.Module | Callable[..., Any], *, image_size: tuple[int, int]) -> None:
         module = model if isinstance(model, nn.Module) else _Function(model)
         super().__init__(name, module, image_size=image_size)
-        self._source = model
+        self._source, self._classifier = model, AnyClassifier(module, name)
 
     @property
     def tower(self) -> Tower:
@@ -56,6 +61,10 @@ class ClassifierModel(ZeroShotModel):
 
     def image_parameters(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters())
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Nothing: the module keeps its mode."""
+        return nullcontext()
 
     @property
     def defended(self) -> bool:
@@ -70,8 +79,19 @@ class ClassifierModel(ZeroShotModel):
         return self._run(pixels)
 
     def classifier(self, prompts: Sequence[Sequence[str]]) -> Classifier:
-        """One unit vector per class, for :meth:`logits` to know their number; the prompts are not used."""
-        return torch.eye(len(prompts))
+        """One unit vector per class, for :meth:`logits` to know their number; the prompts are not used.
+
+        Warns:
+            UserWarning: parts of the module are in training mode, and so random, or learn from what they see.
+        """
+        found = random_parts(self.model)
+        if found:
+            warnings.warn(
+                f"{self.name} has {', '.join(found)} in training mode, so that its answers are random or change with "
+                "the images that it sees; call .eval() on it, unless that is the defence",
+                stacklevel=2,
+            )
+        return torch.eye(len(prompts), dtype=torch.float32, device="cpu")
 
     def logits(self, pixels: Pixels, classifier: Classifier) -> Logits:
         """The classifier's own logits.
@@ -88,12 +108,7 @@ class ClassifierModel(ZeroShotModel):
         return logits
 
     def _run(self, pixels: Pixels) -> Tensor:
-        output = self.model(self.transformed(pixels))
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(pixels):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-            raise InputError(f"{self.name} must map {len(pixels)} images to logits, batch x classes; got {got}")
-        return logits.float()
+        return self._classifier(self.transformed(pixels))
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         raise ModelError(f"{self.name} is a classifier of your own; resize images to {self.image_size} yourself")

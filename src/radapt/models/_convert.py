@@ -1,4 +1,4 @@
-"""Conversion of open_clip's names and settings to those of ``transformers.CLIPModel``."""
+"""Conversion of open_clip's weights to those of ``transformers.CLIPModel``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPConfig
 
 from radapt.errors import ModelError
 
-__all__ = ["config_of", "convert", "fill", "first_line", "read_weights"]
+__all__ = ["check_fit", "convert", "fill", "first_line", "read_weights"]
 
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _PARTS = {
@@ -42,6 +41,8 @@ _WHOLE = {
     "logit_scale": "logit_scale",
 }
 _TRANSPOSED = ("visual.proj", "text_projection")
+_NESTED = 3
+"""How often a state dict may lie in another as its ``state_dict``."""
 _IGNORED = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 
@@ -54,8 +55,16 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         weights: names and tensors; prefixes ``module.`` and ``text.`` are dropped, and a file that holds a vision tower
             alone may leave out ``visual.``.
+
+    Raises:
+        ModelError: two tensors have the same name but for the prefix.
     """
-    plain = {re.sub(r"^(module\.)?(model\.(?=visual\.))?(text\.)?", "", name): value for name, value in weights.items()}
+    plain: dict[str, Tensor] = {}
+    for full, value in weights.items():
+        name = re.sub(r"^(module\.)?(model\.(?=visual\.))?(text\.)?", "", full)
+        if name in plain:
+            raise ModelError(f"the weights hold {name!r} twice, once as {full!r}; of two models, keep one")
+        plain[name] = value
     if "conv1.weight" in plain:
         plain = {f"visual.{name}": value for name, value in plain.items()}
     result: dict[str, Tensor] = {}
@@ -63,7 +72,7 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in _IGNORED:
             continue
         if name in _WHOLE:
-            result[_WHOLE[name]] = value.T.contiguous() if name in _TRANSPOSED else value
+            result[_WHOLE[name]] = value.T.contiguous() if name in _TRANSPOSED and value.ndim == 2 else value
             continue
         block = _BLOCK.match(name)
         if block is None:
@@ -71,7 +80,7 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         visual, number, part = block.groups()
         to = f"{'vision' if visual else 'text'}_model.encoder.layers.{number}."
-        if part in ("attn.in_proj_weight", "attn.in_proj_bias"):
+        if part in ("attn.in_proj_weight", "attn.in_proj_bias") and value.ndim and len(value) % 3 == 0:
             kind = part.removeprefix("attn.in_proj_")
             for letter, third in zip("qkv", value.chunk(3), strict=True):
                 result[f"{to}self_attn.{letter}_proj.{kind}"] = third.contiguous()
@@ -79,50 +88,6 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             known = next((old for old in _PARTS if part.startswith(old)), None)
             result[name if known is None else to + _PARTS[known] + part.removeprefix(known)] = value
     return result
-
-
-def config_of(model: Mapping[str, Any]) -> CLIPConfig:
-    """Configuration of the CLIP that ``model_cfg`` of an ``open_clip_config.json`` describes.
-
-    Raises:
-        ModelError: it describes something else than a plain CLIP (a ResNet, a SigLIP, another text encoder).
-    """
-    vision, text = model["vision_cfg"], model["text_cfg"]
-    odd = [key for key in ("timm_model_name", "attentional_pool", "ls_init_value") if vision.get(key)]
-    odd += [key for key in ("hf_model_name",) if text.get(key)]
-    if odd or not isinstance(vision["layers"], int):
-        raise ModelError(
-            f"only plain CLIP models with a vision transformer are converted; this one has {odd or 'a ResNet'}"
-        )
-    head, ratio = int(vision.get("head_width", 64)), float(vision.get("mlp_ratio", 4.0))
-    act = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    vocabulary = int(text.get("vocab_size", 49408))
-    return CLIPConfig(
-        vision_config={
-            "hidden_size": vision["width"],
-            "intermediate_size": round(vision["width"] * ratio),
-            "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // head,
-            "image_size": vision["image_size"],
-            "patch_size": vision["patch_size"],
-            "hidden_act": act,
-            "projection_dim": model["embed_dim"],
-        },
-        text_config={
-            "hidden_size": text["width"],
-            "intermediate_size": round(text["width"] * float(text.get("mlp_ratio", 4.0))),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "max_position_embeddings": text.get("context_length", 77),
-            "vocab_size": vocabulary,
-            "hidden_act": act,
-            "projection_dim": model["embed_dim"],
-            "bos_token_id": vocabulary - 2,
-            "eos_token_id": vocabulary - 1,
-            "pad_token_id": 0,
-        },
-        projection_dim=model["embed_dim"],
-    )
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -142,15 +107,21 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than tensors ({first_line(error)}), and nothing is ever unpickled; save its state "
             "dict with safetensors.torch.save_file"
         ) from error
-    while isinstance(content, Mapping) and "state_dict" in content:
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    for _ in range(_NESTED):
+        if isinstance(content, Mapping) and "state_dict" in content:
+            content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise ModelError(f"{file} holds no state dict: a mapping of names to tensors is expected")
+    for name, value in content.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+            raise ModelError(f"{file} holds {name!r} as a {value.dtype} that cannot be read; save it as plain numbers")
     return dict(content)
 
 
-def fill(model: Any, weights: Mapping[str, Tensor], name: str, *, part: str = "") -> None:
-    """Load weights strictly, all of them or those whose names begin with ``part``.
+def check_fit(model: Any, weights: Mapping[str, Tensor], name: str, *, part: str = "") -> None:
+    """Refuse weights that are not exactly those of a model, or of the part of it whose names begin so.
 
     Raises:
         ModelError: tensors are missing, extra or of another shape.
@@ -164,6 +135,15 @@ def fill(model: Any, weights: Mapping[str, Tensor], name: str, *, part: str = ""
     faults = [f"{how} {len(keys)} tensors ({', '.join(keys[:3])})" for how, keys in wrong.items() if keys]
     if faults:
         raise ModelError(f"the weights of {name!r} {' and '.join(faults)}; they are of another model than it says")
+
+
+def fill(model: Any, weights: Mapping[str, Tensor], name: str, *, part: str = "") -> None:
+    """Load weights strictly, all of them or those whose names begin with ``part``.
+
+    Raises:
+        ModelError: tensors are missing, extra or of another shape.
+    """
+    check_fit(model, weights, name, part=part)
     model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=not part)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from radapt.errors import ModelError
+from radapt.errors import ModelError, shown
 from radapt.images import open_image
 from radapt.types import Embeddings, Pixels
 
@@ -89,7 +89,16 @@ class DualEncoder(Contrastive):
         patches: Tensor = projection(vision.post_layernorm(hidden[:, self.tower.layout.prefix :]))
         return patches
 
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+    def token_ids(self, texts: Sequence[str]) -> Int[Tensor, "texts tokens"]:
+        """The tokens of texts, as the text encoder reads them.
+
+        Raises:
+            InputError: there is no text, or an empty one.
+            ModelError: the model came without a tokenizer, or a text has no token that ends it for the model.
+        """
+        return self._tokens(texts)["input_ids"]
+
+    def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         check_texts(texts)
         if self.tokenizer is None:
             raise ModelError(f"{self.name} came without a tokenizer; pass one: radapt.load(model, tokenizer=...)")
@@ -98,17 +107,24 @@ class DualEncoder(Contrastive):
         # SigLIP was trained on lower case, and not every tokenizer of its checkpoints sees to that.
         cased = [text.lower() if self._pad else text for text in texts]
         tokens = self.tokenizer(cased, padding=pad, truncation=True, max_length=longest, return_tensors="pt")
-        tokens = tokens.to(self.device)
-        mask = None if self._pad else tokens["attention_mask"]
+        ids, end = tokens["input_ids"], getattr(self.model.config.text_config, "eos_token_id", None)
+        # CLIP takes the embedding at the end of a text: at this token, or for 2, by tradition, at the largest one.
+        if not self._pad and end != 2 and (not isinstance(end, int) or not (ids == end).any(1).all()):
+            raise ModelError(
+                f"{self.name} looks for token {shown(end)} at the end of a text (text_config.eos_token_id), which its "
+                f"tokenizer does not put there; it ends texts with {getattr(self.tokenizer, 'eos_token_id', None)}"
+            )
+        return {"input_ids": ids, "attention_mask": tokens["attention_mask"]} if not self._pad else {"input_ids": ids}
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        tokens = {name: value.to(self.device) for name, value in self._tokens(texts).items()}
         with torch.no_grad():
-            embedding: Tensor = self.model.get_text_features(
-                input_ids=tokens["input_ids"], attention_mask=mask
-            ).pooler_output
+            embedding: Tensor = self.model.get_text_features(**tokens).pooler_output
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
-        return torch.as_tensor(values).clamp(0, 1)
+        return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         save_parts(Path(folder), self.model, self.processor, self.tokenizer, dtype)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Flags, PerSample, Pixels
 
+from ._mode import recomputing
 from ._pretrained import save_parts
 from ._tokens import Tokens, likelihood
 from ._tower import Tower
@@ -26,6 +26,8 @@ from ._vlm import VLM, check_texts
 __all__ = ["Generative", "chat_template", "generative"]
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>")
+"""Special tokens that close a turn in the templates of language models."""
 
 
 class Generative(VLM):
@@ -110,32 +112,53 @@ class Generative(VLM):
             if len(answers) != len(prompts):
                 raise InputError(f"there must be one answer per prompt, got {len(answers)} for {len(prompts)}")
         prompt_ids = {text: self._prompt(text) for text in dict.fromkeys(prompts)}
-        end = [self.tokenizer.eos_token_id]
+        ends = self.ends if answers else []
         answer_ids = {
-            text: self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in dict.fromkeys(answers)
+            text: self.tokenizer(text, add_special_tokens=False)["input_ids"] + ends[:1]
+            for text in dict.fromkeys(answers)
         }
         for text, ids in answer_ids.items():
             if self.model.config.image_token_id in ids:
                 raise InputError(f"an answer has no place for an image, this has: {text!r}")
+            if not set(ends).isdisjoint(ids[:-1]):
+                raise InputError(f"an answer ends with its last word, this has a token in it that ends it: {text!r}")
         left = max(map(len, prompt_ids.values()))
         right = max(map(len, answer_ids.values()), default=0)
         room = self.model.config.get_text_config().max_position_embeddings - self.image_tokens(*self.image_size)
         if left + right > room:
             raise InputError(f"prompt and answer take {left + right} tokens, beside the image there is room for {room}")
-        ids = torch.full((len(prompts), left + right), self._padding)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        ids = torch.full((len(prompts), left + right), self._padding, dtype=torch.int64, device="cpu")
+        mask = torch.zeros(ids.shape, dtype=torch.bool, device="cpu")
         for row, text in enumerate(prompts):
             before, after = prompt_ids[text], answer_ids[answers[row]] if answers else []
             columns = slice(left - len(before), left + len(after))
-            ids[row, columns] = torch.tensor(before + after)
+            ids[row, columns] = torch.tensor(before + after, dtype=torch.int64, device="cpu")
             mask[row, columns] = True
         return Tokens(ids, mask, right)
 
     @property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer: the tokenizer's first, then the checkpoint's and those of chat templates.
+
+        Raises:
+            ModelError: there is none, or one is not in the vocabulary.
+        """
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        given = [self.tokenizer.eos_token_id, *(own if isinstance(own, Sequence) else [own])]
+        chat: Any = getattr(self.tokenizer, "added_tokens_encoder", {})
+        found = dict.fromkeys(each for each in [*given, *map(chat.get, _CHAT_ENDS)] if each is not None)
+        size = self.model.config.get_text_config().vocab_size
+        wrong = [each for each in found if not isinstance(each, int) or not 0 <= each < size]
+        if wrong or not found:
+            got = f"the end token {wrong[0]!r}" if wrong else "no end token (eos_token)"
+            raise ModelError(f"{self.name} has {got}; tokenizer or generation_config must give one below {size}")
+        return list(found)
+
+    @property
     def _padding(self) -> int:
         """The token that pads; any will do, as it is masked."""
-        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        return int(end if pad is None else pad)
+        pad = self.tokenizer.pad_token_id
+        return int(self.ends[0] if pad is None else pad)
 
     def inputs(self, pixels: Pixels, tokens: Tokens) -> dict[str, Any]:
         """Arguments of the model: images, and tokens with a place for each token of the image."""
@@ -161,7 +184,8 @@ class Generative(VLM):
 
         Returns:
             The negative log-likelihood per token of each answer, its end included, in float32, differentiable with
-            respect to the pixels; and whether greedy decoding gives exactly that answer.
+            respect to the pixels; and whether greedy decoding gives exactly that answer. Of several tokens that end an
+            answer, any will do.
 
         Raises:
             InputError: wrong images, not one per row, or no answers.
@@ -171,16 +195,16 @@ class Generative(VLM):
         inputs = self.inputs(pixels, tokens)
         mask = inputs["attention_mask"]
         positions = {} if "mm_token_type_ids" in inputs else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        with _recomputing(self.model, self.checkpointing):
+        with recomputing(self.model, self.checkpointing):
             output = self.model(**inputs, **positions, use_cache=False, logits_to_keep=tokens.answer + 1)
-        return likelihood(output.logits, inputs["input_ids"], mask.bool())
+        return likelihood(output.logits, inputs["input_ids"], mask.bool(), self.ends)
 
     def answer_loss(self, pixels: Pixels, prompts: Sequence[str], answers: Sequence[str]) -> PerSample:
         """Negative log-likelihood per token of answers; see :meth:`answer_scores`."""
         return self.answer_scores(pixels, self.tokenize(prompts, answers))[0]
 
     def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, longest: int = 20) -> list[str]:
-        """What the model answers, by greedy decoding.
+        """What the model answers, by greedy decoding, whatever its ``generation_config`` says but for end tokens.
 
         Args:
             pixels: images in [0, 1].
@@ -193,18 +217,20 @@ class Generative(VLM):
         """
         from transformers import GenerationConfig
 
-        tokens = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts)
+        tokens, ends = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts), self.ends
         settings = GenerationConfig(
-            max_new_tokens=longest,
-            do_sample=False,
-            pad_token_id=self._padding,
-            eos_token_id=self.tokenizer.eos_token_id,
+            max_new_tokens=longest, do_sample=False, pad_token_id=self._padding, eos_token_id=ends
         )
+        # What these settings leave open, transformers takes from the model's own; so a model without any, of the same
+        # modules, decodes.
+        plain = copy.copy(self.model)
+        plain.generation_config = GenerationConfig()
         with torch.no_grad():
             inputs = self.inputs(pixels, tokens)
             length = inputs["input_ids"].shape[1]
-            output = self.model.generate(**inputs, generation_config=settings)
-        texts: list[str] = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+            output = plain.generate(**inputs, generation_config=settings)
+        said = [list(takewhile(lambda token: token not in ends, row)) for row in output[:, length:].tolist()]
+        texts: list[str] = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -220,25 +246,6 @@ def generative(model: VLM) -> Generative:
     if isinstance(model, Generative):
         return model
     raise ModelError(f"{model.name} has no language model; this needs a LLaVA or Qwen-VL")
-
-
-@contextmanager
-def _recomputing(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing for a while: blocks keep their inputs only, and run again in the backward pass.
-
-    (The models' own switch works in training mode alone.)
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    wanted = wanted and torch.is_grad_enabled()
-    blocks = [each for each in model.modules() if wanted and isinstance(each, GradientCheckpointingLayer)]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> str:

@@ -14,11 +14,11 @@ from radapt.errors import InputError, ModelError, SettingsError, shown
 from radapt.numbers import LARGEST_BATCH
 
 from ._activations import stacks
-from ._convert import config_of
 from ._families import family_of
 from ._generative import Generative
+from ._open_clip_config import config_of
 from ._pretrained import dtype_of, reading
-from ._source import locate, model_type, open_clip_model
+from ._source import locate, model_type, open_clip_config
 from ._vlm import VLM
 from .llava import Llava
 from .qwen_vl import QwenVL, qwen_vl
@@ -181,17 +181,21 @@ def estimate(
 
 def _outline(name: str) -> VLM:
     """The model without storage for its weights, and without a tokenizer."""
-    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
-
     source = locate(name)
     kind = model_type(source, name)
     family_of(kind, "load", name)
+    with reading(name):
+        return _built(source, kind, name)
+
+
+def _built(source: str, kind: str, name: str) -> VLM:
+    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+
     config: Any
     if kind == "open_clip":
-        config, kind = config_of(open_clip_model(source, name)), "clip"
+        config, kind = config_of(open_clip_config(source, name), name), "clip"
     else:
-        with reading(name):
-            config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
     generates = hasattr(config, "image_token_id")
     build: Any = AutoModelForImageTextToText if generates else AutoModel
     with torch.device("meta"):

@@ -12,12 +12,13 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from radapt.errors import ModelError, SettingsError
+from radapt.errors import ModelError, RadaptError, SettingsError, shown
 from radapt.io import replacing_folder
 from radapt.registry import nearest
 
 __all__ = [
     "check_device",
+    "check_normalisation",
     "check_tokenizer",
     "checked_processor",
     "dtype_of",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LONGEST = 300
+_MOST = 1000.0
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -100,8 +103,11 @@ def reading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except RadaptError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise whatever a file leads them to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= _LONGEST else f"{reason[: _LONGEST - 3]}..."
         raise ModelError(
             f"cannot load {name!r}: {reason}. Without network, pass a local folder with config.json, "
             "model.safetensors, tokenizer and preprocessor_config.json; for a gated repository set HF_TOKEN"
@@ -137,9 +143,17 @@ def pretrained(
 
     settings = {} if device_map is None else {"device_map": device_map}
     with reading(name), no_bars(), _no_report():
-        model, report = kind.from_pretrained(source, dtype=dtype, output_loading_info=True, **settings)
-        processor = processor_kind.from_pretrained(source) if processor is None else checked_processor(processor)
+        _check_volume(kind, Path(source), name)
+        model, report = kind.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
+        processor = checked_processor(processor_kind.from_pretrained(source) if processor is None else processor)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
+    for key, there, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"the weights of {name!r} hold {key} of shape {tuple(there)}, where its config.json describes "
+            f"{tuple(wanted)}; they are of another model"
+        )
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(
@@ -154,6 +168,27 @@ def pretrained(
         )
     check_tokenizer(tokenizer, name, model.config.get_text_config().vocab_size)
     return model, tokenizer, processor
+
+
+def _check_volume(kind: Any, folder: Path, name: str) -> None:
+    """Refuse a configuration of far more parameters than there are weights, before room is made for them.
+
+    Raises:
+        ModelError: the folder has fewer bytes of weights than its configuration has parameters.
+    """
+    there = sum(file.stat().st_size for suffix in ("safetensors", "bin") for file in folder.glob(f"*.{suffix}"))
+    if not there:
+        return
+    from transformers import AutoConfig
+
+    with torch.device("meta"):
+        model = getattr(kind, "from_config", kind)(AutoConfig.from_pretrained(folder))
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if wanted > there:
+        raise ModelError(
+            f"cannot load {name!r}: its config.json describes a model of {wanted:,} parameters, but its weights take "
+            f"{there:,} bytes; they are cut short, or of another model"
+        )
 
 
 def image_processor(model: Any, name: str, given: Any, kind: Any, **usual: Any) -> Any:
@@ -174,7 +209,7 @@ def image_processor(model: Any, name: str, given: Any, kind: Any, **usual: Any) 
     source = getattr(model.config, "_name_or_path", "")
     if source:
         with suppress(OSError, ValueError):  # the folder, or the cache of the hub
-            return kind.from_pretrained(source, local_files_only=True)
+            return checked_processor(kind.from_pretrained(source, local_files_only=True))
     processor = kind(**usual)
     warn_normalisation(name, processor.image_mean, processor.image_std)
     return processor
@@ -184,12 +219,31 @@ def checked_processor(processor: Any) -> Any:
     """The image processor itself, where a processor for images and texts is given.
 
     Raises:
-        ModelError: it has no mean and standard deviation.
+        ModelError: it has no mean and standard deviation, or some that cannot be.
     """
     images = getattr(processor, "image_processor", processor)
     if not hasattr(images, "image_mean") or not hasattr(images, "image_std"):
         raise ModelError(f"processor must have an image_mean and an image_std, got {type(processor).__name__}")
+    check_normalisation(images.image_mean, images.image_std)
+    if getattr(images, "do_normalize", True) is not True:
+        raise ModelError(f"the image processor's do_normalize must be true, got {shown(images.do_normalize)}")
     return images
+
+
+def check_normalisation(mean: object, std: object) -> None:
+    """Refuse what is no mean or standard deviation of three channels.
+
+    Raises:
+        ModelError: not three numbers, or some that are not finite, far from those of pixels, or a deviation of nothing.
+    """
+    for name, values, least in (("image_mean", mean, -_MOST), ("image_std", std, 1 / _MOST)):
+        given: Any = values.tolist() if hasattr(values, "tolist") else values
+        numbers = [each for each in given if type(each) in (int, float)] if isinstance(given, list | tuple) else []
+        if len(numbers) != 3 or len(given) != 3 or not all(least <= each <= _MOST for each in numbers):
+            raise ModelError(
+                f"the {name} of the image processor must be three numbers from {least:g} to {_MOST:g}, for pixels from "
+                f"0 to 1; got {shown(values)}"
+            )
 
 
 def warn_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -214,8 +268,9 @@ def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: 
     Raises:
         ModelError: the folder cannot be written, or weights that are finite are not in ``dtype``.
     """
-    weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
-    for name, value in model.state_dict().items():
+    held = model.state_dict()
+    weights = {name: value.to(dtype) for name, value in held.items()}
+    for name, value in held.items():
         if bool(torch.isfinite(value).all()) and not bool(torch.isfinite(weights[name]).all()):
             raise ModelError(
                 f"{name} holds values up to {value.abs().max():.3g}, too large for {dtype}; save in float32"
@@ -254,7 +309,7 @@ def load_tokenizer(source: str, name: str, vocabulary: int) -> Any:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # transformers and tokenizers raise whatever a file leads them to
         raise ModelError(
             f"{name!r} comes without a tokenizer; pass one: radapt.load(..., tokenizer=AutoTokenizer.from_pretrained("
             '"openai/clip-vit-base-patch32")), or put tokenizer.json beside the weights'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -11,11 +10,15 @@ from typing import Any
 
 from radapt.errors import ModelError, UnknownModelError
 from radapt.registry import nearest
+from radapt.schema import read_json
 
-__all__ = ["MICRO", "locate", "micro_models", "model_type", "open_clip_model"]
+from ._checks import check_config
+from ._open_clip_config import CONFIG
+
+__all__ = ["MICRO", "locate", "micro_models", "model_type", "open_clip_config"]
 
 MICRO = Path(str(files("radapt"))) / "micro" / "weights"
-_CONFIG, _OPEN_CLIP = "config.json", "open_clip_config.json"
+_CONFIG, _OPEN_CLIP = "config.json", CONFIG
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _FILES = (
     "a local folder with config.json, model.safetensors, preprocessor_config.json and the tokenizer's files (of "
@@ -63,11 +66,14 @@ def model_type(source: str, name: str) -> str:
     if file.name == _OPEN_CLIP:
         return "open_clip"
     with _reading(name, f"{_CONFIG} with a model_type"):
-        return str(json.loads(file.read_text())["model_type"])
+        content = read_json(file, error=ModelError)
+        kind = str(content["model_type"])
+    check_config(content, f"the {_CONFIG} of {name!r}")
+    return kind
 
 
-def open_clip_model(source: str, name: str) -> dict[str, Any]:
-    """``model_cfg`` of an ``open_clip_config.json``.
+def open_clip_config(source: str, name: str) -> Any:
+    """The content of an ``open_clip_config.json``.
 
     Raises:
         UnknownModelError: there is no such folder or repository.
@@ -76,15 +82,15 @@ def open_clip_model(source: str, name: str) -> dict[str, Any]:
     if Path(source).is_file():
         raise ModelError(f"{name} is a file of weights, which does not say what model it is of; name that model")
     file = _config_of(source, name)
-    with _reading(name, f"{file.name} with a model_cfg"):
-        return dict(json.loads(file.read_text())["model_cfg"])
+    with _reading(name, file.name):
+        return read_json(file, error=ModelError)
 
 
 @contextmanager
 def _reading(name: str, what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
         raise ModelError(f"{name!r} has no readable {what}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class Tokens:
         return Tokens(self.ids[rows], self.mask[rows], self.answer)
 
 
-def likelihood(logits: Tensor, ids: Tensor, mask: Tensor) -> tuple[PerSample, Flags]:
+def likelihood(logits: Tensor, ids: Tensor, mask: Tensor, ends: Sequence[int] = ()) -> tuple[PerSample, Flags]:
     """Loss of the answers at the end of the tokens, and whether greedy decoding gives them.
 
     See :meth:`radapt.models.Generative.answer_scores`.
@@ -45,9 +46,17 @@ def likelihood(logits: Tensor, ids: Tensor, mask: Tensor) -> tuple[PerSample, Fl
     Args:
         logits: at the last token of the prompts and at those of the answers, rows x (answer + 1) x vocabulary.
         ids, mask: all tokens, and which of them are no padding.
+        ends: the tokens that end an answer. Where one of them is to come, any of them will do: the loss is that of all
+            of them together.
     """
     ahead, columns = logits[:, :-1].float(), logits.shape[1] - 1
     ids, real = ids[:, -columns:], mask[:, -columns:]
-    loss = F.cross_entropy(ahead.transpose(1, 2), ids, reduction="none")
+    loss, greedy = F.cross_entropy(ahead.transpose(1, 2), ids, reduction="none"), ahead.detach().argmax(2)
+    hit = greedy == ids
+    if len(ends) > 1:
+        which = torch.tensor(ends, device=ids.device)
+        ending = torch.isin(ids, which)
+        loss = torch.where(ending, ahead.logsumexp(2) - ahead[..., which].logsumexp(2), loss)
+        hit = torch.where(ending, torch.isin(greedy, which), hit)
     mean = torch.where(real, loss, 0).sum(1) / real.sum(1)
-    return mean, ((ahead.detach().argmax(2) == ids) | ~real).all(1)
+    return mean, (hit | ~real).all(1)

@@ -1,96 +1,23 @@
-"""Tower: a thin view of the vision encoder inside any supported model, and the two places where things mount."""
+"""Tower: a thin view of the vision encoder inside any supported model, and the places where things mount."""
 
 from __future__ import annotations
 
-import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from radapt.errors import AdapterError
 from radapt.types import Pixels
 
-__all__ = ["Grid", "ImageTower", "Layout", "Mount", "PixelHook", "Tower", "image_tower", "place_tokens", "square"]
+from ._hooks import ImageHook, Mount, PixelHook
+from ._layout import Grid, Layout, square
 
-Grid = tuple[int, int]
-"""Token rows and columns of one image."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the tokens of an image lie in a sequence.
-
-    Args:
-        prefix: number of tokens before the patches (the class token).
-        merge: side of the squares of patches that lie together (Qwen-VL: 2); 1 is row by row.
-        window: side of the windows of such squares that lie together (Qwen2.5-VL), counted in squares; 0: none.
-    """
-
-    prefix: int = 0
-    merge: int = 1
-    window: int = 0
-
-    def order(self, grid: Grid) -> Tensor:
-        """Row-major patch number at each position of the sequence."""
-        height, width = grid
-        m = self.merge
-        numbers = torch.arange(height * width).view(height // m, m, width // m, m).permute(0, 2, 1, 3)
-        if not self.window:
-            return numbers.reshape(-1)
-        rows = numbers.split(self.window, 0)
-        return torch.cat([window.reshape(-1) for row in rows for window in row.split(self.window, 1)])
-
-
-class Mount(Protocol):
-    """What mounts on a tower. The hooks refer to it, so a deep copy of a model copies what is mounted on it.
-
-    Args:
-        block: the block whose attention output it maps, from 0.
-    """
-
-    block: int
-
-    def pixels(self, images: Tensor) -> Tensor:
-        """Map images (batch x channels x height x width, as normalised by the model) as they enter the tower."""
-        ...
-
-    def attention(self, output: Tensor, grids: Sequence[Grid], layout: Layout) -> Tensor:
-        """Map the attention output of its block as it enters the residual sum.
-
-        ``output`` is batch x tokens x features with one grid for all rows, or tokens x features with the images
-        of ``grids`` laid end to end.
-        """
-        ...
-
-
-def place_tokens(
-    tokens: Float[Tensor, "tokens features"], grid: Grid, to: Grid, layout: Layout
-) -> Float[Tensor, "placed features"]:
-    """Interpolate a token grid to another grid and lay it out in sequence order.
-
-    Prefix tokens are kept; patch tokens are resized bicubically, as position embeddings are.
-
-    Args:
-        tokens: prefix tokens, then patches row by row over ``grid``.
-        grid: token rows and columns of ``tokens``.
-        to: token rows and columns of the image at hand.
-        layout: the order of the tower's sequence.
-    """
-    prefix, patches = tokens[: layout.prefix], tokens[layout.prefix :]
-    if grid != to:
-        image = patches.T.reshape(1, -1, *grid).float()
-        image = F.interpolate(image, size=to, mode="bicubic", align_corners=False, antialias=True)
-        patches = image.to(patches.dtype).flatten(2)[0].T
-    if layout.merge > 1 or layout.window:
-        patches = patches[layout.order(to).to(patches.device)]
-    return torch.cat([prefix, patches])
+__all__ = ["ImageTower", "Tower", "image_tower"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,31 +70,37 @@ class Tower(ABC):
 
     def mounted(self) -> Mount | None:
         """What is mounted on this tower, if anything."""
+        hook = self._hook()
+        return None if hook is None else hook.mount
+
+    def _hook(self) -> PixelHook | None:
         hooks = (getattr(hook, "__self__", None) for hook in self.root._forward_pre_hooks.values())
-        return next((hook.mount for hook in hooks if isinstance(hook, PixelHook)), None)
+        return next((hook for hook in hooks if isinstance(hook, PixelHook)), None)
 
     def mount(self, mount: Mount) -> None:
-        """Register the two hooks; weights and state-dict keys are untouched.
+        """Register the hooks; weights and state-dict keys are untouched.
 
         Raises:
             AdapterError: something is mounted already, or the tower has no such block.
         """
         if self.mounted() is not None:
             raise AdapterError("this model already carries an adapter; detach that first: radapt.detach(model)")
-        hook, attention = self.hook(mount, self), self.attention_of(mount.block)
-        self.root.register_forward_pre_hook(hook.before, with_kwargs=True)
-        attention.register_forward_hook(hook.after)
+        attention = self.attention_of(mount.block)
+        hook = self.hook(mount, self.root, self.layout, self.patch_size, self.grid)
+        hook.handles = (
+            self.root.register_forward_pre_hook(hook.before, with_kwargs=True),
+            attention.register_forward_hook(hook.after, with_kwargs=True),
+            self.root.register_state_dict_pre_hook(hook.saving),
+        )
         _forget_compiled()
 
     def unmount(self) -> bool:
         """Remove what is mounted, so that the model is exactly as it was; say whether there was anything."""
-        mount = self.mounted()
-        if mount is None:
+        hook = self._hook()
+        if hook is None:
             return False
-        for hooks in (self.root._forward_pre_hooks, self.attention_of(mount.block)._forward_hooks):
-            for key in [k for k, h in hooks.items() if isinstance(getattr(h, "__self__", None), PixelHook)]:
-                del hooks[key]
-                self.root._forward_pre_hooks_with_kwargs.pop(key, None)
+        for handle in hook.handles:
+            handle.remove()
         _forget_compiled()
         return True
 
@@ -191,46 +124,10 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
-class PixelHook(ABC):
-    """The pair of hooks of one mount: one before the tower's root, one after an attention."""
-
-    argument: ClassVar[str]
-
-    def __init__(self, mount: Mount, tower: Tower) -> None:
-        self.mount, self.layout, self.patch_size = mount, tower.layout, tower.patch_size
-        self.grids: list[Grid] = []
-
-    def before(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Map the images, given by keyword or as the first positional argument."""
-        if kwargs.get(self.argument) is not None:
-            return args, {**kwargs, self.argument: self.change(kwargs[self.argument], args, kwargs)}
-        return (self.change(args[0], args, kwargs), *args[1:]), kwargs
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Map the attention output, alone or as the first of a tuple."""
-        if isinstance(output, tuple):
-            return (self.mount.attention(output[0], self.grids, self.layout), *output[1:])
-        return self.mount.attention(output, self.grids, self.layout)
-
-    @abstractmethod
-    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Map the pixels in the form in which they enter the root, and note the token grids of the images."""
-
-
-class _ImageHook(PixelHook):
-    argument = "pixel_values"
-
-    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        self.grids = [(pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)]
-        return self.mount.pixels(pixels)
-
-
 class ImageTower(Tower):
     """A tower that takes images as a batch and gives one row of tokens per image (CLIP, and LLaVA built on it)."""
 
-    hook = _ImageHook
+    hook = ImageHook
 
     def run(self, images: Pixels) -> None:
         self.root(pixel_values=images)
@@ -253,9 +150,3 @@ def image_tower(
         mean=mean,
         std=std,
     )
-
-
-def square(patches: int) -> Grid:
-    """Token grid of a square image."""
-    side = math.isqrt(patches)
-    return side, side

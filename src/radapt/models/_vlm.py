@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -14,18 +15,23 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from radapt.errors import InputError
-from radapt.fingerprint import digest
 from radapt.types import Embeddings, Pixels
 
+from ._identity import identity_of
+from ._mode import evaluating
 from ._tower import Tower
 
 __all__ = ["VLM", "check_texts"]
+
+_PASSES = ("encode_image", "encode_text", "encode_patches", "logits", "answer_scores", "generate")
+"""Methods that run the module: in evaluation mode, in every subclass."""
 
 
 class VLM(ABC):
     """A vision-language model behind one interface; nothing in it is ever trained in place.
 
     What it does with texts is in its subclasses: :class:`ZeroShotModel`, :class:`Contrastive`, :class:`Generative`.
+    It computes in evaluation mode, without dropout, whatever the mode of the module, which stays as it is.
 
     Args:
         name: what reports call it: its name on the hub, its folder, or ``micro/...``.
@@ -39,6 +45,12 @@ class VLM(ABC):
     def __init__(self, name: str, model: nn.Module, *, image_size: tuple[int, int]) -> None:
         self.name, self.model, self.image_size = name, model, image_size
         self.input_transform: Callable[[Tensor], Tensor] | None = None
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in _PASSES:
+            if name in vars(cls):
+                setattr(cls, name, _evaluated(vars(cls)[name]))
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -57,8 +69,9 @@ class VLM(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        """Where the weights are; the CPU where accelerate fetches them for each pass."""
+        there = (parameter.device for parameter in self.model.parameters() if not parameter.is_meta)
+        return next(there, torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,8 +80,10 @@ class VLM(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
-        return digest(self.model.parameters())
+        """Hash of all that decides its outputs but what is attached to it: weights, buffers and their types,
+        configuration, modules, normalisation, tokenizer, image processor, chat template."""
+        beside = {name: value for name, value in vars(self).items() if name not in ("name", "model", "input_transform")}
+        return identity_of(self.model, {**beside, "mean": self.tower.mean, "std": self.tower.std})
 
     @property
     def defended(self) -> bool:
@@ -88,6 +103,10 @@ class VLM(ABC):
             if mount is not None:
                 self.tower.mount(mount)
 
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The module in evaluation mode, for the time of a ``with`` block; its parts' own modes come back after it."""
+        return evaluating(self.model)
+
     def to(self, device: torch.device | str) -> Self:
         """Move the weights, in place."""
         self.model.to(device)
@@ -103,8 +122,8 @@ class VLM(ABC):
         return self.tower.normalize(self.transformed(pixels))
 
     def transformed(self, pixels: Pixels) -> Pixels:
-        """What the input transform, if there is one, makes of pixels in [0, 1]."""
-        return pixels if self.input_transform is None else self.input_transform(pixels)
+        """What the input transform, if there is one, makes of a copy of pixels in [0, 1]."""
+        return pixels if self.input_transform is None else self.input_transform(pixels.clone())
 
     @abstractmethod
     def encode_image(self, pixels: Pixels) -> Embeddings:
@@ -124,6 +143,15 @@ class VLM(ABC):
     @abstractmethod
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write weights (in ``dtype``), tokenizer and processor in the model's own format."""
+
+
+def _evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def run(self: VLM, *args: Any, **settings: Any) -> Any:
+        with self.evaluating():
+            return method(self, *args, **settings)
+
+    return run
 
 
 def check_texts(texts: Sequence[str]) -> None:

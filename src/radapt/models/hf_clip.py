@@ -10,8 +10,9 @@ from torch import nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ._dual import DualEncoder
+from ._layout import Layout
 from ._pretrained import image_processor, pretrained
-from ._tower import Layout, Tower, image_tower
+from ._tower import Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "clip", "load", "tower"]
 

@@ -64,7 +64,7 @@ class Llava(Generative):
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
-        return torch.as_tensor(values).clamp(0, 1)
+        return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
 
 class LlavaNext(Llava):
@@ -98,15 +98,22 @@ class LlavaNext(Llava):
         values = self.processor(open_image(image), do_normalize=False, size=size, crop_size=crop, return_tensors="pt")[
             "pixel_values"
         ][0]
-        return torch.as_tensor(values).clamp(0, 1)
+        return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
 
 def llava(name: str, model: Any, tokenizer: Any, processor: Any, template: str = TEMPLATE) -> Llava:
     """A ``LlavaForConditionalGeneration`` or ``LlavaNextForConditionalGeneration`` with its parts.
 
     Raises:
-        ModelError: a LLaVA-NeXT that was not trained on a square of two by two tiles.
+        ModelError: a LLaVA-NeXT that was not trained on a square of two by two tiles, or features of the tower that it
+            does not have.
     """
+    count, chosen = len(tower(model).blocks), model.config.vision_feature_layer
+    for layer in chosen if isinstance(chosen, list | tuple) else [chosen]:
+        if type(layer) is not int or not 1 <= abs(layer) <= count:
+            raise ModelError(
+                f"{name}: vision_feature_layer must be a block from 1 to {count} or from -{count} to -1, got {layer!r}"
+            )
     side = int(model.config.vision_config.image_size)
     next_ = model.config.model_type == "llava_next"
     if next_ and [2 * side, 2 * side] not in [list(each) for each in model.config.image_grid_pinpoints]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,20 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from radapt.errors import ModelError
 from radapt.images import open_image
+from radapt.schema import read_json
 from radapt.types import Embeddings, Pixels
 
-from ._convert import config_of, convert, fill, first_line, read_weights
+from ._convert import check_fit, convert, fill, first_line, read_weights
 from ._dual import DualEncoder
-from ._pretrained import checked_processor, load_tokenizer, warn_normalisation
-from ._tower import Layout, PixelHook, Tower
+from ._hooks import ImageHook
+from ._layout import Grid, Layout
+from ._open_clip_config import CONFIG, config_of, processor_of
+from ._pretrained import check_normalisation, checked_processor, load_tokenizer, warn_normalisation
+from ._tower import Tower
 from ._vlm import VLM, check_texts
 from ._zero_shot import Contrastive
 from .hf_clip import clip
@@ -34,23 +36,17 @@ __all__ = ["CONFIG", "LOADS", "MODEL_TYPES", "WEIGHTS", "OpenClip", "OpenClipTow
 MODEL_TYPES = ("CLIP", "CustomTextCLIP")
 """Names of the classes, as its objects have no ``config.model_type``."""
 LOADS = ("open_clip", *MODEL_TYPES)
-CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-class _Hook(PixelHook):
+class _Hook(ImageHook):
     argument = "x"
 
-    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        self.grids = [(pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)]
-        return self.mount.pixels(pixels)
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def blend(self, module: nn.Module, hidden: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Map the output of ``nn.MultiheadAttention``, whose first axis may be the tokens."""
-        if module.batch_first:
-            return super().after(module, args, output)
-        changed = self.mount.attention(output[0].transpose(0, 1), self.grids, self.layout)
-        return changed.transpose(0, 1), *output[1:]
+        if getattr(module, "batch_first", True):  # open_clip's own attention, as with qk_norm, has no other order
+            return super().blend(module, hidden, grids)
+        return super().blend(module, hidden.transpose(0, 1), grids).transpose(0, 1)
 
 
 class OpenClipTower(Tower):
@@ -67,11 +63,23 @@ def tower(model: nn.Module) -> Tower:
     """Vision encoder of an ``open_clip.CLIP`` or ``CustomTextCLIP``.
 
     Raises:
-        ModelError: it is no plain vision transformer.
+        ModelError: it is no vision transformer of open_clip's own, for square images, with one embedding per image.
     """
     root: Any = model.visual
-    if not hasattr(root, "conv1") or not hasattr(root, "transformer"):
-        raise ModelError(f"an open_clip model with a {type(root).__name__} cannot carry an adapter; allowed is a ViT")
+    if not all(hasattr(root, each) for each in ("conv1", "transformer", "grid_size", "image_size")):
+        raise ModelError(
+            f"an open_clip model with a {type(root).__name__} cannot carry an adapter or be loaded; allowed is "
+            "open_clip's own vision transformer"
+        )
+    height, width = root.image_size
+    if height != width:
+        raise ModelError(f"an open_clip model for images of {height} x {width} cannot be loaded; allowed is a square")
+    if getattr(root, "output_tokens", False):
+        raise ModelError(
+            "an open_clip model whose output_tokens is true cannot be loaded; set visual.output_tokens = False"
+        )
+    if getattr(root, "pool_type", "tok") == "none":
+        raise ModelError("an open_clip model whose pool_type is 'none' has no image embedding; allowed are tok, avg")
     return OpenClipTower(
         root=root,
         patch_embedding=root.conv1,
@@ -101,9 +109,11 @@ class OpenClip(Contrastive):
     def __init__(
         self, name: str, model: Any, tokenizer: Any, normalisation: tuple[Sequence[float], Sequence[float]] | None
     ) -> None:
-        height, width = model.visual.image_size
-        super().__init__(name, model, image_size=(height, width))
+        tower(model)  # which refuses what is no vision transformer
+        side = int(model.visual.image_size[0])
+        super().__init__(name, model, image_size=(side, side))
         self.tokenizer, self._normalisation = tokenizer, normalisation
+        self._images = processor_of(getattr(model.visual, "preprocess_cfg", {}), name, side)
 
     @property
     def tower(self) -> Tower:
@@ -131,13 +141,19 @@ class OpenClip(Contrastive):
                 f"{self.name} came without a tokenizer; pass open_clip's: "
                 "radapt.load(model, tokenizer=open_clip.get_tokenizer(...))"
             )
+        tokens = self.tokenizer(list(texts))
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) != len(texts):
+            raise ModelError(
+                f"the tokenizer of {self.name} must give the tokens of each text as a row of one tensor, as "
+                f"open_clip.get_tokenizer(...) does; got {type(tokens).__name__}"
+            )
         with torch.no_grad():
-            embedding: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
+            embedding: Tensor = self.model.encode_text(tokens.to(self.device))
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
-        values = _processor({}, self.image_size[0])(open_image(image), do_normalize=False, return_tensors="pt")
-        return torch.as_tensor(values["pixel_values"][0]).clamp(0, 1)
+        values = self._images(open_image(image), do_normalize=False, return_tensors="pt")
+        return torch.as_tensor(values["pixel_values"][0], device="cpu").clamp(0, 1)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         raise ModelError(
@@ -164,7 +180,8 @@ def load(
         processor: its image processor, or the transform that open_clip makes; None: mean and standard deviation are
             those of the configuration, or those that a model object has.
         base: for a file, which does not say what model it is of: the CLIP that it was trained from. A file that holds a
-            vision tower alone, as RobustVLM publishes them, takes the text encoder of that, too.
+            vision tower alone, as RobustVLM publishes them, takes the text encoder of that, too. An adapter that it
+            carries stays its own.
         dtype: of the weights.
 
     Raises:
@@ -173,14 +190,16 @@ def load(
     if isinstance(source, nn.Module):
         return _wrapped(source, name, tokenizer, processor)
     file, config, here = _files(str(source), name)
+    settings = None if config is None else config_of(config, name)
     weights = convert(read_weights(file))
-    if config is None:
+    if settings is None:
         if not isinstance(base, DualEncoder):
             raise ModelError(
                 f"{name} is a file of weights, which does not say what model it is of; name the CLIP that it was "
                 'trained from: radapt.load(file, base="openai/clip-vit-large-patch14")'
             )
         own = copy.deepcopy(base.model)
+        base._tower(own).unmount()
         whole = not all(key.startswith(("vision_model.", "visual_projection.")) for key in weights)
         fill(own, weights, name, part="" if whole else "vis")
         return clip(
@@ -189,12 +208,14 @@ def load(
             tokenizer or base.tokenizer,
             base.processor if processor is None else checked_processor(processor),
         )
-    model: Any = CLIPModel(config_of(_entry(config, "model_cfg", name)))
+    with torch.device("meta"):  # nothing is made of a size that the weights do not have
+        check_fit(CLIPModel(settings), weights, name)
+    model: Any = CLIPModel(settings)
     fill(model, weights, name)
     if tokenizer is None:
         tokenizer = load_tokenizer(here, name, model.config.text_config.vocab_size)
     if processor is None:
-        processor = _processor(config, model.config.vision_config.image_size)
+        processor = processor_of(config.get("preprocess_cfg", {}), name, model.config.vision_config.image_size)
     return clip(name, model.to(dtype), tokenizer, checked_processor(processor))
 
 
@@ -204,16 +225,18 @@ def _wrapped(model: Any, name: str, tokenizer: Any, processor: Any) -> OpenClip:
         steps = [processor, *getattr(processor, "transforms", ())]  # torchvision's Compose ends with Normalize
         normalise = next((step for step in reversed(steps) if hasattr(step, "mean") and hasattr(step, "std")), None)
         if normalise is not None:
+            check_normalisation(normalise.mean, normalise.std)
             return OpenClip(name, model, tokenizer, (normalise.mean, normalise.std))
         images = checked_processor(processor)
         return OpenClip(name, model, tokenizer, (images.image_mean, images.image_std))
     wrapped = OpenClip(name, model, tokenizer, None)
+    check_normalisation(wrapped.tower.mean, wrapped.tower.std)
     if getattr(model.visual, "image_mean", None) is None:
         warn_normalisation(name, wrapped.tower.mean, wrapped.tower.std)
     return wrapped
 
 
-def _files(source: str, name: str) -> tuple[Path, dict[str, Any] | None, str]:
+def _files(source: str, name: str) -> tuple[Path, Any, str]:
     """The weights, the configuration where there is one, and where a tokenizer may lie."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -225,41 +248,23 @@ def _files(source: str, name: str) -> tuple[Path, dict[str, Any] | None, str]:
     try:
         if path.is_dir():
             weights = [path / each for each in WEIGHTS if (path / each).exists()]
-            text = (path / CONFIG).read_text()
+            file = path / CONFIG
         else:
-            text, weights = Path(hf_hub_download(repository, CONFIG)).read_text(), []
+            file, weights = Path(hf_hub_download(repository, CONFIG)), []
             for each in WEIGHTS:
                 try:
                     weights.append(Path(hf_hub_download(repository, each)))
                     break
                 except (EntryNotFoundError, LocalEntryNotFoundError):
                     continue
-        config: dict[str, Any] = json.loads(text)
+        config = read_json(file, error=ModelError) or {}
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"cannot fetch {name!r} from the hub ({type(error).__name__}). Without network, pass a local folder with "
             f"{CONFIG} and {WEIGHTS[0]}, or set HF_HOME to a filled cache; for a gated repository set HF_TOKEN"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModelError) as error:
         raise ModelError(f"{name!r} has no readable {CONFIG}: {first_line(error)}") from error
     if not weights:
         raise ModelError(f"{name!r} has no weights; expected is one of {', '.join(WEIGHTS)}")
     return weights[0], config, repository
-
-
-def _entry(config: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
-    entry = config.get(key)
-    if not isinstance(entry, Mapping):
-        raise ModelError(f"the {CONFIG} of {name!r} lacks {key}")
-    return entry
-
-
-def _processor(config: Mapping[str, Any], side: int) -> CLIPImageProcessorPil:
-    steps = config.get("preprocess_cfg", {})
-    mean, std = steps.get("mean", OPENAI_CLIP_MEAN), steps.get("std", OPENAI_CLIP_STD)
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=list(mean),
-        image_std=list(std),
-    )

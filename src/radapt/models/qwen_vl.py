@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from radapt.images import open_image
 from radapt.types import Pixels
 
 from ._generative import Generative, chat_template
+from ._hooks import PixelHook
+from ._layout import Grid, Layout, numbers, square
 from ._pretrained import image_processor, pretrained
-from ._tower import Layout, PixelHook, Tower, square
+from ._tower import Tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "TEMPLATE", "PackedTower", "QwenVL", "load", "patchify", "qwen_vl", "tower"]
 
@@ -54,23 +57,26 @@ def patchify(images: Pixels, frames: int, patch_size: int, merge: int) -> Tensor
 
 
 class _PackedHook(PixelHook):
-    """Unfolds the patches of each image into frames, maps the frames and folds them back; exact and differentiable."""
+    """Unfolds the patches into frames, maps the frames and folds them back; exact and differentiable."""
 
     argument = "hidden_states"
 
-    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        grids = (kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]).tolist()
-        self.grids = [(h, w) for t, h, w in grids for _ in range(t)]
-        parts = pixels.split([t * h * w for t, h, w in grids])
+    def grids(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Grid, ...]:
+        shapes = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+        return tuple((h, w) for t, h, w in numbers(shapes) for _ in range(t))
+
+    def change(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
+        parts = pixels.split([h * w for h, w in grids])
         return torch.cat([self._one(part, *grid) for part, grid in zip(parts, grids, strict=True)])
 
-    def _one(self, patches: Tensor, t: int, h: int, w: int) -> Tensor:
+    def _one(self, patches: Tensor, h: int, w: int) -> Tensor:
+        """Map the frames of one grid of patches, each of which holds all of them."""
         m, p = self.layout.merge, self.patch_size
         frames = patches.shape[1] // (3 * p * p)
-        folded = patches.view(t, h // m, w // m, m, m, 3, frames, p, p)
-        images = folded.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(t * frames, 3, h * p, w * p)
+        folded = patches.view(h // m, w // m, m, m, 3, frames, p, p)
+        images = folded.permute(5, 4, 0, 2, 6, 1, 3, 7).reshape(frames, 3, h * p, w * p)
         images = self.mount.pixels(images)
-        folded = images.view(t, frames, 3, h // m, m, p, w // m, m, p).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        folded = images.view(frames, 3, h // m, m, p, w // m, m, p).permute(2, 5, 3, 6, 1, 0, 4, 7)
         return folded.reshape(patches.shape)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ._dual import DualEncoder
+from ._layout import Layout
 from ._pretrained import image_processor, pretrained
-from ._tower import Layout, Tower, image_tower
+from ._tower import Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "load", "siglip", "tower"]
 

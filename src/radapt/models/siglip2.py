@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from radapt.images import open_image
 from radapt.types import Embeddings, Pixels
 
 from ._dual import DualEncoder
+from ._hooks import PixelHook
+from ._layout import Grid, Layout, numbers
 from ._pretrained import image_processor, pretrained
-from ._tower import Grid, Layout, PixelHook, Tower, image_tower
+from ._tower import Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "PatchTower", "Siglip2", "load", "patchify", "siglip2", "tower", "unpatchify"]
 
@@ -57,28 +60,29 @@ class _PatchHook(PixelHook):
 
     argument = "pixel_values"
 
-    def change(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def grids(self, pixels: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Grid, ...]:
         shapes = kwargs["spatial_shapes"] if "spatial_shapes" in kwargs else args[2]
-        self.grids = [(rows, columns) for rows, columns in shapes.tolist()]
+        return tuple((rows, columns) for rows, columns in numbers(shapes))
+
+    def change(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
         changed = pixels.clone()
-        for grid in dict.fromkeys(self.grids):
-            which = [row for row, each in enumerate(self.grids) if each == grid]
+        for grid in dict.fromkeys(grids):
+            which = [row for row, each in enumerate(grids) if each == grid]
             tokens = grid[0] * grid[1]
             images = self.mount.pixels(unpatchify(pixels[which, :tokens], grid, self.patch_size))
             changed[which, :tokens] = patchify(images, self.patch_size)
         return changed
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Map the attention output, the first of a tuple, of all tokens that are no padding."""
-        hidden = output[0]
-        tokens = [rows * columns for rows, columns in self.grids]
-        if len(set(self.grids)) == 1 and tokens[0] == hidden.shape[1]:
-            return self.mount.attention(hidden, self.grids[:1], self.layout), *output[1:]
-        real = torch.arange(hidden.shape[1]) < torch.tensor(tokens)[:, None]
+    def blend(self, module: nn.Module, hidden: Tensor, grids: Sequence[Grid]) -> Tensor:
+        """Map the attention output of all tokens that are no padding."""
+        tokens = [rows * columns for rows, columns in grids]
+        if len(set(grids)) == 1 and tokens[0] == hidden.shape[1]:
+            return self.mount.attention(hidden, grids[:1], self.layout)
+        real = torch.arange(hidden.shape[1], device="cpu") < torch.tensor(tokens, device="cpu")[:, None]
         real = real.to(hidden.device)
         changed = hidden.clone()
-        changed[real] = self.mount.attention(hidden[real], self.grids, self.layout)
-        return changed, *output[1:]
+        changed[real] = self.mount.attention(hidden[real], grids, self.layout)
+        return changed
 
 
 class PatchTower(Tower):
@@ -131,7 +135,7 @@ class Siglip2(DualEncoder):
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         patches = self.processor(open_image(image), do_normalize=False, return_tensors="pt")
         rows, columns = patches["spatial_shapes"][0].tolist()
-        values = torch.as_tensor(patches["pixel_values"][:1, : rows * columns])
+        values = torch.as_tensor(patches["pixel_values"][:1, : rows * columns], device="cpu")
         return unpatchify(values, (rows, columns), self.processor.patch_size)[0].clamp(0, 1)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from radapt.errors import SettingsError
 from radapt.registry import nearest
-from radapt.results import Results
+from radapt.results import Results, with_worst_cases
 from radapt.results.sweep import curves
 
 from . import html
@@ -59,7 +59,7 @@ def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = 
         if name not in FORMATS:
             raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
     with Results(path, read_only=True) as store:
-        results = store.all()
+        results = with_worst_cases(store)
         table = tabulate(results)
         makers: dict[str, Callable[[], dict[str, bytes]]] = {
             "md": lambda: {"table.md": markdown_text(table).encode()},
@@ -83,7 +83,7 @@ def print_table(store: Results, console: Console) -> None:
     Raises:
         ResultsError: there are no results.
     """
-    console.print(terminal(tabulate(store.all())))
+    console.print(terminal(tabulate(with_worst_cases(store))))
 
 
 def _tradeoffs(table: Table, kind: str) -> dict[str, bytes]:

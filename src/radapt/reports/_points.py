@@ -18,7 +18,10 @@ _Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """(percent, low, high) of a method, each the mean over the same ``over`` datasets; ``index`` gives its colour."""
+    """(percent, low, high) of a method, each the mean over the same ``over`` datasets; ``index`` gives its colour.
+
+    ``marks`` are the footnotes of its white-box results: with any, these are not to be trusted.
+    """
 
     method: str
     index: int
@@ -26,6 +29,7 @@ class Point:
     transfer: _Interval | None
     white_box: _Interval | None
     over: int
+    marks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequenc
         transfer=means.get("transfer"),
         white_box=means.get("white-box"),
         over=len(common),
+        marks=tuple(sorted({mark for at in common if (cell := cells["white-box"][at]) for mark in cell.marks})),
     )
 
 

@@ -12,30 +12,37 @@ FALLS = 0.1
 
 
 def sentences(table: Table) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Per threat and task a headline, then (method, what happened to it), the largest loss first."""
+    """Per threat and task a headline, then (method, what happened to it), the highest white-box result first."""
     summary = []
     for panel in panels_of(table, mean=True):
-        points = sorted(panel.points, key=_loss, reverse=True)
+        points = sorted(panel.points, key=_order, reverse=True)
         outcomes = [(point.method, _sentence(panel, point)) for point in points if point.transfer or point.white_box]
         summary.append((_headline(panel, points), outcomes))
     return summary
 
 
-def _loss(point: Point) -> float:
-    return point.transfer[0] - point.white_box[0] if point.transfer and point.white_box else -1000.0
+def _order(point: Point) -> tuple[bool, bool, float]:
+    """What may be trusted first, then what was measured at all, the highest first."""
+    return bool(point.white_box) and not point.marks, bool(point.white_box), (point.white_box or (0.0,))[0]
 
 
 def _headline(panel: Panel, points: list[Point]) -> str:
-    """The highest white-box result, of methods measured on every dataset."""
-    measured = [(point.white_box[0], point) for point in points if point.white_box and point.over == panel.total]
+    """The highest white-box result without a flag, of methods measured on every dataset."""
     where = f"{panel.threat}, {panel.title}"
+    measured = [(point.white_box[0], point) for point in points if point.white_box and point.over == panel.total]
     if not measured:
         return f"{where}: no method has a white-box result on every data set, so none can be called robust."
-    percent, best = max(measured, key=lambda pair: pair[0])
+    trusted = [(percent, point) for percent, point in measured if not point.marks]
+    flagged = [point.method for _, point in measured if point.marks]
+    left_out = f" Flagged, and so not compared: {', '.join(flagged)}." if flagged else ""
+    if not trusted:
+        return f"{where}: the sanity checks raise flags on every white-box result, so none is to be trusted."
+    percent, best = max(trusted, key=lambda pair: pair[0])
     if percent < FALLS * best.clean[0]:
-        return f"{where}: every method that was attacked white-box falls."
+        several = "every method that was attacked white-box falls" if len(trusted) > 1 else f"{best.method} falls"
+        return f"{where}: {several}.{left_out}"
     few = "" if len(measured) > 1 else ", the only one measured"
-    return f"{where}: {best.method} has the highest white-box {panel.noun}, {percent:.1f} %{few}."
+    return f"{where}: {best.method} has the highest white-box {panel.noun}, {percent:.1f} %{few}.{left_out}"
 
 
 def _sentence(panel: Panel, point: Point) -> str:
@@ -47,21 +54,20 @@ def _sentence(panel: Panel, point: Point) -> str:
             f"{start}{transfer} against transferred attacks; white-box not measured, so this says nothing about an "
             "attacker who knows the defence."
         )
-    falls = point.white_box[0] < FALLS * point.clean[0]
+    against = f"{point.transfer[0]:.1f} % against transferred attacks, " if point.transfer else ""
+    end = f"{start}{against}{point.white_box[0]:.1f} % against white-box attacks"
+    # Rounded first, as the reader would subtract.
+    lost = round(point.clean[0], 1) - round(point.white_box[0], 1)
+    if point.white_box[0] < FALLS * point.clean[0]:
+        return f"{end}: it falls to an attacker who knows it ({lost:.1f} of {point.clean[0]:.1f} points lost)."
+    if point.marks:
+        notes = ", ".join(f"[{mark}]" for mark in point.marks)
+        return f"{end}, with flags {notes}: the true figure may be far lower; do not trust it."
     if point.transfer is None:
-        end = f"{point.white_box[0]:.1f} % against a white-box attack"
-        return f"{start}{end}{': it falls' if falls else ''}."
-    drop = round(point.transfer[0], 1) - round(point.white_box[0], 1)  # as the reader would subtract
-    end = (
-        f"{point.transfer[0]:.1f} % against transferred attacks, {point.white_box[0]:.1f} % against a white-box attack"
-    )
-    if point.white_box[1] > point.transfer[2]:
-        return (
-            f"{start}{end}: the white-box attack is weaker than the transferred one, a sign of masked gradients or of "
-            "an attack that has not converged; do not trust the white-box result."
-        )
-    if falls:
-        return f"{start}{end}: it falls to an attacker who knows it ({drop:.1f} points lost)."
+        return f"{end}: {lost:.1f} of {point.clean[0]:.1f} points lost."
     if point.white_box[2] < point.transfer[1]:
-        return f"{start}{end}: {drop:.1f} points less."
-    return f"{start}{end}: no difference beyond the intervals."
+        drop = round(point.transfer[0], 1) - round(point.white_box[0], 1)
+        return (
+            f"{end}: {lost:.1f} of {point.clean[0]:.1f} points lost, {drop:.1f} more than against transferred attacks."
+        )
+    return f"{end}: {lost:.1f} of {point.clean[0]:.1f} points lost, no more than against transferred attacks."

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from radapt.errors import SettingsError
-from radapt.results import Results, Setting
+from radapt.results import Results, Setting, with_worst_cases
 from radapt.results.plots import Plot
 
 from ._files import slugs, write
@@ -62,6 +62,8 @@ class _Shown:
     table: Table | None
     folded: bool
     flagged: list[tuple[int, str, list[str]]]
+    unchecked: int
+    total: int
     headlines: list[tuple[str, list[tuple[str, str]]]]
     shared: dict[str, str]
     varying: list[str]
@@ -96,7 +98,7 @@ def _shown(part: Part, anchor: str) -> _Shown:
     results = []
     if part.results is not None:
         with Results(part.results, read_only=True) as store:
-            results = store.all()
+            results = with_worst_cases(store)
     table = None if part.results is None else tabulate(results)
     figures = [_figure(plot, f"{anchor}-{at}") for at, plot in enumerate(part.plots)]
     if table and not figures:
@@ -116,6 +118,8 @@ def _shown(part: Part, anchor: str) -> _Shown:
         table=table,
         folded=table is not None and sum(len(section.lines) for section in table.sections) > _LONG,
         flagged=flagged(results, table.notes) if table else [],
+        unchecked=sum(not result.checked for result in results),
+        total=len(results),
         headlines=sentences(table) if table else [],
         shared=shared,
         varying=[name for name in varying[0] if name in _SETTINGS],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 from radapt.errors import ResultsError
-from radapt.results import Example, Result, Results
+from radapt.results import WORST_CASE, Example, Result, Results, with_worst_cases
 from radapt.results.labels import ball_text, eps_text
 
 from ._page import address, inline, render
@@ -50,7 +50,7 @@ def page(store: Results, *, title: str = "Robustness report", max_examples: int 
     Raises:
         ResultsError: there are no results, or an example is not an image.
     """
-    results = store.all()
+    results = with_worst_cases(store)
     table = tabulate(results)
     shared, varying = settings(results)
     means = panels_of(table, mean=True)
@@ -65,6 +65,8 @@ def page(store: Results, *, title: str = "Robustness report", max_examples: int 
         small=[panel_plot(panel, (3.9, 3.2), labels=False, anchor=f"part{at}") for at, panel in enumerate(parts)],
         methods=methods,
         flagged=flagged(results, table.notes),
+        unchecked=sum(not result.checked for result in results),
+        total=len(results),
         examples=_examples(store, results, max_examples),
         shared=shared,
         varying=varying,
@@ -113,7 +115,8 @@ def panel_plot(panel: Panel, size: tuple[float, float], *, labels: bool, anchor:
 
 def _examples(store: Results, results: Sequence[Result], limit: int) -> list[_Shown]:
     """In turn from every setting, so that a limit leaves some of each."""
-    queues = [(result, store.examples(result.setting)) for result in results]
+    measured = [result for result in results if result.main and result.setting.attack != WORST_CASE]
+    queues = [(result, store.examples(result.setting)) for result in measured]
     longest = max(len(queue) for _, queue in queues)
     turns = [(result, queue[at]) for at in range(longest) for result, queue in queues if at < len(queue)][:limit]
     place = {id(result): at for at, (result, _) in enumerate(queues)}

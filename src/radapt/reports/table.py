@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from radapt.errors import ResultsError
-from radapt.results import Result, Setting
+from radapt.results import WORST_CASE, Result
 from radapt.results.intervals import mean_interval
-from radapt.results.labels import ball_text, noun, places_of, title_of
-from radapt.results.records import KINDS, Kind
+from radapt.results.labels import places_of, title_of
+
+from ._columns import Column, columns_of, identify, options_text, ordered, plain, worst_of
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "plain", "rows", "tabulate"]
 
@@ -27,7 +25,8 @@ class Cell:
         n: number of samples; of all datasets together in a mean.
         partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``); empty for nothing.
         unpaired: for a transfer result, what is missing of its white-box partner; empty for nothing.
-        marks: numbers of the footnotes that belong to it.
+        marks: numbers of the footnotes that belong to it: a result with one is not to be trusted.
+        checked: whether the sanity checks ran on it.
     """
 
     percent: float
@@ -37,30 +36,7 @@ class Cell:
     partial: str = ""
     unpaired: str = ""
     marks: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """``group`` names the threat (empty for the clean column), ``name`` the column within its group."""
-
-    kind: Kind
-    norm: str = ""
-    eps: float = 0.0
-    group: str = ""
-    name: str
-
-    @property
-    def threat(self) -> tuple[str, float]:
-        """The ball that both partners, transfer and white-box, share."""
-        return self.norm, self.eps
-
-    @property
-    def title(self) -> str:
-        """Full title, for formats with a single line of headings."""
-        if not self.group:
-            return self.name
-        name, bracket, rest = self.name.partition(" (") if self.kind == "white-box" else (self.name, "", "")
-        return f"{name}, {self.group}{bracket}{rest}"
+    checked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +71,6 @@ class Table:
     remarks: tuple[str, ...]
 
 
-def plain(text: object) -> str:
-    """Text that every format can hold: control characters and lone surrogates become a visible replacement."""
-    return "".join(
-        "\ufffd" if unicodedata.category(character) in ("Cc", "Cs") else character for character in str(text)
-    )
-
-
 def rows(results: Iterable[Result]) -> list[dict[str, object]]:
     """The results as a flat list of JSON objects."""
     return [result.row() for result in results]
@@ -110,8 +79,10 @@ def rows(results: Iterable[Result]) -> list[dict[str, object]]:
 def tabulate(results: Sequence[Result]) -> Table:
     """Arrange results in a table.
 
-    A method's name is split by model and adapter, and a column by the attack's options and seed, only where two
-    results would otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
+    Where several attacks are known in a ball, their worst case (see ``with_worst_cases``) is the robust accuracy, and
+    no attack alone is called that. A method's name is split by model and adapter, and a column by the attack's options
+    and seed, only where two results would otherwise share a cell. The mean over datasets weighs them equally; see
+    ``mean_interval``.
 
     Raises:
         ResultsError: there are no results.
@@ -121,12 +92,15 @@ def tabulate(results: Sequence[Result]) -> Table:
     settings = [result.setting for result in results]
     places = places_of(settings)
     lesser = {place for place, result in zip(places, results, strict=True) if not result.main}
-    lines, threats = _identify(settings, places)
+    lines, threats = identify(settings, places)
     grid: dict[tuple[Any, Any, Any], Result] = {}
     for place, line, threat, result in zip(places, lines, threats, results, strict=True):
         grid[place, line, threat] = result  # the last one registered wins
-    order = sorted(dict.fromkeys(threats), key=lambda threat: _rank(threat, list(dict.fromkeys(threats))))
-    columns = _columns(order, {place[0] for place in places})
+    order = ordered(threats)
+    for (place, line, threat), result in list(grid.items()):  # where one attack is all there is, it is the worst case
+        if threat[0] == "white-box" and worst_of(threat) in order:
+            grid.setdefault((place, line, worst_of(threat)), result)
+    columns = columns_of(order, {place[0] for place in places})
     names = {line: plain(" · ".join(part or "no adapter" for part in line)) for line in dict.fromkeys(lines)}
     notes: dict[str, int] = {}
     sections: list[Section] = []
@@ -148,56 +122,6 @@ def tabulate(results: Sequence[Result]) -> Table:
     )
 
 
-def _refine(names: Sequence[Any], others: Sequence[Any], values: Sequence[str]) -> list[Any]:
-    """Lengthen each name under which two values would share a place."""
-    values_at = defaultdict(set)
-    for name, other, value in zip(names, others, values, strict=True):
-        values_at[name, other].add(value)
-    clashing = {name for (name, _), different in values_at.items() if len(different) > 1}
-    return [(*name, value) if name in clashing else name for name, value in zip(names, values, strict=True)]
-
-
-def _identify(settings: Sequence[Setting], places: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[Any]]:
-    lines: list[Any] = [(setting.method,) for setting in settings]
-    threats: list[Any] = [
-        (setting.kind, setting.source, setting.norm, setting.eps, setting.attack if setting.source else "")
-        for setting in settings
-    ]
-    for values in ([s.model for s in settings], [s.adapter[:8] for s in settings]):
-        lines = _refine(lines, list(zip(places, threats, strict=True)), values)
-    for values in ([_options(s.options) for s in settings], [f"seed={s.seed}" for s in settings]):
-        threats = _refine(threats, list(zip(places, lines, strict=True)), values)
-    return lines, threats
-
-
-def _options(options: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={json.dumps(value, sort_keys=True)}" for name, value in sorted(options.items()))
-
-
-def _rank(threat: tuple[Any, ...], threats: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Clean first; then by ball, by attack as they were registered, transfer before white-box."""
-    kind, _, norm, eps, attack, *extra = threat
-    attacks = list(dict.fromkeys(other[4] for other in threats))
-    return kind != "clean", norm, eps, attacks.index(attack), extra, KINDS.index(kind), threats.index(threat)
-
-
-def _columns(order: Sequence[tuple[Any, ...]], tasks: set[str]) -> tuple[Column, ...]:
-    several = len({attack for kind, _, _, _, attack, *_ in order if kind != "clean"}) > 1
-    accuracy = "accuracy" if all(noun(task) == "accuracy" for task in tasks) else "score"
-    columns = []
-    for kind, source, norm, eps, attack, *extra in order:
-        extra_text = "".join(f", {part or 'default options'}" for part in extra)
-        ball = ball_text(norm, eps)
-        name = {
-            "clean": "clean" + extra_text,
-            "transfer": f"transfer from {source}",
-            "white-box": f"white-box (robust {accuracy})",
-        }[kind]
-        group = "" if kind == "clean" else ball + (f", {attack}" if several else "") + extra_text
-        columns.append(Column(kind=kind, norm=norm, eps=eps, group=plain(group), name=plain(name)))
-    return tuple(columns)
-
-
 def _cell(result: Result | None, notes: dict[str, int]) -> Cell | None:
     if result is None:
         return None
@@ -209,6 +133,7 @@ def _cell(result: Result | None, notes: dict[str, int]) -> Cell | None:
         n=result.n,
         partial=f"{result.n} of {result.setting.n} samples" if result.n < result.setting.n else "",
         marks=tuple(notes.setdefault(text, len(notes) + 1) for text in texts),
+        checked=result.checked,
     )
 
 
@@ -252,7 +177,8 @@ def _mean_cell(cells: Sequence[Cell], total: int) -> Cell | None:
     missing += ["not all samples"] if any(cell.partial for cell in cells) else []
     marks = tuple(sorted({mark for cell in cells for mark in cell.marks}))
     n = sum(cell.n for cell in cells)
-    return Cell(percent=percent, low=low, high=high, n=n, partial=", ".join(missing), marks=marks)
+    checked = all(cell.checked for cell in cells)
+    return Cell(percent=percent, low=low, high=high, n=n, partial=", ".join(missing), marks=marks, checked=checked)
 
 
 def _remarks(
@@ -265,12 +191,26 @@ def _remarks(
     """What a reader must know about the table as a whole."""
     remarks = ["Results in per cent with 95 % intervals (Wilson; square-and-add for means)."]
     attacks = dict.fromkeys(result.setting.attack for result in results if result.setting.source)
+    if WORST_CASE in attacks:
+        del attacks[WORST_CASE]
+        remarks.append(
+            "Worst case: of each sample the lowest score over all attacks in the ball, transferred ones included."
+        )
+    unchecked = sum(not result.checked for result in shown)
+    remarks.append(
+        f"The sanity checks were not made on {unchecked} of {len(shown)} results: no flags mean nothing there."
+        if unchecked
+        else "The sanity checks were made on all results."
+    )
     if len(attacks) == 1:
         remarks.append(f"Attack: {plain(*attacks)}.")
     if len(shown) < len(results):
         remarks.append(f"{len(results) - len(shown)} earlier results of the same cells are left out (older versions).")
     for column, threat in zip(columns, order, strict=True):
-        options = {_options(r.setting.options) for r, other in zip(results, threats, strict=True) if other == threat}
+        if threat[4] == WORST_CASE:
+            continue
+        own = [result for result, other in zip(results, threats, strict=True) if other == threat]
+        options = {options_text(result.setting.options) for result in own}
         if len(options) > 1:
             remarks.append(
                 f"{column.title}: the attack's settings are not the same for every result; see the settings."

@@ -4,8 +4,10 @@ from .intervals import mean_interval, ratio_interval, score_interval, wilson
 from .metrics import summarise
 from .records import Example, Result, Sample, Setting
 from .store import Results
+from .worst_case import WORST_CASE, with_worst_cases
 
 __all__ = [
+    "WORST_CASE",
     "Example",
     "Result",
     "Results",
@@ -16,4 +18,5 @@ __all__ = [
     "score_interval",
     "summarise",
     "wilson",
+    "with_worst_cases",
 ]

@@ -27,7 +27,6 @@ class Setting:
     Args:
         method: name of the defended model in reports (``R-Adapt_CLIP``).
         model: name or path of the model.
-        weights: hash of its weights, followed by a colon and that of the source's where that is another model.
         adapter: fingerprint of the attached adapter; empty for none.
         task, dataset, split, n: what was asked, on which samples (the first ``n`` of the split).
         metric: what the score of a sample, and so the result, measures.
@@ -38,11 +37,13 @@ class Setting:
         options: the attack's other settings.
         seed: seed of the per-sample random numbers.
         version: version of the library.
+        depends: what else the result depends on, by name: hashes of the ``model`` (weights, configuration,
+            normalisation, tokenizer), of that of the ``source`` where it is another, and of the ``content`` of the
+            dataset that all samples share (its card, classes and prompts); and the versions of what computes it.
     """
 
     method: str
     model: str
-    weights: str = ""
     adapter: str = ""
     task: str = "zero-shot"
     dataset: str
@@ -56,12 +57,23 @@ class Setting:
     options: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     version: str
+    depends: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Hash of the setting without its label, its ``n`` and its metric: more samples extend a result."""
-        content = {name: value for name, value in asdict(self).items() if name not in ("method", "n", "metric")}
-        return digest_of(content)
+        return self._digest("method", "n", "metric")
+
+    @property
+    def question(self) -> str:
+        """Hash of what was asked: of several results that answer one question, the last that was asked for counts.
+
+        Unlike ``key``, it leaves out what may have changed in between: weights, the content of a card, versions.
+        """
+        return self._digest("n", "metric", "version", "depends")
+
+    def _digest(self, *without: str) -> str:
+        return digest_of({name: value for name, value in asdict(self).items() if name not in without})
 
     @property
     def kind(self) -> Kind:
@@ -84,6 +96,7 @@ class Sample:
         loss: the attack's loss; None without an attack.
         iterations, forwards, backwards: of the attack: its steps and the passes of the model.
         distance: size of the perturbation in the setting's norm, in pixel units.
+        data: hash of the image and of what is true of it: when either changes, the sample is measured again.
     """
 
     position: int
@@ -97,6 +110,7 @@ class Sample:
     forwards: int = 0
     backwards: int = 0
     distance: float = 0.0
+    data: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +137,7 @@ class Result:
         seconds: time that the samples took, over all runs that added some.
         forwards, backwards: passes of the model, summed over the samples.
         flags: what the sanity checks found, by their names; empty when nothing is wrong.
+        checked: whether the sanity checks ran on all of these samples; without them, no flags mean nothing.
         main: whether the metric is the setting's own; False for one that was measured beside it, which
             ``setting.metric`` then names.
     """
@@ -136,6 +151,7 @@ class Result:
     forwards: int
     backwards: int
     flags: Mapping[str, object]
+    checked: bool = False
     main: bool = True
 
     @property
@@ -146,8 +162,9 @@ class Result:
     def row(self) -> dict[str, object]:
         """The result as one flat JSON object."""
         setting = asdict(self.setting)
-        options = json.dumps(setting.pop("options"), sort_keys=True)
+        texts = {name: json.dumps(setting.pop(name), sort_keys=True) for name in ("options", "depends")}
         numbers = {"percent": self.percent, "low": self.low, "high": self.high, "n": self.n, "main": self.main}
         passes = {"seconds": self.seconds, "forwards": self.forwards, "backwards": self.backwards}
         flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
-        return {**setting, "kind": self.kind, **numbers, **passes, "options": options, "flags": flags}
+        signs = {"flags": flags, "checked": self.checked}
+        return {**setting, "kind": self.kind, **numbers, **passes, **texts, **signs}

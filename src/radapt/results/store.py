@@ -3,47 +3,60 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
 from radapt.errors import ResultsError
 
+from ._database import Database
 from .metrics import summarise
 from .records import Example, Result, Sample, Setting
 
 __all__ = ["Results"]
 
-_SCHEMA = 2
+_SCHEMA = 3
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (
-    key TEXT PRIMARY KEY, position INTEGER NOT NULL, setting TEXT NOT NULL,
-    seconds REAL NOT NULL DEFAULT 0, flags TEXT NOT NULL DEFAULT '{}'
+    key TEXT PRIMARY KEY, question TEXT NOT NULL, position INTEGER NOT NULL, asked INTEGER NOT NULL,
+    n INTEGER NOT NULL, setting TEXT NOT NULL, seconds REAL NOT NULL, flags TEXT NOT NULL, checked INTEGER NOT NULL,
+    samples INTEGER NOT NULL, examples INTEGER NOT NULL, checksum INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE samples (
     key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL, label INTEGER NOT NULL,
     prediction INTEGER NOT NULL, score REAL NOT NULL, also TEXT NOT NULL, answer TEXT NOT NULL, loss REAL,
-    iterations INTEGER NOT NULL,
-    forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, distance REAL NOT NULL,
+    iterations INTEGER NOT NULL, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, distance REAL NOT NULL,
+    data TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 CREATE TABLE examples (
     key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL,
     clean BLOB NOT NULL, adversarial BLOB NOT NULL, truth TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
+    checksum INTEGER NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
+_NAMES = {"meta", "settings", "samples", "examples"}
+_SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples, examples"
+_SAMPLE = ", ".join(column.name for column in fields(Sample))
+_EXAMPLE = ", ".join(column.name for column in fields(Example))
+
+
+def _checksum(key: str, values: Iterable[object]) -> int:
+    """Tells a row from the same row with any bits flipped."""
+    return zlib.crc32(repr((key, *values)).encode("utf-8", "surrogatepass"))
 
 
 class Results:
     """A results file.
 
-    Rows are committed in batches as they are computed (SQLite in WAL mode), so a killed run loses at most the batch
-    in flight and the same command continues where it was. One writer at a time: a second one gets an error.
+    Rows are committed in batches as they are computed, and lie in the one file from then on, so a killed run loses at
+    most the batch in flight and the same command continues where it was. Every row has a checksum: damaged ones are
+    never shown, and the same command measures them again. One writer at a time: a second one gets an error.
 
     Args:
         path: the SQLite file, created with its folder when missing.
@@ -54,74 +67,16 @@ class Results:
     """
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
-        self.path = Path(path)
-        self._read_only = read_only
-        if read_only and not self.path.exists():
-            raise ResultsError(f"no results file at {self.path}; make one with `radapt evaluate --results {self.path}`")
-        with self._explained():
-            if not read_only:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            target = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            self._db = sqlite3.connect(target, uri=True, timeout=5, isolation_level=None)
-        try:
-            with self._explained():
-                self._open()
-        except ResultsError:
-            self._release()
-            raise
-
-    def _open(self) -> None:
-        if not self._read_only:
-            self._lock()
-        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables and not self._read_only:
-            self._db.executescript(f"BEGIN; {_TABLES} INSERT INTO meta VALUES ('schema', '{_SCHEMA}'); COMMIT;")
-        elif not {"meta", "settings", "samples", "examples"} <= tables:
-            raise ResultsError(f"{self.path} is not a results file of this library; choose another path")
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if row is None or row[0] != str(_SCHEMA):
-            got = "none" if row is None else row[0]
-            raise ResultsError(
-                f"{self.path} has schema version {got}, this version reads {_SCHEMA}; "
-                "write to another file, or read it with the version that made it"
-            )
-        if not self._read_only:  # only now is it known to be ours, so only now is anything changed
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-
-    def _lock(self) -> None:
-        """Hold an advisory writer lock beside the file for as long as this object lives."""
-        self._guard = sqlite3.connect(self.path.with_name(self.path.name + ".lock"), timeout=0, isolation_level=None)
-        self._guard.execute("BEGIN EXCLUSIVE")
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise ResultsError(self._explain(error)) from error
-
-    def _explain(self, error: Exception) -> str:
-        text = str(error)
-        if "locked" in text:
-            return f"{self.path} is in use by another run; wait for it, or write to another file"
-        if "not a database" in text or "malformed" in text:
-            return f"{self.path} is not a results file (or is damaged): {text}"
-        if "FOREIGN KEY" in text:
-            return f"{self.path} does not know this setting; call begin(setting) before add"
-        if self._read_only and "readonly" in text:
-            return f"{self.path} was opened for reading; open it without read_only to write"
-        if isinstance(error, OSError) or "readonly" in text or "unable to open" in text:
-            verb = "read" if self._read_only else "write"
-            return f"cannot {verb} {self.path}: {text}; check that its folder exists and is yours to {verb}"
-        return f"cannot use {self.path}: {text}"
+        if not str(path):
+            raise ResultsError("the path of the results file is empty; give one, such as results.sqlite")
+        self.path = Path(path).expanduser()
+        self._file = Database(self.path, _TABLES, _NAMES, _SCHEMA, read_only=read_only)
 
     def __repr__(self) -> str:
         try:
             counts = "SELECT (SELECT COUNT(*) FROM settings), (SELECT COUNT(*) FROM samples)"
-            settings, samples = self._db.execute(counts).fetchone()
-        except (sqlite3.Error, AttributeError):  # it was closed, or never opened
+            settings, samples = self._file.read(counts)[0]
+        except ResultsError:  # it was closed
             return f"<Results {self.path}: closed>"
         return f"<Results {self.path}: {settings} settings, {samples} samples>"
 
@@ -132,92 +87,179 @@ class Results:
         self.close()
 
     def close(self) -> None:
-        """Close the file and release its lock."""
-        with suppress(sqlite3.Error):  # refused while another reads it, and then not needed
-            if not self._read_only:  # a WAL file cannot be read from a read-only folder; a plain one can
-                self._db.execute("PRAGMA journal_mode = DELETE")
-        self._release()
+        """Close the file and release its lock.
 
-    def _release(self) -> None:
-        self._db.close()
-        if hasattr(self, "_guard"):
-            self._guard.close()
+        Raises:
+            ResultsError: the file was deleted or replaced meanwhile; the message says where its content is.
+        """
+        self._file.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explained(), self._db:  # the connection commits, or rolls back on any exception
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
+    def begin(self, setting: Setting, data: Sequence[str] = ()) -> set[int]:
+        """Register a setting, as the last that was asked for, and return the positions already done.
 
-    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._explained():
-            return self._db.execute(query, values).fetchall()
-
-    def begin(self, setting: Setting) -> set[int]:
-        """Register a setting (its label and ``n`` are updated) and return the positions already done."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO settings (key, position, setting) VALUES (?, (SELECT COUNT(*) FROM settings), ?) "
-                "ON CONFLICT (key) DO UPDATE SET setting = excluded.setting",
-                (setting.key, json.dumps(asdict(setting), sort_keys=True)),
+        Args:
+            setting: its label and ``n`` are updated.
+            data: hash of each sample (``Sample.data``); a sample that was measured with another one is not done, nor
+                is one whose row is damaged.
+        """
+        key, text = setting.key, json.dumps(asdict(setting), sort_keys=True)
+        done = set[int]()
+        for position, digest, intact in self._states(key):
+            if intact and (not data or position >= len(data) or data[position] == digest):
+                done.add(position)
+        with self._file.transaction() as db:
+            stored = db.execute(f"SELECT {_SETTING}, checksum FROM settings WHERE key = ?", (key,)).fetchone()
+            if stored is not None and _checksum(key, stored[:-1]) != stored[-1]:
+                db.execute("UPDATE settings SET seconds = 0, flags = '{}', checked = 0 WHERE key = ?", (key,))
+            db.execute(
+                "INSERT INTO settings VALUES (:key, :question, (SELECT COUNT(*) FROM settings), 0, :n, :text, 0, '{}', "
+                "0, 0, 0, 0) ON CONFLICT (key) DO UPDATE SET setting = :text, question = :question, n = :n",
+                {"key": key, "question": setting.question, "n": setting.n, "text": text},
             )
-        return {row[0] for row in self._read("SELECT position FROM samples WHERE key = ?", setting.key)}
+            db.execute("UPDATE settings SET asked = 1 + (SELECT MAX(asked) FROM settings) WHERE key = ?", (key,))
+            self._seal(db, key)
+        return done
+
+    def _states(self, key: str) -> list[tuple[int, str, bool]]:
+        """Position and hash of each stored sample, and whether its row is intact."""
+        rows = self._file.read(f"SELECT {_SAMPLE}, checksum FROM samples WHERE key = ?", key)
+        at, data = (_SAMPLE.split(", ").index(name) for name in ("position", "data"))
+        return [(row[at], row[data], _checksum(key, row[:-1]) == row[-1]) for row in rows]
+
+    @staticmethod
+    def _seal(db: Any, key: str) -> None:
+        """Count all rows, so that none is missed in silence, and renew the checksum of a setting."""
+        for table in ("samples", "examples"):
+            count = f"(SELECT COUNT(*) FROM {table} WHERE key = :key)"
+            db.execute(f"UPDATE settings SET {table} = {count} WHERE key = :key", {"key": key})
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', (SELECT COUNT(*) FROM settings))")
+        row = db.execute(f"SELECT {_SETTING} FROM settings WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            db.execute("UPDATE settings SET checksum = ? WHERE key = ?", (_checksum(key, row), key))
 
     def add(
         self, setting: Setting, samples: Sequence[Sample], *, seconds: float = 0.0, examples: Iterable[Example] = ()
     ) -> None:
         """Store samples of a setting and the time they took, in one transaction."""
-        with self._transaction():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO samples VALUES (:key, :position, :label, :prediction, :score, :also, :answer, "
-                ":loss, :iterations, :forwards, :backwards, :distance)",
-                [{"key": setting.key, **asdict(each), "also": json.dumps(dict(each.also))} for each in samples],
-            )
-            self._db.executemany(
-                "INSERT OR REPLACE INTO examples VALUES (:key, :position, :clean, :adversarial, :truth, :before, "
-                ":after)",
-                [{"key": setting.key, **asdict(example)} for example in examples],
-            )
-            self._db.execute("UPDATE settings SET seconds = seconds + ? WHERE key = ?", (seconds, setting.key))
+        key = setting.key
+        with self._file.transaction() as db:
+            for table, rows in (("samples", map(_sample_row, samples)), ("examples", map(astuple, examples))):
+                for row in rows:
+                    places = ", ".join("?" * (len(row) + 2))
+                    names = _SAMPLE if table == "samples" else _EXAMPLE
+                    db.execute(
+                        f"INSERT OR REPLACE INTO {table} (key, {names}, checksum) VALUES ({places})",
+                        (key, *row, _checksum(key, row)),
+                    )
+            db.execute("UPDATE settings SET seconds = seconds + ? WHERE key = ?", (seconds, key))
+            self._seal(db, key)
 
-    def flag(self, setting: Setting, flags: Mapping[str, object]) -> None:
-        """Store the flags of the sanity checks with a setting, replacing earlier ones."""
-        with self._transaction():
-            self._db.execute("UPDATE settings SET flags = ? WHERE key = ?", (json.dumps(dict(flags)), setting.key))
+    def flag(self, setting: Setting, flags: Mapping[str, object], *, checked: int = 0) -> None:
+        """Store the flags of the sanity checks with a setting, replacing earlier ones.
 
-    def all(self) -> list[Result]:
-        """The results of every setting that has samples, in order of first registration; the own metric first."""
-        settings = self._read(
-            "SELECT key, setting, seconds, flags, COUNT(*), SUM(forwards), SUM(backwards) FROM settings "
-            "JOIN samples USING (key) GROUP BY key ORDER BY settings.position"
-        )
+        Args:
+            setting: the setting.
+            flags: what they found.
+            checked: on how many samples the checks have run; 0: not all of them did.
+        """
+        key = setting.key
+        with self._file.transaction() as db:
+            db.execute(
+                "UPDATE settings SET flags = ?, checked = ? WHERE key = ?", (json.dumps(dict(flags)), checked, key)
+            )
+            self._seal(db, key)
+
+    def checked(self, setting: Setting) -> int:
+        """On how many samples of a setting the sanity checks have run."""
+        rows = self._file.read("SELECT checked FROM settings WHERE key = ?", setting.key)
+        return int(rows[0][0]) if rows else 0
+
+    def all(self, *, superseded: bool = False) -> list[Result]:
+        """The results of every setting that has samples, in order of first registration; the own metric first.
+
+        Each is over the ``n`` first samples, as it was last asked for.
+
+        Args:
+            superseded: also those whose question was asked again since with other weights, another content of the
+                dataset's card, or another version of the library.
+
+        Raises:
+            ResultsError: a row is damaged.
+        """
+        rows = self._file.read(f"SELECT key, {_SETTING}, checksum FROM settings ORDER BY position")
+        counted = self._file.read("SELECT value FROM meta WHERE key = 'settings'")
+        if rows and counted != [(str(len(rows)),)]:
+            self._damaged("some settings")
+        for key, *values, checksum in rows:
+            if _checksum(key, values) != checksum:
+                self._damaged("a setting")
+        last = {question: asked for asked, question in sorted((row[3], row[1]) for row in rows)}
+        shown = [row for row in rows if superseded or row[3] == last[row[1]]]
+        return [result for row in shown for result in self._results(*row[:-1])]
+
+    def _results(
+        self, key: str, question: str, position: int, asked: int, n: int, text: str, seconds: float, flags: str,
+        checked: int, count: int, _: int,
+    ) -> list[Result]:  # fmt: skip
+        setting = Setting(**json.loads(text))
+        stored = self.samples(setting)
+        if len(stored) != count:
+            self._damaged(f"{abs(count - len(stored))} samples of {setting.method} on {setting.dataset}")
+        samples = [sample for sample in stored if sample.position < n]
+        if not samples:
+            return []
+        costs: dict[str, Any] = {"n": len(samples), "seconds": seconds, "checked": checked >= len(samples)}
+        costs |= {name: sum(getattr(each, name) for each in samples) for name in ("forwards", "backwards")}
+        scores = {setting.metric: [each.score for each in samples]}
+        scores |= {name: [each.also[name] for each in samples] for name in samples[0].also}
+        answers = [(each.label, each.prediction) for each in samples]
         results = []
-        for key, text, seconds, flags, n, forwards, backwards in settings:
-            query = "SELECT label, prediction, score, also FROM samples WHERE key = ? ORDER BY position"
-            rows = self._read(query, key)
-            setting = Setting(**json.loads(text))
-            costs: dict[str, Any] = {"n": n, "seconds": seconds, "forwards": forwards, "backwards": backwards}
-            also = [json.loads(row[3]) for row in rows]
-            scores = {setting.metric: [row[2] for row in rows]}
-            scores |= {name: [each[name] for each in also] for name in also[0]}
-            answers = [(row[0], row[1]) for row in rows]
-            for metric, values in scores.items():
-                percent, low, high = summarise(metric, values, answers)
-                where, main = replace(setting, metric=metric), metric == setting.metric
-                costs |= {"percent": percent, "low": low, "high": high, "main": main}
-                results.append(Result(setting=where, flags=json.loads(flags), **costs))
+        for metric, values in scores.items():
+            percent, low, high = summarise(metric, values, answers)
+            where, main = replace(setting, metric=metric), metric == setting.metric
+            costs |= {"percent": percent, "low": low, "high": high, "main": main}
+            results.append(Result(setting=where, flags=json.loads(flags), **costs))
         return results
 
     def samples(self, setting: Setting) -> list[Sample]:
-        """The samples of a setting, in order of position."""
-        rows = self._stored("samples", Sample, setting)
+        """The samples of a setting, in order of position.
+
+        Raises:
+            ResultsError: a row is damaged.
+        """
+        rows = self._stored("samples", _SAMPLE, setting)
         return [Sample(**{**row, "also": json.loads(row["also"])}) for row in rows]
 
     def examples(self, setting: Setting) -> list[Example]:
-        """The example images of a setting, in order of position."""
-        return [Example(**row) for row in self._stored("examples", Example, setting)]
+        """The example images of a setting, in order of position.
 
-    def _stored(self, table: str, kind: type, setting: Setting) -> list[dict[str, Any]]:
-        names = [column.name for column in fields(kind)]
-        query = f"SELECT {', '.join(names)} FROM {table} WHERE key = ? ORDER BY position"
-        return [dict(zip(names, row, strict=True)) for row in self._read(query, setting.key)]
+        Raises:
+            ResultsError: a row is damaged.
+        """
+        examples = [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
+        counted = self._file.read("SELECT examples FROM settings WHERE key = ?", setting.key)
+        if counted and counted[0][0] != len(examples):
+            self._damaged(f"example images of {setting.method} on {setting.dataset}")
+        return examples
+
+    def _stored(self, table: str, names: str, setting: Setting) -> list[dict[str, Any]]:
+        key = setting.key
+        rows = self._file.read(f"SELECT {names}, checksum FROM {table} WHERE key = ? ORDER BY position", key)
+        wrong = sum(_checksum(key, row[:-1]) != row[-1] for row in rows)
+        if wrong:
+            self._damaged(f"{wrong} {table} of {setting.method} on {setting.dataset}")
+        return [dict(zip(names.split(", "), row, strict=False)) for row in rows]
+
+    def _damaged(self, what: str) -> None:
+        raise ResultsError(
+            f"{self.path} is damaged: {what} are not as they were written; run the same command again, which "
+            "measures what is damaged once more, or restore a copy of the file"
+        )
+
+
+def _sample_row(sample: Sample) -> tuple[object, ...]:
+    """The columns of a sample, as SQLite gives them back."""
+    row = {**vars(sample), "also": json.dumps(dict(sample.also))}
+    row |= {name: float(row[name]) for name in ("score", "distance")}
+    row["loss"] = None if sample.loss is None or math.isnan(sample.loss) else float(sample.loss)
+    return tuple(row.values())

@@ -47,7 +47,7 @@ def save(
     """
     tensors = {f"{kind}/{name}": t.detach().contiguous() for kind, group in groups.items() for name, t in group.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value, device="cpu") for key, value in state.items()}
     metadata = {"recipe": json.dumps(recipe, sort_keys=True), "history": json.dumps(history)}
     try:
         with replacing(path) as partial:

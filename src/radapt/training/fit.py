@@ -212,7 +212,7 @@ def _averages(
     loss: Callable[[int], Tensor], parameters: Mapping[str, Tensor], step: int, accumulate: int, group: Workers
 ) -> tuple[float, list[Tensor]]:
     """Means of the loss and of its gradients over all batches of a step."""
-    total, sums = torch.zeros(()), list[Tensor]()
+    total, sums = torch.zeros((), dtype=torch.float32, device="cpu"), list[Tensor]()
     for part in range(accumulate):
         value = loss((step * accumulate + part) * group.count + group.rank)
         # Gradients of these parameters only: nothing is left on weights that happen to require them.

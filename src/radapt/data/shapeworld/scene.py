@@ -70,6 +70,8 @@ BACKGROUNDS = {
     "lavender": (0.72, 0.66, 0.90),
 }
 
+_MOST_CLUTTER = 1000
+
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "colour": tuple(COLOURS),
@@ -143,8 +145,8 @@ class World:
                 raise SettingsError(f"{name} must be from 0 to {high:.5g}, got {number}")
         if not 0 < self.contrast <= 1:
             raise SettingsError(f"contrast must be more than 0 and at most 1, got {self.contrast}")
-        if self.clutter < 0:
-            raise SettingsError(f"clutter must be 0 or more, got {self.clutter}")
+        if not 0 <= self.clutter <= _MOST_CLUTTER:
+            raise SettingsError(f"clutter must be 0 or more, at most {_MOST_CLUTTER}, got {self.clutter}")
         if self.radius is not None and not 0 < self.radius[0] <= self.radius[1] <= 0.5:
             raise SettingsError(f"radius must be two rising numbers, more than 0 and at most 0.5, got {self.radius}")
         self._check_drawable()

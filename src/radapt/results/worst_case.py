@@ -1,0 +1,88 @@
+"""The worst case: of each sample the lowest score over all attacks in one ball, which is what robust accuracy means."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .metrics import summarise
+from .records import Result, Sample
+from .store import Results
+
+__all__ = ["WORST_CASE", "with_worst_cases"]
+
+WORST_CASE = "worst case"
+"""Stands for the name of the attack in the results of this file."""
+
+
+def with_worst_cases(store: Results) -> list[Result]:
+    """All results of a file, and after them the worst cases over their attacks.
+
+    One is made for each candidate, dataset, ball and metric that was attacked white-box and of which that attack is not
+    all that is known: several white-box attacks, or an image from another model that fools it where its own attack did
+    not. An adversarial example is one whoever made it. Where nothing but transfer is known there is no worst case.
+
+    The setting of a worst case has ``worst case`` for its attack and the names of the attacks, each with its source,
+    under ``options``; its flags are those of all of them, and one more where transferred images do better than those of
+    the attacker who sees everything.
+    """
+    results = store.all()
+    groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        s = result.setting
+        if s.source:
+            groups[s.method, s.model, s.adapter, s.task, s.dataset, s.split, s.metric, s.norm, s.eps].append(result)
+    worst = (_worst(store, group) for group in groups.values() if len(group) > 1)
+    return [*results, *(each for each in worst if each is not None)]
+
+
+def _worst(store: Results, group: Sequence[Result]) -> Result | None:
+    """The worst case over some results of one candidate in one ball; None: it is that of the one white-box attack."""
+    own = [result for result in group if result.kind == "white-box"]
+    if not own:
+        return None
+    first = own[0]
+    name = "" if first.main else first.setting.metric
+    most = max(result.setting.n for result in own)
+    scores: dict[int, tuple[float, Sample]] = {}
+    for result in [*own, *(each for each in group if each.kind != "white-box")]:
+        for sample in store.samples(result.setting):
+            score = sample.also[name] if name else sample.score
+            known = scores.get(sample.position)
+            if sample.position < most and (known is None or score < known[0]):
+                if known is None and result.kind != "white-box":
+                    continue  # transfer alone says nothing
+                scores[sample.position] = score, sample
+    ordered = [scores[position] for position in sorted(scores)]
+    if not ordered:
+        return None
+    answers = [(sample.label, sample.prediction) for _, sample in ordered]
+    percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers)
+    if len(own) == 1 and percent >= first.percent and len(ordered) == first.n:
+        return None
+    attacks = sorted({f"{each.setting.attack} from {each.setting.source}" for each in group})
+    flags: dict[str, Any] = {}
+    for each in own:
+        flags |= each.flags
+    best, others = min(own, key=lambda r: r.percent), [each for each in group if each.kind == "transfer"]
+    for each in others:
+        if each.high < best.low:
+            flags["weaker than transfer"] = (
+                f"the white-box attack alone leaves {best.percent:.1f} %, images made on another model "
+                f"{each.percent:.1f} %: masked gradients, or an attack that has not converged?"
+            )
+    return Result(
+        setting=replace(first.setting, attack=WORST_CASE, options={"attacks": attacks}, n=most),
+        n=len(ordered),
+        percent=percent,
+        low=low,
+        high=high,
+        seconds=sum(each.seconds for each in group),
+        forwards=sum(each.forwards for each in group),
+        backwards=sum(each.backwards for each in group),
+        flags=flags,
+        checked=all(each.checked for each in own),
+        main=first.main,
+    )
