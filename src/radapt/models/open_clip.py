@@ -71,9 +71,6 @@ def tower(model: nn.Module) -> Tower:
             f"an open_clip model with a {type(root).__name__} cannot carry an adapter or be loaded; allowed is "
             "open_clip's own vision transformer"
         )
-    height, width = root.image_size
-    if height != width:
-        raise ModelError(f"an open_clip model for images of {height} x {width} cannot be loaded; allowed is a square")
     if getattr(root, "output_tokens", False):
         raise ModelError(
             "an open_clip model whose output_tokens is true cannot be loaded; set visual.output_tokens = False"
@@ -110,7 +107,9 @@ class OpenClip(Contrastive):
         self, name: str, model: Any, tokenizer: Any, normalisation: tuple[Sequence[float], Sequence[float]] | None
     ) -> None:
         tower(model)  # which refuses what is no vision transformer
-        side = int(model.visual.image_size[0])
+        side, width = (int(each) for each in model.visual.image_size)
+        if side != width:
+            raise ModelError(f"an open_clip model for images of {side} x {width} cannot be loaded; allowed is a square")
         super().__init__(name, model, image_size=(side, side))
         self.tokenizer, self._normalisation = tokenizer, normalisation
         self._images = processor_of(getattr(model.visual, "preprocess_cfg", {}), name, side)
