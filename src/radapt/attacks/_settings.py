@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,7 +10,18 @@ import torch
 from radapt.errors import SettingsError
 from radapt.registry import nearest
 
-__all__ = ["LARGEST", "check_call", "check_growth", "flag", "number", "shown", "unused", "whole", "word"]
+__all__ = [
+    "LARGEST",
+    "check_call",
+    "check_growth",
+    "check_momentum",
+    "flag",
+    "number",
+    "shown",
+    "unused",
+    "whole",
+    "word",
+]
 
 LARGEST = 10**6
 """No setting may be larger: beyond, steps never end, and numbers leave the range of float32."""
@@ -46,10 +58,12 @@ def number(name: str, value: object, low: float, high: float = LARGEST, *, above
     Raises:
         SettingsError: it is not.
     """
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    if not fits or (above and value == low):
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         bounds = f"above {low:g}" if above else f"of at least {low:g}"
-        raise SettingsError(f"{name} must be a number {bounds}, {high:g} at most, got {shown(value)}")
+        too_large = real and high < value < math.inf  # type: ignore[operator]
+        most = f", {high:g} at most" if high < LARGEST or too_large else ""
+        raise SettingsError(f"{name} must be a number {bounds}{most}, got {shown(value)}")
     if above and isinstance(value, float) and value - low < _SMALLEST:
         raise SettingsError(f"{name} must be a number of at least {low + _SMALLEST:g}, got {shown(value)}")
 
@@ -85,6 +99,16 @@ def unused(attack: object, names: Sequence[str], why: str) -> None:
     for name in names:
         if getattr(attack, name) != getattr(type(attack), name):
             raise SettingsError(f"{name}={shown(getattr(attack, name))} has no effect {why}; leave it out")
+
+
+def check_momentum(value: object) -> None:
+    """Refuse a momentum that is no number from 0 to 1: with a larger one, what is accumulated grows without end.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    too_large = isinstance(value, int | float) and 1 < value < math.inf
+    number("momentum", value, 0, 1 if too_large else LARGEST)
 
 
 def check_growth(value: object) -> None:
