@@ -55,5 +55,5 @@ def number(name: str, value: object, low: float, high: float = math.inf, *, abov
     finite = -1e300 < size < 1e300  # a whole number may be too large even to be asked whether it is finite
     if not (finite and low <= size <= high) or (above and size == low):
         bounds = f"above {low:g}" if above else f"of at least {low:g}"
-        most = f", {high:g} at most" if high < math.inf else ""
+        most = f", {high:g} at most" if high < 10**6 or high < size < math.inf else ""
         raise SettingsError(f"{name} must be a number {bounds}{most}, got {shown(value)}")

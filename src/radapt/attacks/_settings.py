@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -12,7 +13,18 @@ from radapt.numbers import number as _number
 from radapt.numbers import whole as _whole
 from radapt.registry import nearest
 
-__all__ = ["LARGEST", "check_call", "check_growth", "flag", "number", "shown", "unused", "whole", "word"]
+__all__ = [
+    "LARGEST",
+    "check_call",
+    "check_growth",
+    "check_momentum",
+    "flag",
+    "number",
+    "shown",
+    "unused",
+    "whole",
+    "word",
+]
 
 LARGEST = 10**6
 """No setting may be larger: beyond, steps never end, and numbers leave the range of float32."""
@@ -72,6 +84,16 @@ def unused(attack: object, names: Sequence[str], why: str) -> None:
     for name in names:
         if getattr(attack, name) != getattr(type(attack), name):
             raise SettingsError(f"{name}={shown(getattr(attack, name))} has no effect {why}; leave it out")
+
+
+def check_momentum(value: object) -> None:
+    """Refuse a momentum that is no number from 0 to 1: with a larger one, what is accumulated grows without end.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    too_large = isinstance(value, int | float) and 1 < value < math.inf
+    number("momentum", value, 0, 1 if too_large else LARGEST)
 
 
 def check_growth(value: object) -> None:

@@ -18,7 +18,7 @@ from radapt.types import Index, PerSample, Pixels
 
 from ._attack import SearchAttack
 from ._search import Evaluation, State
-from ._settings import number, unused
+from ._settings import check_momentum, number, unused
 from .pgd import PGD
 
 __all__ = ["ATTACK", "MIFGSM"]
@@ -62,7 +62,7 @@ class MIFGSM(SearchAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("momentum", self.momentum, 0, 1)
+        check_momentum(self.momentum)
         number("diversity", self.diversity, 0, 1)
         number("smallest", self.smallest, 0, 1, above=True)
         if not self.diversity:

@@ -14,7 +14,7 @@ from radapt.types import Index, Pixels
 from ._attack import SearchAttack
 from ._ball import unit
 from ._search import Evaluation, State
-from ._settings import flag, number
+from ._settings import check_momentum, flag, number
 
 __all__ = ["ATTACK", "PGD"]
 
@@ -55,9 +55,13 @@ class PGD(SearchAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.step_size is not None:
+            if isinstance(self.step_size, int | float) and self.step_size <= 0:
+                raise SettingsError(
+                    f"step_size must be above 0, got {self.step_size}; leave it out for 2.5 eps / steps"
+                )
             number("step_size", self.step_size, 0, above=True)
         flag("random_start", self.random_start)
-        number("momentum", self.momentum, 0, 1)
+        check_momentum(self.momentum)
         if self.restarts > 1 and not (self.random_start or self.targeted):
             raise SettingsError("restarts without a random start are all the same; set random_start, or one restart")
 
