@@ -68,9 +68,6 @@ class Threat:
     ) -> None:
         if not source:
             raise SettingsError("a threat must say whose gradients make the attack: source='self' or 'undefended'")
-        own_arguments = [name for name in ("eps", "norm") if name in (options or {})]
-        if own_arguments:
-            raise SettingsError(f"{' and '.join(own_arguments)} of a threat is no option; give it as its own argument")
         values: dict[str, Any] = {"eps": eps, "norm": "linf" if norm is None else norm, "options": dict(options or {})}
         if isinstance(attack, str):
             if eps is None:
