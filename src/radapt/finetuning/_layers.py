@@ -16,7 +16,7 @@ from radapt.models import VLM, parts
 
 __all__ = ["Layers", "open_layers"]
 
-_LORA = re.compile(r"lora:r([1-9]\d*)@(.+)")
+_LORA = re.compile(r"lora:r([1-9]\d{0,4})@(.+)")
 # PEFT's default: the update of a layer is 8 / rank times the product of its two matrices.
 _ALPHA = 8
 
@@ -77,7 +77,9 @@ def _linear(model: VLM, part: str) -> tuple[int, list[str]]:
     """Rank and names of the linear layers of ``lora:r8@0-2``."""
     match = _LORA.fullmatch(part)
     if match is None:
-        raise SettingsError(f"{part!r}: write a low-rank update as lora:r8@0-2, with its rank and the blocks")
+        raise SettingsError(
+            f"{part!r}: write a low-rank update as lora:r8@0-2, its rank (99999 at most) and the blocks"
+        )
     try:
         inside = parts(model, f"block:{match[2]}")
     except SettingsError as error:

@@ -15,7 +15,7 @@ __all__ = ["parts"]
 
 _WHOLE = ("all", "embedding", "head")
 _RANGED = ("attention", "block", "deep")
-_RANGE = re.compile(r"(\d+)(-(\d*))?")
+_RANGE = re.compile(r"(\d{1,9})(-(\d{0,9}))?")
 
 
 def parts(model: VLM, text: str) -> dict[str, Tensor]:
