@@ -96,6 +96,7 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "resample": ("preprocessor_config.json", "resample", 99, "cannot (load|be used)|image processor"),
     "tokens": ("tokenizer.json", "model", None, "cannot load"),
     "merges": ("tokenizer.json", "model.vocab", [1, 2], "cannot load"),
+    "merged": ("tokenizer.json", "post_processor.special_tokens", {}, "cannot load"),
     "class": ("tokenizer_config.json", "tokenizer_class", 3, "cannot load"),
 }
 

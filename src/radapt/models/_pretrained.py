@@ -33,6 +33,7 @@ __all__ = [
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LONGEST = 300
+_PANIC = "PanicException"  # what tokenizers raises, which is no Exception
 _MOST = 1000.0
 _MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -96,16 +97,14 @@ def _no_report() -> Iterator[None]:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what may go wrong while the files of a model are read into one error.
-
-    Raises:
-        ModelError: the files are unavailable or unreadable.
-    """
+    """Turn what may go wrong while a model is read into a ModelError."""
     try:
         yield
     except RadaptError:
         raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise whatever a file leads them to
+    except BaseException as error:  # transformers, tokenizers and safetensors raise whatever a file leads them to
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason if len(reason) <= _LONGEST else f"{reason[: _LONGEST - 3]}..."
         raise ModelError(
