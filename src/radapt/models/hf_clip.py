@@ -11,7 +11,8 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ._dual import DualEncoder
 from ._layout import Layout
-from ._pretrained import image_processor, pretrained
+from ._pretrained import pretrained
+from ._processors import image_processor
 from ._tower import Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "clip", "load", "tower"]

@@ -20,7 +20,8 @@ from radapt.types import Pixels
 
 from . import hf_clip, siglip
 from ._generative import Generative, chat_template
-from ._pretrained import image_processor, pretrained, reading
+from ._pretrained import pretrained, reading
+from ._processors import image_processor
 from ._tower import Tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "TEMPLATE", "Llava", "LlavaNext", "llava", "load", "tower"]

@@ -25,7 +25,8 @@ from ._dual import DualEncoder
 from ._hooks import ImageHook
 from ._layout import Grid, Layout
 from ._open_clip_config import CONFIG, config_of, processor_of
-from ._pretrained import check_normalisation, checked_processor, load_tokenizer, warn_normalisation
+from ._pretrained import load_tokenizer
+from ._processors import check_normalisation, checked_processor, warn_normalisation
 from ._tower import Tower
 from ._vlm import VLM, check_texts
 from ._zero_shot import Contrastive

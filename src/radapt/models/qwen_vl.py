@@ -21,7 +21,8 @@ from radapt.types import Pixels
 from ._generative import Generative, chat_template
 from ._hooks import PixelHook
 from ._layout import Grid, Layout, numbers, square
-from ._pretrained import image_processor, pretrained
+from ._pretrained import pretrained
+from ._processors import image_processor
 from ._tower import Tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "TEMPLATE", "PackedTower", "QwenVL", "load", "patchify", "qwen_vl", "tower"]

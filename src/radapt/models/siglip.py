@@ -10,7 +10,8 @@ from torch import nn
 
 from ._dual import DualEncoder
 from ._layout import Layout
-from ._pretrained import image_processor, pretrained
+from ._pretrained import pretrained
+from ._processors import image_processor
 from ._tower import Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "load", "siglip", "tower"]

@@ -19,7 +19,8 @@ from radapt.types import Embeddings, Pixels
 from ._dual import DualEncoder
 from ._hooks import PixelHook
 from ._layout import Grid, Layout, numbers
-from ._pretrained import image_processor, pretrained
+from ._pretrained import pretrained
+from ._processors import image_processor
 from ._tower import Tower, image_tower
 
 __all__ = ["LOADS", "MODEL_TYPES", "PatchTower", "Siglip2", "load", "patchify", "siglip2", "tower", "unpatchify"]
