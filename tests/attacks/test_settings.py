@@ -144,7 +144,7 @@ def test_settings_without_an_effect_are_refused(name: str, given: dict[str, Any]
         ({"seed": 10**23}, "seed must be a whole number of at least 0, 9.22337e+18 at most"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
-        ({"batch_size": 10**20}, "batch_size must be at most"),
+        ({"batch_size": 10**20}, r"batch_size must be a whole number of at least 1, 1e\+06 at most"),
         ({"precision": torch.float64}, "precision must be"),
         ({"seconds": -1.0}, "seconds must be a number"),
         ({"seconds": float("nan")}, "seconds must be a number"),
