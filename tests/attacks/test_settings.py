@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from radapt.attacks import REGISTRY, ClassificationObjective, SearchAttack, make, names
-from radapt.attacks._settings import check_call, shown
+from radapt.attacks._settings import check_call
 from radapt.errors import SettingsError
 
 # As Python writes them: they are read in a process of its own, where nothing but the library checks types.
@@ -141,7 +141,7 @@ def test_settings_without_an_effect_are_refused(name: str, given: dict[str, Any]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"seed": 10**23}, "seed must be a whole number of at least 0, 9.22337e+18 at most"),
+        ({"seed": 10**23}, r"seed must be a whole number of at least 0, 9\.22337e\+18 at most"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"batch_size": 10**20}, r"batch_size must be a whole number of at least 1, 1e\+06 at most"),
@@ -183,9 +183,3 @@ def test_extreme_settings_that_are_allowed_run(name: str, norm: str, model: Any,
 def test_numbers_of_another_type_are_refused(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"{name} must be a whole number of at least"):
         check_call(**{"seed": 0, "batch_size": 1, "precision": None, "seconds": None, name: value})
-
-
-def test_values_are_shown_in_short() -> None:
-    assert shown(10**5000) == "a int"
-    assert len(shown("x" * 1000)) == 80
-    assert shown(3) == "3"
