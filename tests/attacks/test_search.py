@@ -87,7 +87,7 @@ def test_the_example_is_found_by_its_entry_point(
 def test_an_attack_shows_its_settings_and_no_machinery(name: str) -> None:
     attack = make(name, eps=0.1)
     shown = {member for member in dir(attack) if not member.startswith("_")}
-    expected = {field.name for field in fields(attack)} | {"name", "ball"}
+    expected = {field.name for field in fields(attack)} | {"name", "ball", "revision"}
     if isinstance(attack, SearchAttack):
         expected |= {"draw", "start", "step", "targeted", "needs_gradient"}
     if name == "autoattack":
