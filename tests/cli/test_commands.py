@@ -85,6 +85,7 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
         for data in ("shapes", "colours")
         for method in ("CLIP", "R-Adapt")
         for source in ("", "undefended", "self")
+        if (method, source) != ("CLIP", "undefended")  # it would be attacked from itself
     ]
     assert all(row.keys() == RESULT for row in rows)
     assert documented("Results") == RESULT
