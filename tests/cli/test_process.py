@@ -66,13 +66,13 @@ def test_ctrl_c_in_the_middle_and_again(tmp_path: Path, model: str) -> None:
     assert signal.SIGINT  # the exit code is the program's own, not the signal's
     done = shell(COMMAND, tmp_path, *words)
     assert done.returncode == 0, done.stderr
-    assert [row["n"] for row in json.loads((tmp_path / "rows.json").read_text())] == [4, 4, 4]
+    assert [row["n"] for row in json.loads((tmp_path / "rows.json").read_text())] == [4, 4]  # clean and white-box
 
 
 MODULE = "import runpy; runpy.run_module('radapt', run_name='__main__')"
 
 
-@pytest.mark.parametrize("code", [COMMAND, MODULE], ids=["script", "module"])
+@pytest.mark.parametrize("code", [COMMAND, pytest.param(MODULE, marks=pytest.mark.slow)], ids=["script", "module"])
 def test_a_fault_of_the_library_is_one_line_and_shows_its_traceback_on_request(tmp_path: Path, code: str) -> None:
     broken = f"import radapt.attacks\nradapt.attacks.REGISTRY = None\n{code}"
     done = shell(broken, tmp_path, "attacks")
