@@ -309,7 +309,7 @@ def test_a_compiler_takes_the_whole_model(kind: str) -> None:
         assert torch.allclose(compiled(each), model(each), atol=1e-3)
     leaf = shown(kind)[0].requires_grad_()
     got, expected = (torch.autograd.grad(run(leaf).square().sum(), leaf)[0] for run in (compiled, model))
-    assert (got - expected).norm() < 1e-4 * expected.norm()
+    assert (got - expected).norm() < 1e-3 * expected.norm()  # the compiler sums in another order
 
 
 @pytest.mark.slow
