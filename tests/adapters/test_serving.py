@@ -308,8 +308,10 @@ def test_a_compiler_takes_the_whole_model(kind: str) -> None:
     for each in (*shown(kind), *shown(kind, 1)):
         assert torch.allclose(compiled(each), model(each), atol=1e-3)
     leaf = shown(kind)[0].requires_grad_()
-    got, expected = (torch.autograd.grad(run(leaf).square().sum(), leaf)[0] for run in (compiled, model))
-    assert (got - expected).norm() < 1e-3 * expected.norm()  # the compiler sums in another order
+    # (The sum of squares after a layer norm hardly depends on anything.)
+    weights = torch.linspace(-1, 1, model(leaf).shape[-1])
+    got, expected = (torch.autograd.grad((run(leaf) * weights).sum(), leaf)[0] for run in (compiled, model))
+    assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.slow
