@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from radapt.errors import InputError
+from radapt.errors import InputError, ModelError
 from radapt.types import Embeddings, Pixels
 
 from ._identity import identity_of
@@ -83,7 +83,11 @@ class VLM(ABC):
         """Hash of all that decides its outputs but what is attached to it: weights, buffers and their types,
         configuration, modules, normalisation, tokenizer, image processor, chat template."""
         beside = {name: value for name, value in vars(self).items() if name not in ("name", "model", "input_transform")}
-        return identity_of(self.model, {**beside, "mean": self.tower.mean, "std": self.tower.std})
+        try:
+            normalisation = [self.tower.mean, self.tower.std]
+        except (NotImplementedError, ModelError):  # a family without a vision tower that is known here
+            normalisation = []
+        return identity_of(self.model, {**beside, "normalisation": normalisation})
 
     @property
     def defended(self) -> bool:
