@@ -192,6 +192,6 @@ def test_a_classifier_and_a_defence_that_overwrite_pixels_are_evaluated_like_oth
     candidates = {"plain": plain, "careless": careless, "darkened": (careless, lambda pixels: pixels.mul_(0.8))}
     found = radapt.evaluate(candidates, results=tmp_path / "r.sqlite", **options)
     by_name = {(each.setting.method, each.setting.source): each.percent for each in found}
-    for source in ("", "self", "undefended"):
+    for source in ("", "self"):
         assert by_name["plain", source] == by_name["careless", source]
     assert by_name["plain", ""] == 100.0
