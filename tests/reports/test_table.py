@@ -445,3 +445,12 @@ def test_results_without_checks_do_not_read_as_results_without_flags(tmp_path: P
     assert "The sanity checks were made on all results." in checked_text
     assert "The sanity checks were not made on 1 of 1 results" in without_page
     assert "The sanity checks that were made raised no flags." in checked_page
+
+
+def test_a_worst_case_is_over_one_model_and_one_content(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for attack, fooled, model in (("apgd", {0, 1}, "before"), ("fgsm", {2}, "after"), ("square", {3}, "after")):
+            attacked_rows(store, setting("x", source="self", attack=attack, n=10, depends={"model": model}), fooled)
+        worst = [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]
+    assert [result.percent for result in worst] == [80.0]
+    assert worst[0].setting.options["attacks"] == ["fgsm from self", "square from self"]

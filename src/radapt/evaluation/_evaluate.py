@@ -149,15 +149,9 @@ def _evaluate(
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
     every = with_worst_cases(results)
     found = [result for result in every if result.setting.key in keys]
-    asked = {_ball(result.setting) for result in found if result.kind == "white-box"}
-    worst = [r for r in every if r.setting.attack == WORST_CASE and _ball(r.setting) in asked]
+    asked = {result.setting.ball for result in found if result.kind == "white-box"}
+    worst = [r for r in every if r.setting.attack == WORST_CASE and r.setting.ball in asked]
     return [*sorted(found, key=lambda result: keys[result.setting.key]), *worst]
-
-
-def _ball(setting: Setting) -> tuple[object, ...]:
-    """The candidate, the dataset and the ball of a result under attack."""
-    s = setting
-    return s.method, s.model, s.adapter, s.task, s.dataset, s.split, s.norm, s.eps
 
 
 def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:

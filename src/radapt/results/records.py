@@ -72,6 +72,13 @@ class Setting:
         """
         return self._digest("n", "metric", "version", "depends")
 
+    @property
+    def ball(self) -> tuple[object, ...]:
+        """What results under several attacks must share for a worst case over them: candidate, dataset and ball, with
+        the model and the content as they were."""
+        own = self.method, self.model, self.adapter, self.task, self.dataset, self.split, self.norm, self.eps
+        return *own, self.depends.get("model"), self.depends.get("content")
+
     def _digest(self, *without: str) -> str:
         return digest_of({name: value for name, value in asdict(self).items() if name not in without})
 

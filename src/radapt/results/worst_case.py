@@ -33,7 +33,7 @@ def with_worst_cases(store: Results) -> list[Result]:
     for result in results:
         s = result.setting
         if s.source:
-            groups[s.method, s.model, s.adapter, s.task, s.dataset, s.split, s.metric, s.norm, s.eps].append(result)
+            groups[*s.ball, s.metric].append(result)
     worst = (_worst(store, group) for group in groups.values() if len(group) > 1)
     return [*results, *(each for each in worst if each is not None)]
 
