@@ -13,7 +13,7 @@ from radapt.cli.main import app
 
 COMMANDS = (
     *("adapt", "analyze", "attacks", "datasets", "demo", "evaluate", "finetune"),
-    *("micro train", "models", "report", "reproduce", "tune"),
+    *("merge", "micro train", "models", "report", "reproduce", "tune"),
 )
 
 
