@@ -69,7 +69,7 @@ class _Texts:
     """Tokens of many texts about each class and each kind, drawn on the device; and which classes exclude each other.
 
     Attributes:
-        kinds: the kind of each class; -1 where it has none.
+        kinds: classes x kinds: one where the class is of the kind.
         open: classes x classes: whether an image of the first is to be told from the second. A class of another set
             that may be true of the image, too (a ketch is a ship), is left out.
     """
@@ -90,7 +90,8 @@ class _Texts:
         ids = tokens["input_ids"]
         longest = int((ids != tokenizer.pad_token_id).sum(1).max())
         self.tokens = ids[:, :longest].reshape(len(names) + len(KINDS), _TEXTS, longest).to(device)
-        self.kinds = torch.tensor([each.kind for each in known], device=device)
+        kinds = [[float(each.kind == kind) for kind in range(len(KINDS))] for each in known]
+        self.kinds = torch.tensor(kinds, device=device)
         shared = [[of[i] == of[j] or not a.also & b.also for j, b in enumerate(known)] for i, a in enumerate(known)]
         self.open = torch.tensor(shared, device=device)
         self.content = digest_of(texts)
@@ -125,6 +126,8 @@ class _Loss:
     ) -> None:
         self.model, self.images, self.texts, self.counts, self.mix = model, images, texts, counts, mix
         self.seed, self.device = seed, texts.tokens.device
+        # Rows of it instead of one_hot, which waits for the device.
+        self.identity = torch.eye(len(texts.kinds), device=self.device)
 
     def __call__(self, step: int) -> Tensor:
         random = torch.Generator(self.device).manual_seed(int(generator(f"{self.seed}/photos", step).integers(2**62)))
@@ -139,8 +142,7 @@ class _Loss:
         scale = self.model.logit_scale.clamp(max=float(np.log(100))).exp()
         logits = scale * F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
         classes = len(self.texts.kinds)
-        first, second = (F.one_hot(each, classes).float() for each in (labels, labels[order]))
-        target = share[:, None] * first + (1 - share[:, None]) * second
+        target = torch.lerp(self.identity[labels[order]], self.identity[labels], share[:, None])
         allowed = self.texts.open[labels] & self.texts.open[labels[order]]
         loss = _soft_entropy(logits[:, :classes], target, allowed)
         start = row = 0
@@ -150,8 +152,7 @@ class _Loss:
             own = _soft_entropy(logits[rows, columns], part, torch.ones_like(part, dtype=torch.bool))
             loss = loss + _SET_WEIGHT * count / len(labels) * own
             start, row = end, row + count
-        kinds = F.one_hot(self.texts.kinds.clamp(min=0), len(KINDS)) * (self.texts.kinds >= 0)[:, None]
-        of_kind = target @ kinds.float()
+        of_kind = target @ self.texts.kinds
         return loss + _KIND_WEIGHT * _soft_entropy(logits[:, classes:], of_kind, torch.ones_like(of_kind).bool())
 
 

@@ -40,7 +40,7 @@ def steps_within(
     steps, seconds = _FIRST, 0.0
     try:
         # The first steps wait for the device to begin, and do not count.
-        while steps == _FIRST or seconds < min(_SECONDS, 6 * minutes):
+        while steps <= 2 * _FIRST or seconds < min(_SECONDS, 6 * minutes):
             tried = replace(schedule, steps=steps, lr=1e-6)
             start = time.perf_counter()
             fit(parameters, loss, tried, label="how fast it is", every=steps, look=steps, quiet=True)
