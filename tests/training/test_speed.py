@@ -45,7 +45,7 @@ def test_as_many_steps_as_fit_and_the_weights_stay(each: float, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf"), "3"])
-def test_a_time_that_is_none_is_refused(wrong: Any) -> None:
+def test_a_time_that_is_none_is_refused(wrong: Any, unchecked: None) -> None:
     parameters, loss = problem(Clock(1.0))
     with pytest.raises(SettingsError, match="minutes must be a number above 0"):
         steps_within(wrong, parameters, loss, SCHEDULE)
