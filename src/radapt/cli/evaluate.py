@@ -14,6 +14,7 @@ from radapt.text import one_line
 from ._shared import (
     BatchSize,
     Checkpointing,
+    DataRoot,
     Device,
     DeviceMap,
     Dtype,
@@ -60,6 +61,7 @@ def evaluate(
     ] = None,
     n: Annotated[int | None, typer.Option(help="Images per dataset; default: the card's number.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    data_root: DataRoot = None,
     seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
     batch_size: BatchSize = 32,
     chunk_size: Annotated[

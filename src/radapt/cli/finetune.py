@@ -10,7 +10,7 @@ import typer
 from radapt.io import write_json
 from radapt.text import one_line
 
-from ._shared import Device, Json, Quiet, console, folder, named
+from ._shared import DataRoot, Device, Json, Quiet, console, folder, named, split_names, split_numbers
 
 if TYPE_CHECKING:
     from radapt.types import OptimizerName, Precision
@@ -27,14 +27,20 @@ def finetune(
             parser=folder, metavar="FOLDER", help="Folder of the twin; an interrupted run continues beside it."
         ),
     ] = Path("twin"),
-    data: Annotated[str, typer.Option(help="The dataset whose train split is used.")] = "objects",
-    n: Annotated[int, typer.Option(help="Number of images.")] = 20_000,
+    data: Annotated[
+        str, typer.Option(help="The dataset whose train split is used; several, separated by commas, are joined.")
+    ] = "objects",
+    n: Annotated[str, typer.Option(help="Number of images; of several datasets, one for each, or for all.")] = "20000",
+    data_root: DataRoot = None,
     layers: Annotated[
         str, typer.Option(help="What is trained: all, or parts joined by +, such as embedding+block:0 or lora:r8@0-2.")
     ] = "all",
     eps: Annotated[str, typer.Option(help="l-inf radius of the training attack.")] = "4/255",
     attack_steps: Annotated[int, typer.Option(help="PGD steps of the training attack.")] = 10,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
+    minutes: Annotated[
+        float | None, typer.Option(help="Instead: as many steps as fit into this time, by the speed of the first ones.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images that are attacked together.")] = 128,
     accumulate: Annotated[int, typer.Option(help="Batches per step and process.")] = 1,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd (with momentum 0.9).")] = "adamw",
@@ -59,6 +65,7 @@ def finetune(
       radapt finetune tecoa --model micro/clip --attack-steps 4 --steps 320 --lr 3e-4 --out runs/tecoa
       radapt finetune tga --layers embedding+block:0 --optimizer sgd --lr 1e-4 --log runs/log --out runs/tga
       radapt finetune fare --layers lora:r8@0-2 --accumulate 2 --precision bfloat16 --device cuda:0 --out runs/lora
+      radapt finetune fare --model runs/photos --data cifar-10,caltech-101 --n 12000,3030 --device cuda --out runs/far
 
     On several GPUs: accelerate launch --multi_gpu --num_processes 4 --no_python radapt finetune fare ...
     """
@@ -68,13 +75,14 @@ def finetune(
     tuned = run(
         method,
         model,
-        data,
-        n=n,
+        names[0] if len(names := split_names(data)) == 1 else names,
+        n=numbers[0] if len(numbers := split_numbers(n, "--n")) == 1 else numbers,
         device=device,
         layers=layers,
         eps=eps,
         attack_steps=attack_steps,
         steps=steps,
+        minutes=minutes,
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=cast("OptimizerName", optimizer),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, get_args
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from radapt.attacks import ClassificationObjective, Objective
 from radapt.attacks.pgd import PGD
-from radapt.data import Dataset, load_dataset
+from radapt.data import Dataset, joined, load_dataset
 from radapt.errors import InputError, SettingsError
 from radapt.fingerprint import code_digest, digest
 from radapt.io import check_writable, checkpoint_path, digest_of, fraction
 from radapt.models import VLM, load, zero_shot
 from radapt.numbers import check_seed, whole
 from radapt.registry import Registry, nearest
-from radapt.training import Schedule, epoch_rows, fit, workers
+from radapt.training import Schedule, epoch_rows, fit, steps_within, workers
 from radapt.types import Classifier, OptimizerName, Pixels, Precision
 
 from ._layers import open_layers
@@ -94,14 +94,15 @@ def make(name: str) -> Method:
 def finetune(
     method: str | Method,
     model: str | Path | VLM = "micro/clip",
-    data: str | Path | Dataset = "objects",
+    data: str | Path | Dataset | Sequence[str | Path] = "objects",
     *,
-    n: int = 20_000,
+    n: int | Sequence[int] = 20_000,
     device: str = "cpu",
     layers: str = "all",
     eps: float | str = 4 / 255,
     attack_steps: int = 10,
     steps: int = 20_000,
+    minutes: float | None = None,
     batch_size: int = 128,
     accumulate: int = 1,
     optimizer: OptimizerName = "adamw",
@@ -127,14 +128,16 @@ def finetune(
         method: a method, or its name: ``fare``, ``pmg``, ``tecoa``, ``tga``, or one that another package adds.
         model: the model to start from, on the device of this process, or its name.
         data: the training images, with labels where the method needs them, or the name of the dataset whose train
-            split is used.
-        n: number of images of a dataset by name.
+            split is used; of several names, zero-shot sets, all images are used, with the classes of all.
+        n: number of images of a dataset by name; of several, one for each, or for all.
         device: where a model by name is put; of several processes, each has its own.
         layers: what is trained, such as ``embedding+block:0`` (see :func:`radapt.models.parts`) or ``lora:r8@0-2``
             (updates of rank 8 of every linear layer of these blocks, added to the weights in the end).
         eps: l-inf radius of the inner attack, in pixel units, a number or a text such as ``4/255``.
         attack_steps: steps of the inner attack; its step size is 2.5 eps / steps.
         steps: optimiser steps.
+        minutes: how long to train, instead of ``steps``: their number follows from the speed that is measured first.
+            A killed run is continued with that number of steps.
         batch_size: images that are attacked together.
         accumulate: batches per step and process; a step sees batch_size x accumulate x processes images.
         optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
@@ -160,7 +163,9 @@ def finetune(
         ModelError: the twin cannot be saved; the checkpoint is kept.
     """
     chosen, radius = make(method) if isinstance(method, str) else method, fraction(eps)
-    whole("n", n)
+    numbers = list(n) if isinstance(n, Sequence) else [n]
+    for number in numbers:
+        whole("n", number)
     whole("attack_steps", attack_steps)
     check_seed(seed)
     schedule = Schedule(
@@ -183,7 +188,7 @@ def finetune(
             f"{vlm.name} carries an adapter or an input defence, and fine-tuning changes the weights of the bare "
             "model; detach it first (radapt.detach(model)), and make an adapter for the twin afterwards"
         )
-    images = data if isinstance(data, Dataset) else load_dataset(data, split="train", n=n, size=vlm.image_size[0])
+    images = data if isinstance(data, Dataset) else _images(data, numbers, vlm.image_size[0])
     label = chosen.name
     if chosen.needs_labels and not images.classes:
         raise InputError(f"{label} needs a dataset with classes; {images.name} has none")
@@ -207,7 +212,9 @@ def finetune(
 
     def loss(number: int) -> Tensor:
         rows = torch.from_numpy(epoch_rows(number, batch_size, len(images), seed))
-        clean = images.pixels(rows).to(vlm.device)
+        clean = (
+            torch.from_numpy(images.images[rows.numpy()]).to(vlm.device).permute(0, 3, 1, 2).contiguous().float() / 255
+        )
         keys = [f"{label}/{number}/{row}" for row in rows.tolist()]
         # One after the other: within one context, weights cast without a gradient in the attack would be used again.
         with cast():
@@ -215,6 +222,8 @@ def finetune(
         with cast():
             return chosen.loss(twin, rows, clean, outcome.pixels)
 
+    if minutes is not None:
+        schedule = replace(schedule, steps=steps_within(minutes, trained.parameters, loss, schedule))
     settings = {"model": vlm.name, "data": [images.name, images.split, len(images)], "batch": batch_size, "seed": seed}
     settings |= {"eps": radius, "attack_steps": attack_steps, "layers": layers, "precision": precision}
     if file is not None:
@@ -233,7 +242,7 @@ def finetune(
         "layers": layers,
         "eps": radius,
         "attack_steps": attack_steps,
-        "steps": steps,
+        "steps": schedule.steps,
         "batch_size": batch_size,
         "accumulate": accumulate,
         "workers": group.count,
@@ -251,6 +260,17 @@ def finetune(
     if group.main and folder is not None:
         save(tuned, recipe, folder, dtype, kept=file)
     return FineTuned(model=tuned, losses=tuple(history), recipe=recipe)
+
+
+def _images(data: str | Path | Sequence[str | Path], numbers: Sequence[int], size: int) -> Dataset:
+    """The train splits of some datasets by name, as one."""
+    names = [data] if isinstance(data, str | Path) else list(data)
+    if len(numbers) not in (1, len(names)) or not names:
+        got = f"{len(names)} datasets and {len(numbers)} n"
+        raise SettingsError(f"give n once, or once for each dataset; got {got}")
+    each = numbers if len(numbers) == len(names) else [numbers[0]] * len(names)
+    sets = [load_dataset(name, split="train", n=n, size=size) for name, n in zip(names, each, strict=True)]
+    return sets[0] if len(sets) == 1 else joined(sets)
 
 
 def _digests(method: Method, model: VLM, images: Dataset, classifier: Classifier) -> dict[str, object]:

@@ -3,5 +3,6 @@
 from .checkpoint import resume, save
 from .distributed import Workers, workers
 from .fit import Schedule, epoch_rows, fit
+from .speed import steps_within
 
-__all__ = ["Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "workers"]
+__all__ = ["Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "steps_within", "workers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,6 +90,7 @@ def fit(
     label: str,
     checkpoint: Path | None = None,
     every: int = 100,
+    look: int = 1,
     settings: Mapping[str, object] | None = None,
     log: Path | None = None,
     quiet: bool = False,
@@ -110,6 +111,8 @@ def fit(
         label: what the progress bar calls this training.
         checkpoint: a safetensors file to resume from and to save to, removed by the caller when no longer needed.
         every: steps between checkpoints.
+        look: steps between looks at the loss and the gradient. Each look waits for the device: on a GPU, whose work is
+            queued ahead, a larger number keeps it busy. The training is the same; what is not finite is seen later.
         settings: what else the training depends on (plain values); a checkpoint of other settings is refused.
         log: folder for TensorBoard: loss, learning rate and norm of the gradient (before clipping) at every step.
         quiet: no progress bar.
@@ -119,6 +122,7 @@ def fit(
             parameters, or a package is missing.
         CheckError: the loss, its gradient or a parameter is not finite; the last checkpoint is kept.
     """
+    whole("look", look)
     group = workers()
     optimizer = _optimizer(parameters, schedule)
     leaves = list(parameters.values())
@@ -137,30 +141,31 @@ def fit(
     progress = Progress(*columns, disable=quiet or not group.main)
     with _writer(log if group.main else None, len(history)) as writer, progress:
         task = progress.add_task(label, total=schedule.steps, completed=len(history), loss=float("nan"))
+        unseen = list[tuple[Tensor, Tensor, float]]()
         for step in range(len(history), schedule.steps):
             rate = schedule.lr * schedule.factor(step)
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = rate
             value, gradients = _averages(loss, parameters, step, schedule.accumulate, group)
-            if not math.isfinite(value):
-                raise CheckError(f"{label}: the loss is {value} at step {step}; try a smaller lr than {schedule.lr}")
             for parameter, gradient in zip(leaves, gradients, strict=True):
                 parameter.grad = gradient
             if schedule.clip:
-                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip).item()
+                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
             else:
-                norm = torch.nn.utils.get_total_norm(gradients).item()
-            if not math.isfinite(norm):
-                raise CheckError(f"{label}: the gradient is {norm} at step {step}; try a smaller lr than {schedule.lr}")
+                norm = torch.nn.utils.get_total_norm(gradients)
+            unseen.append((value, norm, rate))
+            if len(unseen) >= look or (step + 1) % every == 0 or step + 1 == schedule.steps:
+                for scalars in _looked_at(label, len(history), unseen, schedule.lr):
+                    if writer is not None:
+                        for tag, scalar in zip(("loss", "gradient_norm", "learning_rate"), scalars, strict=True):
+                            writer.add_scalar(tag, scalar, len(history))
+                    history.append(scalars[0])
+                unseen.clear()
+                progress.update(task, completed=len(history), loss=sum(history[-20:]) / len(history[-20:]))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for name, mean in means.items():
                 mean.lerp_(parameters[name].detach(), 1 - schedule.ema)
-            history.append(value)
-            progress.update(task, advance=1, loss=sum(history[-20:]) / len(history[-20:]))
-            if writer is not None:
-                for tag, scalar in (("loss", value), ("learning_rate", rate), ("gradient_norm", norm)):
-                    writer.add_scalar(tag, scalar, step)
             if (step + 1) % every and step + 1 < schedule.steps:
                 continue
             _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means})
@@ -190,6 +195,23 @@ def epoch_rows(
     return rng.permutation(total)[place * batch_size : (place + 1) * batch_size]
 
 
+def _looked_at(
+    label: str, first: int, unseen: Sequence[tuple[Tensor, Tensor, float]], lr: float
+) -> list[tuple[float, float, float]]:
+    """Loss, norm of the gradient and learning rate of some steps; refused where they are not finite.
+
+    Raises:
+        CheckError: the loss or the norm of a step is not finite.
+    """
+    losses = torch.stack([value for value, _, _ in unseen]).tolist()
+    norms = torch.stack([norm for _, norm, _ in unseen]).tolist()
+    for step, (value, norm) in enumerate(zip(losses, norms, strict=True), first):
+        for what, scalar in (("loss", value), ("gradient", norm)):
+            if not math.isfinite(scalar):
+                raise CheckError(f"{label}: the {what} is {scalar} at step {step}; try a smaller lr than {lr}")
+    return [(value, norm, rate) for value, norm, (_, _, rate) in zip(losses, norms, unseen, strict=True)]
+
+
 def _check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
     """Refuse parameters that would be kept or returned and are not finite."""
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
@@ -210,9 +232,9 @@ def _optimizer(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.op
 
 def _averages(
     loss: Callable[[int], Tensor], parameters: Mapping[str, Tensor], step: int, accumulate: int, group: Workers
-) -> tuple[float, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor]]:
     """Means of the loss and of its gradients over all batches of a step."""
-    total, sums = torch.zeros((), dtype=torch.float32, device="cpu"), list[Tensor]()
+    total, sums = None, list[Tensor]()
     for part in range(accumulate):
         value = loss((step * accumulate + part) * group.count + group.rank)
         # Gradients of these parameters only: nothing is left on weights that happen to require them.
@@ -223,11 +245,14 @@ def _averages(
         gradients = [gradient.contiguous() for gradient in found]
         # Not in place: the gradients of two parameters may be one tensor.
         sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
-        total = value.detach() + total.to(value.device)
+        if total is None:
+            total = torch.zeros((), dtype=torch.float32, device=value.device)
+        total = total + value.detach()
+    assert total is not None
     if accumulate > 1:
         total, sums = total / accumulate, [gradient / accumulate for gradient in sums]
     group.average([total, *sums])
-    return total.item(), sums
+    return total, sums
 
 
 def _writer(folder: Path | None, step: int) -> Any:
