@@ -6,6 +6,7 @@ See `gpu.py` for what a row holds.
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -119,6 +120,8 @@ def _prepare(bench: Bench, name: str, dtype: str, n: int, made: list[Subject]) -
     first = attacked()  # warms up
     second, wall = bench.timed(attacked)
     seen = bench.busy(attacked)
+    if not torch.equal(first, second) or bench.tiny:
+        seen["where_runs_differ"] = _exactly(bench, attacked)
     if seen:
         seen["host_share_percent"] = round(100 * max(0.0, 1 - seen["busy_seconds"] / wall), 1)
     return {
@@ -129,6 +132,22 @@ def _prepare(bench: Bench, name: str, dtype: str, n: int, made: list[Subject]) -
         "wall_seconds": round(wall, 4),
         **seen,
     }
+
+
+def _exactly(bench: Bench, attacked: Callable[[], Tensor]) -> dict[str, Any]:
+    """Whether two runs are equal under torch's switches for that, and what they cost."""
+    found = dict[str, Any]()
+    for name in ("cudnn.deterministic", "use_deterministic_algorithms"):
+        with warnings.catch_warnings(), torch.backends.cudnn.flags(deterministic=True):
+            warnings.simplefilter("ignore")
+            torch.use_deterministic_algorithms(name.startswith("use"), warn_only=True)
+            try:
+                one = attacked()
+                other, wall = bench.timed(attacked)
+            finally:
+                torch.use_deterministic_algorithms(False)
+        found[name] = {"runs_are_bit_equal": torch.equal(one, other), "wall_seconds": round(wall, 4)}
+    return found
 
 
 def compare(bench: Bench, subject: Subject, cell: Cell) -> None:

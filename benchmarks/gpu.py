@@ -19,8 +19,9 @@ Rows of **throughput**, on CLIPs of random weights with 100 classes, one text pe
 
     kind rate              TFLOP/s of a matrix product of 8,192 squared on this card, by type (float32 without TF32)
     kind model             work of a pass per image (GFLOP; forward, and with the gradient of the pixels); whether two
-                           runs of APGD are equal bit for bit; the seconds in which the device had work in a run, and
-                           the rest of its wall clock, during which it waits for the host (`host_share_percent`); the
+                           runs of APGD are equal bit for bit, and if not, under which of torch's switches they are
+                           (`where_runs_differ`) and what these cost; the seconds in which the device had work in a run,
+                           and the rest of its wall clock, in which it waits for the host (`host_share_percent`); the
                            kernels that take longest, and those of attention
     kind attack            an attack by `library`. `stands`: radius 1e-6 and a margin that it cannot change, so that
                            nothing falls and whole searches are measured; else 4/255 on classes at random, where images
@@ -164,7 +165,7 @@ def run_part(name: str, limit: float, options: argparse.Namespace, report: Repor
 
 def short(row: dict[str, Any]) -> str:
     """The row in one line."""
-    long = ("traceback", "output", "longest", "attention", "text", "noted", "message")
+    long = ("traceback", "output", "longest", "attention", "text", "noted", "message", "where_runs_differ")
     return ", ".join(f"{key} {str(value)[:160]}" for key, value in row.items() if key not in long)
 
 

@@ -73,9 +73,8 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_rows(
 def test_figures_are_those_of_the_cpu(name: str, device: torch.device, tmp_path: Path, record_property: Any) -> None:
     here = evaluated(name, torch.device("cpu"), tmp_path / "cpu.sqlite")
     there = evaluated(name, device, tmp_path / "device.sqlite")
-    record_property(
-        "percent", str([(one.kind, one.percent, other.percent) for one, other in zip(here, there, strict=True)])
-    )
+    pairs = list(zip(here, there, strict=True))
+    record_property("percent", str([(one.kind, one.percent, other.percent) for one, other in pairs]))
     for one, other in pairs:
         assert (one.kind, one.n, one.setting.attack) == (other.kind, other.n, other.setting.attack)
         if one.kind == "clean":
