@@ -138,7 +138,7 @@ def _exactly(bench: Bench, attacked: Callable[[], Tensor]) -> dict[str, Any]:
     """Whether two runs are equal under torch's switches for that, and what they cost."""
     found = dict[str, Any]()
     for name in ("cudnn.deterministic", "use_deterministic_algorithms"):
-        with warnings.catch_warnings(), torch.backends.cudnn.flags(deterministic=True):
+        with warnings.catch_warnings(), torch.backends.cudnn.flags(enabled=True, deterministic=True):
             warnings.simplefilter("ignore")
             torch.use_deterministic_algorithms(name.startswith("use"), warn_only=True)
             try:

@@ -23,7 +23,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module of the folder of benchmarks."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     return importlib.import_module
@@ -76,8 +76,8 @@ def test_an_unknown_part_is_named() -> None:
     assert "no part 'thruput'; there are tests, throughput, captioning" in done.stderr
 
 
-def test_time_in_which_the_device_works_is_the_union_of_its_spans(benchmark: Any) -> None:
-    measure = benchmark("_gpu_measure")
+def test_time_in_which_the_device_works_is_the_union_of_its_spans(script: Any) -> None:
+    measure = script("_gpu_measure")
     spans = [(0.0, 10.0, "flash_fwd"), (5.0, 12.0, "gemm"), (20.0, 30.0, "gemm"), (21.0, 22.0, "fmha_bwd")]
     found = measure.busy_of(spans)
     assert found["busy_seconds"] == pytest.approx(22e-6)
@@ -87,18 +87,18 @@ def test_time_in_which_the_device_works_is_the_union_of_its_spans(benchmark: Any
     assert measure.busy_of([])["busy_seconds"] == 0
 
 
-def test_the_work_of_a_pass_is_that_of_its_products(benchmark: Any) -> None:
+def test_the_work_of_a_pass_is_that_of_its_products(script: Any) -> None:
     import torch
 
     weight, x = torch.randn(8, 6), torch.randn(5, 6, requires_grad=True)
-    assert benchmark("_gpu_measure").work(lambda: x @ weight.T) == 2 * 5 * 6 * 8
-    assert benchmark("_gpu_measure").work(lambda: (x @ weight.T).sum().backward()) == 2 * 2 * 5 * 6 * 8
+    assert script("_gpu_measure").work(lambda: x @ weight.T) == 2 * 5 * 6 * 8
+    assert script("_gpu_measure").work(lambda: (x @ weight.T).sum().backward()) == 2 * 2 * 5 * 6 * 8
 
 
-def test_an_error_is_a_row_and_the_others_go_on(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_a_row_and_the_others_go_on(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
-    measure = benchmark("_gpu_measure")
+    measure = script("_gpu_measure")
     bench = measure.Bench(torch.device("cpu"), True, float("inf"))
 
     def fails() -> dict[str, Any]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.gpu.process import train
 from tests.tiny import finetuned, own_labels, tiny_clip
 
 from radapt import finetuning
 from radapt.finetuning.fare import FARE
-from radapt.training import distributed
 
 pytestmark = pytest.mark.gpu
 
@@ -81,16 +86,13 @@ def test_a_training_goes_as_on_the_cpu(device: torch.device) -> None:
     assert found == pytest.approx(expected, rel=0.02)
 
 
-def test_a_process_of_several_has_the_accelerator_to_itself(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if device.type == "cpu":
-        return  # nothing is to be seen there
-    import accelerate
-
-    address = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
-    for name, value in address.items():
-        monkeypatch.setenv(name, value)
-    assert distributed.workers().count == 1
-    state = accelerate.PartialState()
-    assert state.device.type == device.type
+def test_what_accelerate_launches_trains_to_the_same_bits(device: torch.device, tmp_path: Path) -> None:
+    model, losses = train(str(device))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", *(["--cpu"] if device.type == "cpu" else [])]
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    words = [*launch, train.__code__.co_filename, str(device), str(tmp_path / "weights"), str(tmp_path / "losses")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "losses").read_text()) == losses
+    assert same(load_file(tmp_path / "weights", device=str(device)), bits(model))
