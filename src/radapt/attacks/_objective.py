@@ -126,7 +126,8 @@ class ClassificationObjective:
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", target: Index | None = None) -> Score:
         logits = finite(self._logits(pixels))
-        labels = self.labels.to(index.device)[index].to(logits.device)
+        self.labels = self.labels.to(index.device)  # once: at every pass, the host would wait for the copy
+        labels = self.labels[index].to(logits.device)
         name = _known(loss, self.losses)
         if target is None and LOSSES[name].targeted:
             raise SettingsError(f"the loss {name!r} needs a target class per sample")
@@ -195,7 +196,8 @@ class AnswerObjective:
         if self._decisive is None:
             decisive = torch.zeros_like(given)
         else:
-            decisive = self._decisive.to(index.device)[index].to(given.device)
+            self._decisive = self._decisive.to(index.device)
+            decisive = self._decisive[index].to(given.device)
         return Score(-value if self._targeted else value, reached & decisive)
 
 
@@ -213,4 +215,5 @@ class Subset:
         self.stop, self.classes, self.passes_per_call = objective.stop, objective.classes, objective.passes_per_call
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
-        return self._objective(pixels, self._rows.to(index.device)[index], loss=loss, **towards)
+        self._rows = self._rows.to(index.device)
+        return self._objective(pixels, self._rows[index], loss=loss, **towards)
