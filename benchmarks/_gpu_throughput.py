@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from _gpu_measure import DTYPES, GIB, Bench
+from _gpu_measure import DTYPES, Bench
 from _gpu_models import CLASSES, Passes, Subject, build
+from _gpu_passes import passes
 from _peers import PeerAttack, by_pyautoattack, by_torchattacks, versions
 from torch import Tensor
 
@@ -87,10 +86,12 @@ def _attacks(bench: Bench, cells: Sequence[Cell]) -> None:
         where = {"kind": "model", "model": name, "dtype": dtype, "n": n}
         made: list[Subject] = []
         bench.attempt(where, partial(_prepare, bench, name, dtype, n, made), needs=0 if bench.tiny else 8)
+        if not made:
+            continue
+        for kind, look in (("equal", _equal), ("host", _host)):
+            bench.attempt({**where, "kind": kind}, partial(look, bench, made[0]), needs=0 if bench.tiny else 8)
         for cell in group:
-            if made:
-                few = replace(cell, steps=3, seconds=0) if bench.tiny else cell
-                compare(bench, made[0], few)
+            compare(bench, made[0], replace(cell, steps=3, seconds=0) if bench.tiny else cell)
 
 
 def _passes(bench: Bench, name: str, ways: Mapping[str, float]) -> None:
@@ -106,35 +107,51 @@ def _passes(bench: Bench, name: str, ways: Mapping[str, float]) -> None:
 
 
 def _prepare(bench: Bench, name: str, dtype: str, n: int, made: list[Subject]) -> dict[str, Any]:
-    """Build a model, and see what a pass of it is: its work, its time, the host's share, and whether runs are equal."""
-    subject = build(bench, name, dtype, n)
-    made.append(subject)
-    model, images = subject.passes(bench, True), subject.images
-    attack = make("apgd", eps=1e-6, steps=2 if bench.tiny else 20 if dtype == "bfloat16" else 5)
-    labels = torch.zeros(len(images), dtype=torch.long)
-
-    def attacked() -> Tensor:
-        found: Tensor = attack(ClassificationObjective(model, labels, CLASSES), images, batch_size=len(images)).pixels
-        return found
-
-    first = attacked()  # warms up
-    second, wall = bench.timed(attacked)
-    seen = bench.busy(attacked)
-    if not torch.equal(first, second) or bench.tiny:
-        seen["where_runs_differ"] = _exactly(bench, attacked)
-    if seen:
-        seen["host_share_percent"] = round(100 * max(0.0, 1 - seen["busy_seconds"] / wall), 1)
+    """Build a model, and see what a pass of it is."""
+    made.append(build(bench, name, dtype, n))
     return {
-        "parameters": sum(each.numel() for each in subject.vlm.tower.root.parameters()),
-        "forward_gflop": round(subject.forward / 1e9, 2),
-        "gradient_gflop": round((subject.forward + subject.backward) / 1e9, 2),
-        "runs_are_bit_equal": torch.equal(first, second),
-        "wall_seconds": round(wall, 4),
-        **seen,
+        "parameters": sum(each.numel() for each in made[0].vlm.tower.root.parameters()),
+        "forward_gflop": round(made[0].forward / 1e9, 2),
+        "gradient_gflop": round((made[0].forward + made[0].backward) / 1e9, 2),
     }
 
 
-def _exactly(bench: Bench, attacked: Callable[[], Tensor]) -> dict[str, Any]:
+def _searching(bench: Bench, subject: Subject) -> Callable[[], Tensor]:
+    """A whole search of APGD on all images at once."""
+    model, images = subject.passes(bench, True), subject.images
+    attack = make("apgd", eps=1e-6, steps=2 if bench.tiny else 20 if subject.dtype == "bfloat16" else 5)
+    labels = torch.zeros(len(images), dtype=torch.long)
+
+    def search() -> Tensor:
+        found: Tensor = attack(ClassificationObjective(model, labels, CLASSES), images, batch_size=len(images)).pixels
+        return found
+
+    return search
+
+
+def _equal(bench: Bench, subject: Subject) -> dict[str, Any]:
+    """Whether two runs are equal bit for bit, and if not, under which of torch's switches they are, and their cost."""
+    search = _searching(bench, subject)
+    first = search()  # warms up
+    second, wall = bench.timed(search)
+    found: dict[str, Any] = {"runs_are_bit_equal": torch.equal(first, second), "seconds": round(wall, 4)}
+    if not found["runs_are_bit_equal"] or bench.tiny:
+        found["where_runs_differ"] = _exactly(bench, search)
+    return found
+
+
+def _host(bench: Bench, subject: Subject) -> dict[str, Any]:
+    """The share of a search's wall clock in which the device has nothing to do, and what it does in the rest."""
+    search = _searching(bench, subject)
+    search()
+    _, wall = bench.timed(search)
+    seen = bench.busy(search)
+    if seen:
+        seen["host_share_percent"] = round(100 * max(0.0, 1 - seen["busy_seconds"] / wall), 1)
+    return {"seconds": round(wall, 4), **seen}
+
+
+def _exactly(bench: Bench, search: Callable[[], Tensor]) -> dict[str, Any]:
     """Whether two runs are equal under torch's switches for that, and what they cost."""
     found = dict[str, Any]()
     for name in ("cudnn.deterministic", "use_deterministic_algorithms"):
@@ -142,8 +159,8 @@ def _exactly(bench: Bench, attacked: Callable[[], Tensor]) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             torch.use_deterministic_algorithms(name.startswith("use"), warn_only=True)
             try:
-                one = attacked()
-                other, wall = bench.timed(attacked)
+                one = search()
+                other, wall = bench.timed(search)
             finally:
                 torch.use_deterministic_algorithms(False)
         found[name] = {"runs_are_bit_equal": torch.equal(one, other), "wall_seconds": round(wall, 4)}
@@ -222,70 +239,3 @@ def _measured(
         "outside_the_ball": int(outside.sum()),
         **memory,
     }
-
-
-def passes(bench: Bench, subject: Subject, way: str) -> dict[str, Any]:
-    """Median time of a forward pass with its gradient, as it is run or as a compiler or a CUDA graph runs it."""
-    images = subject.images
-    leaf = images.clone().requires_grad_(True)
-
-    def gradient() -> Tensor:
-        logits = subject.vlm.logits(leaf, subject.steady)
-        return torch.autograd.grad(logits.square().sum(), leaf)[0]
-
-    expected = gradient().clone()
-    setup = 0.0
-    with _changed(bench, subject, way):
-        if way == "CUDA graph":
-            if bench.device.type != "cuda":
-                return {"skipped": "a CPU has no CUDA graphs"}
-            replay, setup = bench.timed(lambda: _captured(gradient))
-            found = replay()
-            seconds = bench.median(replay)
-        else:
-            found, setup = bench.timed(gradient)
-            seconds = bench.median(gradient, *((2, 0) if bench.tiny else ()))
-    close = F.cosine_similarity(found.flatten().float(), expected.flatten().float(), 0)
-    done = len(images) * (subject.forward + subject.backward)
-    rate = 100 * done / seconds / 1e12 / bench.rate(subject.dtype)
-    row: dict[str, Any] = {"batch": len(images), "first_seconds": round(setup, 2), "seconds": round(seconds, 5)}
-    if bench.device.type == "cuda":
-        row["allocated_gib"] = round(torch.cuda.memory_allocated() / GIB, 3)
-    return {**row, "rate_percent": round(rate, 1), "cosine_with_eager": round(float(close), 6)}
-
-
-@contextmanager
-def _changed(bench: Bench, subject: Subject, way: str) -> Iterator[None]:
-    """The blocks of a tower compiled for a while: they share one graph, so that it is made once."""
-    if not way.endswith("blocks"):
-        yield
-        return
-    blocks: list[Any] = list(subject.vlm.tower.blocks)
-    settings: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if way == "autotuned blocks" else {}
-    torch.compiler.reset()
-    for block in blocks:
-        block.compile(**({"backend": "aot_eager"} if bench.tiny else settings))
-    try:
-        yield
-    finally:
-        for block in blocks:
-            block._compiled_call_impl = None
-
-
-def _captured(gradient: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A CUDA graph of a pass; what it returns is written over by the next replay."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            gradient()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = gradient()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return result
-
-    return replay

@@ -18,11 +18,12 @@ outcome, seconds, message, and what it noted of itself.
 Rows of **throughput**, on CLIPs of random weights with 100 classes, one text per class, no vocabulary:
 
     kind rate              TFLOP/s of a matrix product of 8,192 squared on this card, by type (float32 without TF32)
-    kind model             work of a pass per image (GFLOP; forward, and with the gradient of the pixels); whether two
-                           runs of APGD are equal bit for bit, and if not, under which of torch's switches they are
-                           (`where_runs_differ`) and what these cost; the seconds in which the device had work in a run,
-                           and the rest of its wall clock, in which it waits for the host (`host_share_percent`); the
-                           kernels that take longest, and those of attention
+    kind model             work of a pass per image, in GFLOP: forward, and with the gradient of the pixels
+    kind equal             whether two runs of APGD are equal bit for bit; if not, under which of torch's switches they
+                           are (`where_runs_differ`), and what these cost
+    kind host              the seconds in which the device had work in a run of APGD, and the share of its wall clock in
+                           which it waited for the host (`host_share_percent`); the kernels that take longest, and
+                           those of attention
     kind attack            an attack by `library`. `stands`: radius 1e-6 and a margin that it cannot change, so that
                            nothing falls and whole searches are measured; else 4/255 on classes at random, where images
                            fall at once. `growth` (ours): null for whole searches, 0.35 for AutoAttack's default.
@@ -139,13 +140,17 @@ def run_part(name: str, limit: float, options: argparse.Namespace, report: Repor
         guard = threading.Timer(limit + GRACE, stop)
         guard.start()
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                part["rows"].append(json.loads(line))
-                report.write()
-                say(f"{name}: {short(part['rows'][-1])}", until)
-        process.wait()
-        guard.cancel()
+        try:
+            for line in process.stdout:
+                if line.startswith("{"):
+                    part["rows"].append(json.loads(line))
+                    report.write()
+                    say(f"{name}: {short(part['rows'][-1])}", until)
+            process.wait()
+        finally:
+            guard.cancel()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         errors.seek(0)
         text = errors.read()
     part["seconds"] = round(time.monotonic() - start, 1)
@@ -206,6 +211,7 @@ def main() -> int:
     wanted = options.only.split(",")
     if unknown := [name for name in wanted if name not in PARTS]:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the process of the part, too
     until = time.monotonic() + 60 * options.minutes
     report, good = Report(options.out, environment(options)), True
     for name in wanted:

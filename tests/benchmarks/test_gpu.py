@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def test_every_part_runs_and_is_kept(tmp_path: Path) -> None:
     done = run("--out", str(out), "--minutes", "14")
     kept = json.loads(out.read_text())
     rows = [row for part in kept["parts"].values() for row in part["rows"]]
-    assert [row for row in rows if "error" in row or row.get("outcome") == "failed"] == []
+    assert [row["traceback"] for row in rows if "error" in row] == []
+    assert [row for row in rows if row.get("outcome") == "failed"] == []
     assert done.returncode == 0, done.stdout + done.stderr
     assert {part.get("error") for part in kept["parts"].values()} == {None}
     kinds = {name: {row["kind"] for row in part["rows"]} for name, part in kept["parts"].items()}
     assert kinds["tests"] == {"tests", "test"}
-    assert kinds["throughput"] == {"rate", "model", "attack", "passes"}
+    assert kinds["throughput"] == {"rate", "model", "equal", "host", "attack", "passes"}
     assert kinds["captioning"] == {"model", "captions", "answers"}
     attacks = [row for row in kept["parts"]["throughput"]["rows"] if row["kind"] == "attack"]
     assert {row["robust_accuracy"] for row in attacks if row["stands"]} == {100.0}
@@ -68,6 +70,27 @@ def test_a_part_whose_time_is_up_is_stopped(tmp_path: Path) -> None:
     assert set(parts) == {"throughput", "captioning"}
     assert all(part["seconds"] < 60 for part in parts.values())
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_keeps_what_it_had_and_leaves_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(SCRIPT), "--dry-run", "--only", "throughput", "--out", str(out)]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "kind rate" in process.stdout.readline()
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=True)
+        [child] = map(int, listed.stdout.split())
+        process.terminate()
+        assert process.wait(60) == 1
+    assert json.loads(out.read_text())["parts"]["throughput"]["rows"][0]["kind"] == "rate"
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split(")")[1][:3]:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the process of the part goes on")
 
 
 def test_an_unknown_part_is_named() -> None:
