@@ -20,7 +20,7 @@ __all__ = ["finetune"]
 
 def finetune(
     method: Annotated[str, typer.Argument(help="fare, pmg, tecoa or tga.")],
-    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model to start from.")] = "micro/clip",
+    model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model to start from.")] = "micro/clip",
     out: Annotated[
         Path,
         typer.Option(
