@@ -73,3 +73,13 @@ def test_a_mistyped_name_gets_the_nearest(run: Run, command: str, typo: str, mea
     result = run(command, typo)
     assert result.exit_code == 2
     assert f"did you mean '{meant}'" in result.output
+
+
+def test_no_option_has_its_own_name_for_its_metavar() -> None:
+    """Some versions of typer take such a metavar for the name of the option."""
+    root = typer.main.get_command(app)
+    commands = list(root.commands.values())  # type: ignore[attr-defined]
+    commands += [sub for command in commands for sub in getattr(command, "commands", {}).values()]
+    options = [option for command in commands for option in command.params]
+    assert len(options) > 100
+    assert [option.name for option in options if option.metavar and option.metavar.lower() == option.name] == []
