@@ -73,7 +73,7 @@ def test_a_source_is_added(package: Any) -> None:
     package(**CARDS)
     data = load_dataset("stripes", split="validation", n=4, size=6)
     assert (data.images.shape, data.split, data.labels.tolist()) == ((4, 6, 6, 3), "validation", [0, 1, 0, 1])
-    assert READERS.names() == ["digits", "hub", "nothing", "shapeworld", "striped-paper"]
+    assert READERS.names() == ["digits", "folder", "hub", "nothing", "shapeworld", "striped-paper"]
     with pytest.raises(SettingsError, match=r"'nothing': the reader 'nothing' must give a Dataset, got NoneType"):
         load_dataset("nothing")
 

@@ -37,7 +37,9 @@ __all__ = ["evaluate"]
 
 def evaluate(
     candidates: Annotated[list[str], typer.Argument(help="What to evaluate: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
-    data: Annotated[str, typer.Option(help="Datasets, separated by commas.")] = "shapes",
+    data: Annotated[
+        str, typer.Option(help="Datasets, separated by commas: names, cards, folders of images.")
+    ] = "shapes",
     attack: Annotated[str, typer.Option(help="Attack (see `radapt attacks`); `none` for clean results only.")] = "apgd",
     eps: Annotated[str, typer.Option(help="Radii in pixel units, separated by commas.")] = "4/255",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
@@ -61,6 +63,9 @@ def evaluate(
     ] = None,
     n: Annotated[int | None, typer.Option(help="Images per dataset; default: the card's number.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="As many images of each class, as far as there are, one class in turn.")
+    ] = False,
     data_root: DataRoot = None,
     seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
     batch_size: BatchSize = 32,
@@ -120,6 +125,7 @@ def evaluate(
         target=target,
         n=n,
         split=cast("Split", split),
+        balanced=balanced,
         seed=seed,
         batch_size=batch_size,
         chunk_size=chunk_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from radapt.errors import SettingsError, shown
+from radapt.io import expanded
 from radapt.numbers import LARGEST_N
 from radapt.registry import key_of, nearest
 from radapt.schema import STRICT, parse, read_yaml
@@ -51,7 +53,7 @@ class Card:
         name: as written on the command line; the name of the card's file.
         title: as written in tables.
         task: ``zero-shot``, ``retrieval``, ``captioning`` or ``vqa``.
-        source: name of the reader that fetches the samples (``shapeworld``, ``digits``, ``hub``).
+        source: name of the reader that fetches the samples (``shapeworld``, ``digits``, ``hub``, ``folder``).
         metric: ``top-1`` or ``mean-per-class`` for zero-shot sets, ``accuracy`` or (questions of yes and no) ``F1`` for
             vqa; one per task otherwise.
         licence: terms of the images and annotations.
@@ -142,6 +144,17 @@ class Card:
             raise SettingsError(f"dataset {self.name!r}: {problem}")
         return value
 
+    def flag(self, key: str) -> bool:
+        """True or false from the options; false where nothing is said.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        value = self.options.get(key, False)
+        if type(value) is not bool:
+            raise SettingsError(f"dataset {self.name!r}: {key} must be true or false, got {shown(value)}")
+        return value
+
     @classmethod
     def from_dict(cls, content: object, *, where: str = "card") -> Card:
         """Build a card from plain YAML values.
@@ -176,7 +189,8 @@ def card(name: str) -> Card:
     """The card of a dataset.
 
     Args:
-        name: one of :func:`datasets`, or the path of a card of your own (``birds.yaml``).
+        name: one of :func:`datasets`, the path of a card of your own (``birds.yaml``), or that of a folder
+            with a folder of images for each class.
 
     Raises:
         SettingsError: there is no such dataset, or the card is wrong.
@@ -188,7 +202,12 @@ def card(name: str) -> Card:
         return _shipped(key)
     added = REGISTRY.added()
     if key not in added:
-        raise SettingsError(f"unknown dataset {shown(name)}{nearest(key, datasets())} (or the path of a .yaml card)")
+        if name.strip() and os.path.isdir(expanded(name)):  # noqa: PTH112 - Path.is_dir fails on names too long
+            return _of_folder(expanded(name))
+        raise SettingsError(
+            f"unknown dataset {shown(name)}{nearest(key, datasets())} (or the path of a .yaml card or of a folder of "
+            "images)"
+        )
     return _added(key, REGISTRY.get(key), f"dataset {key!r} of {added[key].value}")
 
 
@@ -211,6 +230,26 @@ def _added(key: str, content: object, where: str) -> Card:
     if result.name != key:
         raise SettingsError(f"{where}: its name is {result.name!r}; entry point and card must have the same name")
     return result
+
+
+def _of_folder(folder: Path) -> Card:
+    """The card of a folder with images, which lie in a folder for each class."""
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower())[:_LONGEST_NAME].strip("-") or "images"
+    if name in datasets():  # figures on a set of the library and on a folder never share a name
+        name = f"{name[: _LONGEST_NAME - 7]}-folder"
+    return Card(
+        name=name,
+        title=name,
+        task="zero-shot",
+        source="folder",
+        metric="top-1",
+        licence="unknown",
+        citation="A folder of images.",
+        description="Images of a folder, in a folder for each class.",
+        tests="Unknown.",
+        options={"path": str(folder), "shuffle": 0},
+        templates=("a photo of a {c}.",),
+    )
 
 
 def _read(path: Path) -> Card:

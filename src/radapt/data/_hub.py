@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import PIL.Image
 import torch
-from numpy.typing import NDArray
-from PIL.Image import Image, Resampling
 
 from radapt.errors import InputError, SettingsError, shown
-from radapt.images import open_image
 from radapt.registry import nearest
 from radapt.types import Split
 
 from ._cards import Card
 from ._dataset import Dataset
 from ._naming import NAMING, class_names, no_column, with_templates
+from ._order import in_turn
+from ._pixels import LARGEST, PIXELS, square
 from ._truth import label_of, question_of, texts_of
 
 __all__ = ["OPTIONS", "read_hub"]
@@ -36,10 +34,9 @@ _COLUMNS = {
     "captioning": ("image", "captions"),
     "vqa": ("image", "question", "answers"),
 }
-OPTIONS = {task: (*_READING, *(NAMING if task == "zero-shot" else ("field",))) for task in _COLUMNS}
+OPTIONS = {task: (*_READING, *((*NAMING, "balanced") if task == "zero-shot" else ("field",))) for task in _COLUMNS}
 """What a card of each task may say under ``options``."""
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
-_PIXELS, _LARGEST = 224, 4096
 _BROKEN = (OSError, ValueError, RuntimeError, EOFError, LookupError, tarfile.TarError, zlib.error, lzma.LZMAError)
 """What the libraries underneath raise, besides their own, for files that are not there or damaged."""
 _SLICE = re.compile(r"(.+)\[([0-9]{0,15}):([0-9]{0,15})\]")
@@ -53,9 +50,10 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     ``columns`` (``image``, and ``label``, ``captions``, or ``question`` and ``answers``, to theirs; an image is looked
     for under the usual names), ``size`` (pixels) and ``shuffle`` (a seed: the rows are taken in the order of a
     permutation of their whole split, which is downloaded for it; ``splits`` count in that order). Zero-shot sets also
-    take the options of :func:`radapt.data._naming.class_names`, the others ``field`` (that of records with a text, see
-    :func:`radapt.data._truth.texts_of`). The word weights of CIDEr come of the captions of the card's own number of
-    rows, or of the whole split where it has none, whatever ``n`` is.
+    take ``balanced`` (classes in turn, within the rows that ``splits`` gives the split, so that no row changes its
+    split) and the options of :func:`radapt.data._naming.class_names`, the others ``field`` (that of records with
+    a text, see :func:`radapt.data._truth.texts_of`). The word weights of CIDEr come of the captions of the card's own
+    number of rows, or of the whole split where it has none, whatever ``n`` is.
 
     Raises:
         SettingsError: wrong options, no such split, column or file, no class names, too few rows, or the library
@@ -63,9 +61,9 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
         InputError: an image, a label or a text that cannot be read, or a label without a class name.
     """
     name = f"dataset {details.name!r}"
-    repository, size = details.options.get("repository"), details.options.get("size", _PIXELS)
-    if not isinstance(repository, str) or type(size) is not int or not 8 <= size <= _LARGEST:
-        raise SettingsError(f"{name}: the options need a repository and a size from 8 to {_LARGEST} pixels")
+    repository, size = details.options.get("repository"), details.options.get("size", PIXELS)
+    if not isinstance(repository, str) or type(size) is not int or not 8 <= size <= LARGEST:
+        raise SettingsError(f"{name}: the options need a repository and a size from 8 to {LARGEST} pixels")
     splits = _names(details, "splits", get_args(Split))
     columns = _names(details, "columns", _COLUMNS[details.task])
     part, wanted = splits.get(split, split), n or details.n
@@ -79,10 +77,11 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     most = None if corpus is None or wanted is None else max(corpus, wanted)
     places = {label: place for place, label in enumerate(sorted(classes))}
     images, truths = [], []
-    for at, row in enumerate(_rows(details, whole, part, most)):
+    label = columns.get("label", "label") if details.task == "zero-shot" and details.flag("balanced") else None
+    for at, row in enumerate(_rows(details, whole, part, most, label)):
         found = _found(details, columns, row)
         if wanted is None or at < wanted:
-            images.append(_square(f"{name}: sample {at}", row[found["image"]], size))
+            images.append(square(f"{name}: sample {at}", row[found["image"]], size))
         truths.append(_truth(details, at, found, row, places))
     if not images or (wanted is not None and len(images) < wanted):
         where = "" if part == split else f"; it is {part!r} of {repository}"
@@ -161,18 +160,24 @@ def _undecoded(details: Card, columns: Mapping[str, str], whole: Any) -> Any:
     return rows
 
 
-def _rows(details: Card, whole: Any, part: str, n: int | None) -> Iterator[dict[str, Any]]:
+def _rows(details: Card, whole: Any, part: str, n: int | None, label: str | None) -> Iterator[dict[str, Any]]:
+    """The first ``n`` rows of a part; with the column ``label``, its classes in turn."""
     _, first, end = _bounds(part)
-    if n is not None:
-        end = first + n if end is None else min(end, first + n)
     name, repository, at = f"dataset {details.name!r}", str(details.options["repository"]), 0
     seed: Any = details.options.get("shuffle")
+    if label is not None and seed is None:
+        raise SettingsError(f"{name}: balanced needs the whole split; write 'shuffle: 0' under the options of its card")
+    if n is not None and label is None:
+        end = first + n if end is None else min(end, first + n)
     with _reading(name, repository, f"split {part!r}"):
         if seed is None:
             rest = whole.skip(first)
             rows = iter(rest if end is None else rest.take(max(0, end - first)))
         else:  # the legacy generator: NumPy promises that its permutations never change
-            rows = iter(whole.select(np.random.RandomState(seed).permutation(len(whole))[first:end]))
+            order = np.random.RandomState(seed).permutation(len(whole))[first:end]
+            if label is not None:
+                order = order[in_turn([str(each) for each in whole.select_columns([label]).select(order)[label]])][:n]
+            rows = iter(whole.select(order))
     while True:
         with _reading(name, repository, f"split {part!r}, sample {at}"):
             row = next(rows, None)
@@ -203,23 +208,6 @@ def _found(details: Card, columns: Mapping[str, str], row: Mapping[str, Any]) ->
         if column not in row:
             raise no_column(details, ours, column, row)
     return found
-
-
-def _square(where: str, image: Any, size: int) -> NDArray[np.uint8]:
-    if not isinstance(image, Image | bytes):
-        raise InputError(f"{where} holds {type(image).__name__} where an image is expected")
-    try:
-        upright = open_image(image)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    scale = size / min(upright.size)
-    width, height = (max(size, round(side * scale)) for side in upright.size)
-    if PIL.Image.MAX_IMAGE_PIXELS is not None and width * height > PIL.Image.MAX_IMAGE_PIXELS:
-        got = f"{upright.width} x {upright.height} pixels, with a shorter side of {size} it has {width * height}"
-        raise InputError(f"{where}: the image is {got}, the limit is {PIL.Image.MAX_IMAGE_PIXELS}; crop it first")
-    left, top = (width - size) // 2, (height - size) // 2
-    resized = upright.resize((width, height), Resampling.BICUBIC)
-    return np.asarray(resized.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
 def _truth(details: Card, at: int, found: Mapping[str, str], row: Mapping[str, Any], places: Mapping[int, int]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from radapt.schema import read_text
 
 from ._cards import Card, alike
 
-__all__ = ["NAMING", "class_names", "no_column", "with_templates"]
+__all__ = ["NAMING", "chosen_names", "class_names", "no_column", "with_templates"]
 
 NAMING = ("classes_file", "templates_file", "names", "replace", "rename")
 """Options of a zero-shot card that say where class names and templates come from."""
@@ -59,6 +59,18 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
             "label order, or name a text file of the repository (classes_file) or a column (names) under options"
         )
     return _distinct(details, dict(enumerate(texts or [_clean(details, text) for text in stored or ()])))
+
+
+def chosen_names(details: Card, known: Sequence[str]) -> tuple[str, ...]:
+    """The class names of the card, or those that its source knows.
+
+    Raises:
+        SettingsError: the card gives another number of names.
+    """
+    if details.classes and len(details.classes) != len(known):
+        got = f"{len(details.classes)} names for {len(known)} classes ({', '.join(known)})"
+        raise SettingsError(f"dataset {details.name!r}: the card gives {got}")
+    return details.classes or tuple(known)
 
 
 def _distinct(details: Card, names: dict[int, str]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Whether the first samples of a dataset stand for all of its classes."""
+"""The order of a dataset's samples: by class in turn where that is asked for, and what its first samples leave out."""
 
 from __future__ import annotations
 
@@ -10,28 +10,54 @@ from itertools import pairwise
 
 from ._dataset import Dataset
 
-__all__ = ["looks_sorted", "warn_of_order"]
+__all__ = ["in_turn", "looks_sorted", "warn_of_order"]
 
 _RARE = 1e-4
 _FAR = 3.0
 
 
-def warn_of_order(data: Dataset) -> None:
-    """Warn where the samples leave classes out that they would hardly leave out if they came in a random order.
+def in_turn(labels: Sequence[object]) -> list[int]:
+    """The positions of samples in the order that takes one of each class, then a second one of each, and so on.
 
-    A card with the option ``shuffle`` has them in such an order.
+    Within a class, and of the samples of one turn, the earlier one comes first. A class that has no more samples is
+    left out of the further turns.
     """
-    if not len(data.labels) or data.card.options.get("shuffle") is not None:
+    seen: Counter[object] = Counter()
+    turns = []
+    for label in labels:
+        turns.append(seen[label])
+        seen[label] += 1
+    return sorted(range(len(turns)), key=turns.__getitem__)
+
+
+def warn_of_order(data: Dataset, n: int | None) -> None:
+    """Warn where the samples leave classes out, because they are sorted by class or because fewer were asked for.
+
+    Fewer than the card's own number, and more than one. Sets that are rendered come in turn: for them, and wherever the
+    card has no option ``shuffle`` nor ``balanced``, only an order that is hardly one of chance is worth a warning.
+
+    Args:
+        data: the samples.
+        n: how many were asked for, if it was said.
+    """
+    details = data.card
+    labels, classes = data.labels.tolist(), len(data.classes)
+    present = len(set(labels))
+    if not labels or present == classes:
         return
-    labels = data.labels.tolist()
-    if not looks_sorted(labels, len(data.classes)):
+    shown = f"the first {len(data)} samples of {data.name!r}, split {data.split!r}, show only {present} of its"
+    balanced = details.options.get("balanced") is True
+    if details.options.get("shuffle") is None and not balanced:
+        if looks_sorted(labels, classes):
+            shuffle = "write 'shuffle: 0' under the options of its card, or " if details.source == "hub" else ""
+            warnings.warn(
+                f"{shown} {classes} classes, as if they were sorted by class; {shuffle}take a larger n", stacklevel=3
+            )
         return
-    shuffle = "write 'shuffle: 0' under the options of its card, or " if data.card.source == "hub" else ""
-    warnings.warn(
-        f"the first {len(data)} samples of {data.name!r}, split {data.split!r}, show only {len(set(labels))} of its "
-        f"{len(data.classes)} classes, as if they were sorted by class; {shuffle}take a larger n",
-        stacklevel=3,
-    )
+    fewer = n is not None and 1 < n < (math.inf if details.n is None else details.n)
+    if fewer and not (balanced and len(labels) >= classes):
+        advice = f"an n of at least {classes}" if balanced else "a larger n, or samples of all classes (balanced)"
+        warnings.warn(f"{shown} {classes} classes; take {advice}", stacklevel=3)
 
 
 def looks_sorted(labels: Sequence[int], classes: int) -> bool:

@@ -21,7 +21,8 @@ from ._cache import cached
 from ._cards import Card, card
 from ._dataset import Dataset
 from ._mirror import mirrored
-from ._order import warn_of_order
+from ._naming import chosen_names
+from ._order import in_turn, warn_of_order
 from ._table import Table
 from .shapeworld import ATTRIBUTES, RENDERER, Scene, World, caption, draw, generator, questions, render, stream
 
@@ -44,27 +45,35 @@ def load_dataset(
     n: int | None = None,
     size: int | None = None,
     data_root: str | Path | None = None,
+    balanced: bool = False,
 ) -> Dataset:
     """Load the first ``n`` samples of a dataset; those of a smaller ``n`` are the beginning of those of a larger one.
 
     Args:
-        name: one of :func:`datasets`, or the path of a card of your own.
+        name: one of :func:`datasets`, the path of a card of your own, or of a folder with a folder of images for each
+            class.
         split: ``train``, ``validation`` or ``test``; they share no image.
         n: number of samples (default: the card's own number, or else the whole split).
         size: height and width of the images, in pixels, as a model takes them (default: the card's own).
         data_root: folder with copies of repositories of the hub, which are read instead of the hub: that of
             ``clip-benchmark/wds_vtab-cifar10`` is its folder ``wds_vtab-cifar10`` (default: the folder that the
             environment variable ``RADAPT_DATA`` names, or else the hub).
+        balanced: take one sample of each class, then a second one of each, and so on, in place of the card's order. The
+            samples are those of the same split; the name ends in ``-balanced``, as figures on them are others.
 
     Raises:
         SettingsError: an unknown name, split or source, a set that ``data_root`` lacks, the split has fewer than ``n``
-            samples, or their images are too many or too large to be held.
+            samples, their images are too many or too large to be held, or ``balanced`` for a set without classes or
+            one that cannot be read so.
         InputError: a sample cannot be read.
 
     Warns:
-        UserWarning: the samples leave classes out, as those of a set that is sorted by class do.
+        UserWarning: the samples leave classes out, as those of a set that is sorted by class do, or because fewer were
+            asked for than the card says.
     """
     details = mirrored(card(str(name)), data_root)
+    if balanced:
+        details = _balanced(details)
     if size is not None:
         details = replace(details, options={**details.options, "size": size})
     if split not in get_args(Split):
@@ -85,8 +94,22 @@ def load_dataset(
     if not isinstance(data, Dataset):
         kind = type(data).__name__
         raise SettingsError(f"dataset {details.name!r}: the reader {details.source!r} must give a Dataset, got {kind}")
-    warn_of_order(data)
+    warn_of_order(data, n)
     return data
+
+
+def _balanced(details: Card) -> Card:
+    name = f"dataset {details.name!r}"
+    if details.task != "zero-shot":
+        raise SettingsError(f"{name}: only zero-shot sets have classes to be balanced; it is a set for {details.task}")
+    if details.source not in _OWN:
+        raise SettingsError(f"{name}: its source {details.source!r} has no balanced order; leave balanced out")
+    return replace(
+        details,
+        name=f"{details.name}-balanced",
+        title=f"{details.title}, balanced",
+        options={**details.options, "balanced": True},
+    )
 
 
 def _too_many(details: Card, n: int | None, problem: str) -> SettingsError:
@@ -103,20 +126,15 @@ def _options(details: Card, allowed: Sequence[str]) -> dict[str, object]:
     return dict(details.options)
 
 
-def _class_names(details: Card, known: Sequence[str]) -> tuple[str, ...]:
-    if details.classes and len(details.classes) != len(known):
-        got = f"{len(details.classes)} names for {len(known)} classes ({', '.join(known)})"
-        raise SettingsError(f"dataset {details.name!r}: the card gives {got}")
-    return details.classes or tuple(known)
-
-
 def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
     """Read rendered scenes.
 
     Options: ``label`` (attribute or ``composition``), ``world`` (see ``World.from_dict``), ``size`` (pixels), ``seed``,
-    and for vqa ``asked`` (``presence``: only whether something is there).
+    for vqa ``asked`` (``presence``: only whether something is there), and for zero-shot sets ``balanced``, which they
+    are unless ``world`` balances something else.
     """
-    options = _options(details, ("label", "world", "size", "seed", *(("asked",) if details.task == "vqa" else ())))
+    own = {"vqa": ("asked",), "zero-shot": ("balanced",)}.get(details.task, ())
+    options = _options(details, ("label", "world", "size", "seed", *own))
     size, seed = details.whole("size", _PIXELS, 8, _LARGEST), details.whole("seed", 0, 0, 2**32 - 1)
     chosen, label = options.get("world", {}), options.get("label")
     if not isinstance(chosen, Mapping):
@@ -126,6 +144,8 @@ def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
         raise SettingsError(f"dataset {details.name!r}: unknown label {shown(label)}{nearest(str(label), labels)}")
     if details.task != "zero-shot" and label is not None:
         raise SettingsError(f"dataset {details.name!r}: a label belongs to zero-shot sets, not to {details.task}")
+    if details.flag("balanced") and chosen.get("balance", label) != label:
+        raise SettingsError(f"dataset {details.name!r}: its world balances {shown(chosen['balance'])}, not its label")
     n = n or details.n
     if n is None:
         raise SettingsError(f"dataset {details.name!r} has no end: give n, or write it on the card")
@@ -139,7 +159,7 @@ def _shapeworld(details: Card, split: Split, n: int | None) -> Dataset:
     scenes = scenes[:n]
     if details.task == "zero-shot":
         values = world.classes(str(label))
-        names = _class_names(details, [" ".join(value) for value in values])
+        names = chosen_names(details, [" ".join(value) for value in values])
         numbers = torch.tensor([values.index(scene.describe(str(label))) for scene in scenes], device="cpu")
         return Dataset(card=details, split=split, images=images, labels=numbers, classes=names)
     if details.task == "vqa":
@@ -196,18 +216,30 @@ def _rendered(world: World, split: str, indices: Sequence[int], size: int, seed:
 
 
 def _digits(details: Card, split: Split, n: int | None) -> Dataset:
-    """Options: ``size`` (pixels)."""
+    """Options: ``size`` (pixels) and ``balanced`` (classes in turn)."""
     from .digits import DIGITS, load_digits  # scikit-learn takes a second to import
 
-    _options(details, ("size",))
+    _options(details, ("size", "balanced"))
     if details.task != "zero-shot":
         raise SettingsError(f"dataset {details.name!r}: digits have labels only; the task must be zero-shot")
     images, labels = load_digits(split, details.whole("size", _PIXELS, 8, _LARGEST))
     n = n or details.n or len(images)
     if n > len(images):
         raise SettingsError(f"dataset {details.name!r}: the {split} split has {len(images)} samples, n={n} asked for")
-    names = _class_names(details, DIGITS)
-    return Dataset(card=details, split=split, images=images[:n], labels=torch.from_numpy(labels[:n]), classes=names)
+    order = in_turn(labels.tolist()) if details.flag("balanced") else list(range(len(images)))
+    images, labels = images[order[:n]], labels[order[:n]]
+    names = chosen_names(details, DIGITS)
+    return Dataset(card=details, split=split, images=images, labels=torch.from_numpy(labels), classes=names)
+
+
+def _folder(details: Card, split: Split, n: int | None) -> Dataset:
+    """Options: see :func:`read_folder`."""
+    from ._folder import read_folder
+
+    _options(details, ("path", "size", "shuffle", "balanced"))
+    if details.task != "zero-shot":
+        raise SettingsError(f"dataset {details.name!r}: folders give labels only; the task must be zero-shot")
+    return read_folder(details, split, n)
 
 
 def _hub(details: Card, split: Split, n: int | None) -> Dataset:
@@ -222,6 +254,7 @@ _OWN: dict[str, Callable[[Card, Split, int | None], Dataset]] = {
     "shapeworld": _shapeworld,
     "digits": _digits,
     "hub": _hub,
+    "folder": _folder,
 }
 READERS = Table("radapt.readers", "source", members=_OWN)
 """The sources of images: functions from a card, a split and a number of samples to a :class:`Dataset`."""

@@ -48,6 +48,7 @@ def evaluate(
     target: str | None = None,
     n: int | None = None,
     split: Split = "test",
+    balanced: bool = False,
     seed: int = 0,
     batch_size: int = 32,
     chunk_size: int = 128,
@@ -81,7 +82,8 @@ def evaluate(
         undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.
         task: what the datasets are used for, by name; by default what their cards say.
         target: a sentence that attacks drive generative models to say; results are then the share that does not say it.
-        n, split: samples of each dataset by name, and its split.
+        n, split, balanced: samples of each dataset by name, its split, and whether its classes come in turn (see
+            :func:`radapt.load_dataset`).
         seed: seed of the per-sample random numbers.
         batch_size: images per pass of the model at most; at another one, and with another number of threads or on
             another device, the last bits of a result differ.
@@ -116,7 +118,9 @@ def evaluate(
     chosen = candidates_of(candidates, loader)
     if not chosen or not chosen_data:
         raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
-    sets = datasets_of(chosen_data, n=n, split=split, models=[candidate.model for candidate in chosen])
+    sets = datasets_of(
+        chosen_data, n=n, split=split, balanced=balanced, models=[candidate.model for candidate in chosen]
+    )
     plan = threats_of(attack, eps, norm, source, options) if threats is None else list(threats)
     base = None if undefended is None else loader.get(undefended)
     _check_candidates(chosen, base)

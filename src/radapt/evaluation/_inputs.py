@@ -51,17 +51,29 @@ def size_of_data(datasets: Sequence[DataLike]) -> tuple[int, int] | None:
 
 
 def datasets_of(
-    given: Sequence[DataLike], *, n: int | None, split: Split, models: Sequence[VLM]
+    given: Sequence[DataLike], *, n: int | None, split: Split, balanced: bool, models: Sequence[VLM]
 ) -> list[Dataset | Task]:
     """Datasets, those by name with images of the size that the models take.
 
     Raises:
-        SettingsError: an unknown name, too few samples, or models that take images of different sizes.
+        SettingsError: an unknown name, too few samples, models that take images of different sizes, or two datasets of
+            one name with different samples, whose results would be one.
     """
     size = common_image_size(models)
-    return [
-        each if isinstance(each, Dataset | Task) else load_dataset(each, split=split, n=n, size=size) for each in given
-    ]
+    sets: list[Dataset | Task] = []
+    known: dict[tuple[str, str], Dataset] = {}
+    for each in given:
+        if isinstance(each, str | Path):
+            each = load_dataset(each, split=split, n=n, size=size, balanced=balanced)
+        sets.append(each)
+        data = each.data if isinstance(each, Task) else each
+        other = known.setdefault((data.name, data.split), data)
+        if data is not other and data.digests[: len(other)] != other.digests[: len(data)]:
+            raise SettingsError(
+                f"two datasets with different samples are called {data.name!r}, so that their results would be one; "
+                "give one of the cards or folders another name"
+            )
+    return sets
 
 
 def threats_of(
