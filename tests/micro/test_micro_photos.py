@@ -40,7 +40,7 @@ def test_training_saves_an_ordinary_clip_that_loads(tmp_path: Path) -> None:
     model = micro.train_photos(out, **SMALL)
     assert [path.name for path in out.parent.iterdir()] == ["photos"]  # no checkpoint is left
     again = radapt.load(out)
-    pixels = load_dataset("cifar-10", split="train", n=3, size=16).pixels(range(3))
+    pixels = load_dataset("cifar-10", split="train", n=9, size=16).pixels(range(3))
     assert torch.allclose(again.encode_image(pixels), model.encode_image(pixels), atol=0.05)
     assert again.image_size == (16, 16)
     assert (tuple(again.tower.mean), tuple(again.tower.std)) == ((0.5,) * 3, (0.25,) * 3)
