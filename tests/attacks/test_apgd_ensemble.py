@@ -60,6 +60,13 @@ def test_without_classes_it_is_apgd_with_all_steps() -> None:
     assert torch.equal(outcome.pixels, APGD(eps=0.1, steps=9)(Sum(), clean, batch_size=4).pixels)
 
 
+def test_images_for_another_model_are_made_by_apgd_with_all_steps() -> None:
+    clean, objective = land(12)
+    objective.stop = False
+    outcome = make("apgd-ensemble", eps=0.012, steps=3, targets=2)(objective, clean, batch_size=4)
+    assert torch.equal(outcome.pixels, APGD(eps=0.012, steps=9)(objective, clean, batch_size=4).pixels)
+
+
 def test_no_targets_are_refused() -> None:
     with pytest.raises(SettingsError, match="targets must be a whole number of at least 1"):
         APGDEnsemble(eps=0.1, targets=0)

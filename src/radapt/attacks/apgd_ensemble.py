@@ -23,7 +23,8 @@ class APGDEnsemble(Ensemble):
     do. Going for the likeliest wrong classes by their margin finds most of these. This is the start of AutoAttack with
     fewer steps and targets, for quick figures that a full AutoAttack hardly lowers; it does not replace it.
 
-    An objective without classes (captions, answers) has no targets: there it is APGD with all the steps.
+    Where there are no classes to go for (captions, answers), or no verdicts by which the second search would know the
+    survivors (images that are made for another model), it is APGD with all the steps.
 
     Args:
         norm: ``linf`` or ``l2``.
@@ -36,7 +37,7 @@ class APGDEnsemble(Ensemble):
     """
 
     name: ClassVar[str] = "apgd-ensemble"
-    steps: int = 10
+    steps: int = 20
     targets: int = 3
 
     def __post_init__(self) -> None:
@@ -44,9 +45,9 @@ class APGDEnsemble(Ensemble):
         whole("targets", self.targets)
 
     def stages(self, objective: Objective) -> dict[str, SearchAttack]:
-        """The two searches; one where there are no classes."""
+        """The two searches; one where there are no classes, or no verdicts."""
         classes = checked(objective).classes
-        if classes is None:
+        if classes is None or not objective.stop:
             whole_budget = self.steps * (1 + self.targets)
             return {"apgd": APGD(norm=self.norm, eps=self.eps, steps=whole_budget)}
         targets = min(self.targets, classes - 1)
