@@ -87,7 +87,7 @@ def _writable(text: str | Path, *, folder: bool) -> Path:
         raise typer.BadParameter(str(error)) from error
 
 
-def _mirror(context: typer.Context, folder: Path | None) -> Path | None:
+def _mirror(context: Any, folder: Path | None) -> Path | None:  # whose context it is depends on the version of typer
     """Read the datasets of the hub from a folder for the time of the command, in whatever processes it starts."""
 
     def restore() -> None:
