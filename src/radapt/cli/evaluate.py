@@ -40,7 +40,9 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Datasets, separated by commas: names, cards, folders of images.")
     ] = "shapes",
-    attack: Annotated[str, typer.Option(help="Attack (see `radapt attacks`); `none` for clean results only.")] = "apgd",
+    attack: Annotated[
+        str, typer.Option(help="Attack (see `radapt attacks`); `none` for clean results only.")
+    ] = "apgd-ensemble",
     eps: Annotated[str, typer.Option(help="Radii in pixel units, separated by commas.")] = "4/255",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     source: Annotated[
