@@ -23,7 +23,7 @@ from radapt.results import Results, Sample
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 RESULT = {
     "method", "model", "adapter", "task", "dataset", "split", "n", "attack", "norm", "eps", "source",
-    "options", "seed",
+    "options", "seed", "chunk_size",
     "version", "kind", "metric", "main", "percent", "low", "high", "seconds", "forwards", "backwards", "flags",
     "depends", "checked",
 }  # fmt: skip
