@@ -64,7 +64,7 @@ def test_fare_starts_at_the_distance_of_the_attack(tiny_vlm: Any, tiny_shapes: A
     assert 0 < history[0] <= 1.05 * embedding_loss(tiny_vlm, tiny_vlm, data.pixels(range(8)))
 
 
-@pytest.mark.parametrize("name", ["tecoa", "pmg", "tga"])
+@pytest.mark.parametrize("name", ["agft", "tecoa", "pmg", "tga"])
 def test_training_lowers_the_loss_under_attack(tiny_vlm: Any, tiny_shapes: Any, name: str) -> None:
     data, before = tiny_shapes(8), bits(tiny_vlm)
     clean, classifier = data.pixels(range(8)), tiny_vlm.classifier(data.prompts)
@@ -158,8 +158,11 @@ def test_the_attack_leaves_no_gradient_in_the_weights(
 
     monkeypatch.setattr(type(method), "loss", watched)
     options = {**SHORT, "batch_size": 4}
-    finetuned(method, tiny_vlm, tiny_shapes(9), steps=4, lr=1e-3, **options)
-    assert len(steps) == 4
+    finetuned(method, tiny_vlm, tiny_shapes(9), steps=4 * method.updates, lr=1e-3, **options)
+    assert len(steps) == 4 * method.updates
+    batches = steps[:: method.updates]  # each is used for as many steps
+    assert steps == [batch for batch in batches for _ in range(method.updates)]
+    steps = batches
     for epoch in (steps[:2], steps[2:]):  # no picture twice within an epoch
         rows = [row for step in epoch for row in step]
         assert len(set(rows)) == 8
@@ -217,7 +220,7 @@ def test_a_batch_must_fit_the_data(tiny_vlm: Any, tiny_shapes: Any, batch: int) 
 
 
 def test_methods_by_name() -> None:
-    assert {"fare", "pmg", "tecoa", "tga"} <= set(finetuning.names())
+    assert {"agft", "fare", "lore", "pmg", "tecoa", "tga"} <= set(finetuning.names())
     assert isinstance(finetuning.make("FARE"), FARE)
     with pytest.raises(SettingsError, match="did you mean 'tecoa'"):
         finetuning.make("teco")

@@ -19,7 +19,7 @@ from radapt.errors import CheckError, SettingsError
 from radapt.training import Schedule, fit
 from radapt.training.distributed import Workers, workers
 
-SCHEDULE = Schedule(steps=12, lr=0.1, weight_decay=0.01)
+SCHEDULE = Schedule(steps=12, lr=0.1, weight_decay=0.01, clip=1.0)
 
 
 def problem() -> tuple[dict[str, Tensor], Callable[[int], Tensor]]:

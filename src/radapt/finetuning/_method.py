@@ -5,27 +5,27 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from radapt.attacks import ClassificationObjective, Objective
-from radapt.attacks.pgd import PGD
 from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, SettingsError
 from radapt.fingerprint import code_digest, digest
-from radapt.io import check_writable, checkpoint_path, digest_of, fraction
+from radapt.io import check_writable, checkpoint_path, digest_of
 from radapt.models import VLM, load, zero_shot
 from radapt.numbers import check_seed, whole
-from radapt.registry import Registry, nearest
-from radapt.training import Schedule, epoch_rows, fit, workers
-from radapt.types import Classifier, OptimizerName, Pixels, Precision
+from radapt.registry import Registry
+from radapt.training import Dual, epoch_rows, fit, workers
+from radapt.types import Classifier, Decayed, OptimizerName, Pixels, Precision
 
 from ._layers import open_layers
+from ._recipe import Recipe, recipe_of
 from ._saving import rehearse, save
 
 __all__ = ["REGISTRY", "FineTuned", "Method", "Twin", "finetune", "make"]
@@ -36,12 +36,14 @@ REGISTRY = Registry("radapt.finetuning", "fine-tuning method", "METHOD")
 
 @dataclass(frozen=True, kw_only=True)
 class Twin:
-    """What a method sees: the original model, its copy in training, the images and their labels."""
+    """What a method sees: the original model, its copy in training, the images and their labels, and the parameters
+    of its multipliers, where it has any."""
 
     original: VLM
     tuned: VLM
     data: Dataset
     classifier: Classifier
+    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def entropy(self, rows: Tensor) -> Objective:
         """Cross-entropy of the zero-shot logits on these rows, as an attack maximises it with its whole budget."""
@@ -55,11 +57,18 @@ class Method(ABC):
     Attributes:
         name: its name on the command line.
         needs_labels: whether the images must have labels.
+        recipes: settings by the name of a recipe: ``published`` for what its authors train with, ``micro`` for the
+            micro models.
+        updates: optimiser steps on every batch of adversarial images.
     """
 
     name: ClassVar[str]
 
     needs_labels: ClassVar[bool]
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {}
+
+    updates: int = 1
 
     @abstractmethod
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
@@ -68,6 +77,10 @@ class Method(ABC):
     @abstractmethod
     def loss(self, twin: Twin, rows: Tensor, clean: Pixels, adversarial: Pixels) -> Tensor:
         """What the training minimises on these rows."""
+
+    def multipliers(self, original: VLM, seed: int) -> Dual | None:
+        """Parameters that are trained beside the model, on its device; the twin holds them as ``multipliers``."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +109,27 @@ def finetune(
     model: str | Path | VLM = "micro/clip",
     data: str | Path | Dataset = "objects",
     *,
+    recipe: str | None = None,
     n: int = 20_000,
     device: str = "cpu",
     layers: str = "all",
-    eps: float | str = 4 / 255,
-    attack_steps: int = 10,
-    steps: int = 20_000,
-    batch_size: int = 128,
-    accumulate: int = 1,
-    optimizer: OptimizerName = "adamw",
-    lr: float = 1e-5,
-    warmup: float = 0.07,
-    weight_decay: float = 1e-4,
-    ema: float = 0.0,
-    precision: Precision = "float32",
+    eps: float | str | None = None,
+    attack_steps: int | None = None,
+    step_size: float | str | None = None,
+    attack_momentum: float | None = None,
+    last_iterate: bool | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    optimizer: OptimizerName | None = None,
+    lr: float | None = None,
+    warmup: float | None = None,
+    warmup_steps: int | None = None,
+    weight_decay: float | None = None,
+    decayed: Decayed | None = None,
+    clip: float | None = None,
+    ema: float | None = None,
+    precision: Precision | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     half: bool = False,
@@ -119,29 +139,38 @@ def finetune(
 ) -> FineTuned:
     """Fine-tune a copy of a model's vision tower on adversarial images; the model itself is not changed.
 
-    The defaults are RobustVLM's for ViT-L/14 (1,400 of 20,000 steps of warm-up). The inner attack is PGD with random
-    start and gradients of the pixels only, so nothing leaks into the weights. Where ``accelerate launch`` started
-    several processes, each takes other images of every step, and all end with the same copy.
+    The inner attack is PGD with random start and gradients of the pixels only, so nothing leaks into the weights. Where
+    ``accelerate launch`` started several processes, each takes other images of every step, and all end with the same
+    copy.
 
     Args:
-        method: a method, or its name: ``fare``, ``pmg``, ``tecoa``, ``tga``, or one that another package adds.
+        method: a method, or its name: ``agft``, ``fare``, ``lore``, ``pmg``, ``tecoa``, ``tga``, or one that another
+            package adds.
         model: the model to start from, on the device of this process, or its name.
         data: the training images, with labels where the method needs them, or the name of the dataset whose train
             split is used.
+        recipe: ``published``, the settings that the method's authors train with; ``micro``, those for micro/clip; None:
+            those of :class:`Recipe` (256,000 images at 4/255). Every option below that is given takes precedence.
         n: number of images of a dataset by name.
         device: where a model by name is put; of several processes, each has its own.
         layers: what is trained, such as ``embedding+block:0`` (see :func:`radapt.models.parts`) or ``lora:r8@0-2``
             (updates of rank 8 of every linear layer of these blocks, added to the weights in the end).
         eps: l-inf radius of the inner attack, in pixel units, a number or a text such as ``4/255``.
-        attack_steps: steps of the inner attack; its step size is 2.5 eps / steps.
+        attack_steps: steps of the inner attack.
+        step_size: their length in pixel units; 2.5 eps / attack_steps where neither it nor a recipe says otherwise.
+        attack_momentum, last_iterate: whether the attack keeps a share of its last direction, and whether it gives its
+            last point rather than the one with the largest loss.
         steps: optimiser steps.
         batch_size: images that are attacked together.
         accumulate: batches per step and process; a step sees batch_size x accumulate x processes images.
         optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
-        lr, warmup, weight_decay: warm-up (share of the steps) to ``lr`` and cosine decay; decay of matrices.
+        lr: learning rate after the warm-up; a cosine takes it to zero.
+        warmup, warmup_steps: share of the steps that the warm-up takes, or their number.
+        weight_decay, decayed: decay of ``matrices`` alone, or of ``all`` parameters.
+        clip: largest norm of the gradient; 0: it is not clipped.
         ema: decay of the moving average of the weights that is then the result (0: the last weights are).
         precision: ``float32``, or ``bfloat16`` for the attack and the loss; the weights stay in float32.
-        seed: seed of the batches, of the attack and of low-rank updates.
+        seed: seed of the batches, of the attack, of low-rank updates and of multipliers.
         out: folder that the twin and its ``recipe.json`` are saved to; None: nothing is saved.
         half: whether saved weights are in float16.
         checkpoint: file to resume from when the training is killed, by default beside ``out``; removed when the twin is
@@ -154,22 +183,21 @@ def finetune(
 
     Raises:
         InputError: no images, or no labels where the method needs them.
-        SettingsError: a setting out of range, a model that carries an adapter, a destination that cannot be written, a
-            checkpoint of another training (what differs is named), or an optional package that is missing.
+        SettingsError: a setting out of range, a recipe that the method does not have, a model that carries an adapter,
+            a destination that cannot be written, a checkpoint of another training (what differs is named), or an
+            optional package that is missing.
         CheckError: the loss or the weights are not finite; the last checkpoint is kept.
         ModelError: the twin cannot be saved; the checkpoint is kept.
     """
-    chosen, radius = make(method) if isinstance(method, str) else method, fraction(eps)
-    whole("n", n)
-    whole("attack_steps", attack_steps)
-    check_seed(seed)
-    schedule = Schedule(
-        steps=steps, lr=lr, warmup=warmup, weight_decay=weight_decay,
-        optimizer=optimizer, accumulate=accumulate, ema=ema,
+    chosen = make(method) if isinstance(method, str) else method
+    plan = recipe_of(chosen.name, chosen.recipes, recipe).with_options(
+        eps=eps, attack_steps=attack_steps, step_size=step_size, attack_momentum=attack_momentum,
+        last_iterate=last_iterate, steps=steps, batch_size=batch_size, accumulate=accumulate, optimizer=optimizer,
+        lr=lr, warmup=warmup, warmup_steps=warmup_steps, weight_decay=weight_decay, decayed=decayed, clip=clip,
+        ema=ema, precision=precision,
     )  # fmt: skip
-    attack = PGD(eps=radius, steps=attack_steps)
-    if precision not in get_args(Precision):
-        raise SettingsError(f"unknown precision {precision!r}{nearest(precision, get_args(Precision))}")
+    whole("n", n)
+    check_seed(seed)
     folder = None if out is None else check_writable(out, folder=True)
     file = checkpoint_path(folder) if checkpoint is None and folder is not None else checkpoint
     file = None if file is None else check_writable(file)
@@ -187,8 +215,11 @@ def finetune(
     label = chosen.name
     if chosen.needs_labels and not images.classes:
         raise InputError(f"{label} needs a dataset with classes; {images.name} has none")
-    if type(batch_size) is not int or not 1 <= batch_size <= len(images):
-        raise SettingsError(f"batch_size must lie in 1..{len(images)} (the number of images), got {batch_size}")
+    batch = plan.batch_size
+    if type(batch) is not int or not 1 <= batch <= len(images):
+        raise SettingsError(f"batch_size must lie in 1..{len(images)} (the number of images), got {batch}")
+    parts = plan.accumulate * group.count
+    schedule, attack = plan.schedule(max(1, len(images) // (batch * parts)) * chosen.updates), plan.attack()
     dtype = torch.float16 if half else torch.float32
     if group.main and folder is not None:
         rehearse(vlm, folder, dtype)
@@ -200,48 +231,49 @@ def finetune(
         if chosen.needs_labels
         else torch.empty(0, 0, dtype=torch.float32, device="cpu")
     )
-    twin = Twin(original=vlm, tuned=tuned, data=images, classifier=classifier)
+    dual = chosen.multipliers(vlm, seed)
+    multipliers = {} if dual is None else dual.parameters
+    twin = Twin(original=vlm, tuned=tuned, data=images, classifier=classifier, multipliers=multipliers)
+    attacked: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def cast() -> torch.autocast:
-        return torch.autocast(vlm.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        return torch.autocast(vlm.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16")
 
     def loss(number: int) -> Tensor:
-        rows = torch.from_numpy(epoch_rows(number, batch_size, len(images), seed))
-        clean = images.pixels(rows).to(vlm.device)
-        keys = [f"{label}/{number}/{row}" for row in rows.tolist()]
-        # One after the other: within one context, weights cast without a gradient in the attack would be used again.
+        step, part = divmod(number, parts)
+        if step % chosen.updates == 0:
+            number = step // chosen.updates * parts + part
+            rows = torch.from_numpy(epoch_rows(number, batch, len(images), seed))
+            clean = images.pixels(rows).to(vlm.device)
+            keys = [f"{label}/{number}/{row}" for row in rows.tolist()]
+            # Not within one context, which would use weights again that the attack cast without a gradient.
+            with cast():
+                outcome = attack(chosen.objective(twin, rows, clean), clean, keys=keys, seed=seed, batch_size=batch)
+            attacked[part] = rows, clean, outcome.pixels
         with cast():
-            outcome = attack(chosen.objective(twin, rows, clean), clean, keys=keys, seed=seed, batch_size=batch_size)
-        with cast():
-            return chosen.loss(twin, rows, clean, outcome.pixels)
+            return chosen.loss(twin, *attacked[part])
 
-    settings = {"model": vlm.name, "data": [images.name, images.split, len(images)], "batch": batch_size, "seed": seed}
-    settings |= {"eps": radius, "attack_steps": attack_steps, "layers": layers, "precision": precision}
+    settings: dict[str, Any] = {"model": vlm.name, "data": [images.name, images.split, len(images)], "batch": batch}
+    settings |= {"seed": seed, "layers": layers, **plan.of_the_batches()}
     if file is not None:
         settings |= _digests(chosen, vlm, images, classifier)
     history = fit(
-        trained.parameters, loss, schedule,
-        label=label, checkpoint=file, every=20, settings=settings, log=events, quiet=quiet,
+        trained.parameters, loss, schedule, label=label, dual=dual, checkpoint=file,
+        every=-(-20 // chosen.updates) * chosen.updates,  # never between two steps on the same images
+        settings=settings, log=events, quiet=quiet,
     )  # fmt: skip
     trained.close()
     tuned.model.requires_grad_(False)
-    recipe = {
+    made: dict[str, object] = {
         "method": label,
+        "options": asdict(chosen) if is_dataclass(chosen) else {},
+        "recipe": recipe,
         "model": vlm.name,
         "data": images.name,
         "n": len(images),
         "layers": layers,
-        "eps": radius,
-        "attack_steps": attack_steps,
-        "steps": steps,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
+        **plan.values(schedule),
         "workers": group.count,
-        "optimizer": optimizer,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "ema": ema,
-        "precision": precision,
         "seed": seed,
         "device": str(vlm.device),
         "log": None if log is None else str(log),
@@ -249,8 +281,8 @@ def finetune(
         "last_loss": sum(history[-20:]) / len(history[-20:]),
     }
     if group.main and folder is not None:
-        save(tuned, recipe, folder, dtype, kept=file)
-    return FineTuned(model=tuned, losses=tuple(history), recipe=recipe)
+        save(tuned, made, folder, dtype, kept=file)
+    return FineTuned(model=tuned, losses=tuple(history), recipe=made)
 
 
 def _digests(method: Method, model: VLM, images: Dataset, classifier: Classifier) -> dict[str, object]:

@@ -2,6 +2,6 @@
 
 from .checkpoint import resume, save
 from .distributed import Workers, workers
-from .fit import Schedule, epoch_rows, fit
+from .fit import Dual, Schedule, epoch_rows, fit
 
-__all__ = ["Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "workers"]
+__all__ = ["Dual", "Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "workers"]

@@ -20,12 +20,12 @@ from radapt._version import __version__
 from radapt.errors import CheckError, SettingsError
 from radapt.numbers import number, whole
 from radapt.registry import nearest
-from radapt.types import OptimizerName
+from radapt.types import Decayed, OptimizerName
 
 from .checkpoint import resume, save
 from .distributed import Workers, workers
 
-__all__ = ["Schedule", "epoch_rows", "fit"]
+__all__ = ["Dual", "Schedule", "epoch_rows", "fit"]
 
 _MOMENTUM = 0.9
 _BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -39,7 +39,9 @@ class Schedule:
         steps: number of optimiser steps.
         lr: peak learning rate.
         warmup: share of the steps spent warming up.
-        weight_decay: applied to matrices only; decoupled in AdamW, a part of the gradient in SGD.
+        warmup_steps: number of these steps, instead of their share; a training that is shorter ends on its way up.
+        weight_decay: decoupled in AdamW, a part of the gradient in SGD.
+        decayed: what it applies to: ``matrices`` (and tensors of more dimensions), or ``all`` parameters.
         clip: largest gradient norm (0: no clipping).
         optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
         accumulate: batches whose gradients are averaged for one step, in each process.
@@ -49,8 +51,10 @@ class Schedule:
     steps: int
     lr: float
     warmup: float = 0.1
+    warmup_steps: int | None = None
     weight_decay: float = 0.0
-    clip: float = 1.0
+    decayed: Decayed = "matrices"
+    clip: float = 0.0
     optimizer: OptimizerName = "adamw"
     accumulate: int = 1
     ema: float = 0.0
@@ -60,6 +64,8 @@ class Schedule:
             whole("steps", self.steps, 1, 10**9)
             number("lr", self.lr, 0, 1000, above=True)
             number("warmup", self.warmup, 0, _BELOW_ONE)
+            if self.warmup_steps is not None:
+                whole("warmup_steps", self.warmup_steps, 0, 10**9)
             number("weight_decay", self.weight_decay, 0, 1000)
             number("clip", self.clip, 0)
             whole("accumulate", self.accumulate, 1, 10**6)
@@ -69,17 +75,35 @@ class Schedule:
                 "a schedule needs steps >= 1, lr > 0, warmup and ema in [0, 1), weight_decay >= 0, clip >= 0 and "
                 f"accumulate >= 1: {error}"
             ) from None
-        if self.optimizer not in get_args(OptimizerName):
-            raise SettingsError(
-                f"unknown optimizer {self.optimizer!r}{nearest(self.optimizer, get_args(OptimizerName))}"
-            )
+        for name, value, allowed in (
+            ("optimizer", self.optimizer, get_args(OptimizerName)),
+            ("decayed", self.decayed, get_args(Decayed)),
+        ):
+            if value not in allowed:
+                raise SettingsError(f"unknown {name} {value!r}{nearest(value, allowed)}")
 
     def factor(self, step: int) -> float:
         """Learning rate at a step, relative to the peak."""
-        ramp = max(1, round(self.warmup * self.steps))
+        ramp = max(1, round(self.warmup * self.steps) if self.warmup_steps is None else self.warmup_steps)
         if step < ramp:
             return (step + 1) / ramp
         return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dual:
+    """Parameters of multipliers, which move more seldom than the others, at a learning rate of their own.
+
+    Args:
+        parameters: leaf tensors by name, the same in each process, changed in place. The loss is minimised over them,
+            too: one that is to be maximised reverses their gradients.
+        lr: their learning rate, the same at every step.
+        every: steps of the other parameters for one of theirs.
+    """
+
+    parameters: Mapping[str, Tensor]
+    lr: float
+    every: int
 
 
 def fit(
@@ -88,6 +112,7 @@ def fit(
     schedule: Schedule,
     *,
     label: str,
+    dual: Dual | None = None,
     checkpoint: Path | None = None,
     every: int = 100,
     settings: Mapping[str, object] | None = None,
@@ -108,6 +133,7 @@ def fit(
         loss: maps the number of a batch to a scalar.
         schedule: optimiser settings.
         label: what the progress bar calls this training.
+        dual: parameters that the same optimiser moves more seldom; clipping and moving averages leave them out.
         checkpoint: a safetensors file to resume from and to save to, removed by the caller when no longer needed.
         every: steps between checkpoints.
         settings: what else the training depends on (plain values); a checkpoint of other settings is refused.
@@ -120,10 +146,11 @@ def fit(
         CheckError: the loss, its gradient or a parameter is not finite; the last checkpoint is kept.
     """
     group = workers()
-    optimizer = _optimizer(parameters, schedule)
+    optimizer = _optimizer(parameters, dual, schedule)
     leaves = list(parameters.values())
+    duals = {} if dual is None else {f"dual {name}": tensor for name, tensor in dual.parameters.items()}
     means = {name: parameter.detach().clone() for name, parameter in parameters.items()} if schedule.ema else {}
-    tensors = {"parameter": parameters, "mean": means}
+    tensors = {"parameter": parameters, "mean": means, "dual": duals}
     recipe = {"label": label, "version": __version__, **asdict(schedule), "workers": group.count, **(settings or {})}
     history = resume(checkpoint, tensors, optimizer, recipe)
     group.wait()  # until all have read the checkpoint, none may change or remove it
@@ -140,16 +167,19 @@ def fit(
         for step in range(len(history), schedule.steps):
             rate = schedule.lr * schedule.factor(step)
             for parameter_group in optimizer.param_groups:
-                parameter_group["lr"] = rate
-            value, gradients = _averages(loss, parameters, step, schedule.accumulate, group)
+                parameter_group["lr"] = parameter_group.get("own_lr", rate)
+            value, gradients = _averages(loss, {**parameters, **duals}, step, schedule.accumulate, group)
             if not math.isfinite(value):
                 raise CheckError(f"{label}: the loss is {value} at step {step}; try a smaller lr than {schedule.lr}")
-            for parameter, gradient in zip(leaves, gradients, strict=True):
+            for parameter, gradient in zip(leaves, gradients[: len(leaves)], strict=True):
                 parameter.grad = gradient
+            if dual is not None and (step + 1) % dual.every == 0:
+                for parameter, gradient in zip(duals.values(), gradients[len(leaves) :], strict=True):
+                    parameter.grad = gradient
             if schedule.clip:
                 norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip).item()
             else:
-                norm = torch.nn.utils.get_total_norm(gradients).item()
+                norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)]).item()
             if not math.isfinite(norm):
                 raise CheckError(f"{label}: the gradient is {norm} at step {step}; try a smaller lr than {schedule.lr}")
             optimizer.step()
@@ -163,7 +193,7 @@ def fit(
                     writer.add_scalar(tag, scalar, step)
             if (step + 1) % every and step + 1 < schedule.steps:
                 continue
-            _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means})
+            _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means, **duals})
             if checkpoint is not None and group.main:
                 if writer is not None:
                     writer.flush()  # what a resumed run does not repeat must be in the log
@@ -197,11 +227,17 @@ def _check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
         raise CheckError(f"{where}, {', '.join(broken[:3])} holds values that are not finite; try a smaller lr")
 
 
-def _optimizer(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def _optimizer(parameters: Mapping[str, Tensor], dual: Dual | None, schedule: Schedule) -> torch.optim.Optimizer:
+    kinds: list[tuple[Mapping[str, Tensor], dict[str, Any]]] = [(parameters, {})]
+    if dual is not None:
+        kinds.append((dual.parameters, {"own_lr": dual.lr, "every": dual.every}))
+    least = 0 if schedule.decayed == "all" else 2
+    groups: list[dict[str, Any]] = []
+    for tensors, own in kinds:
+        decayed = [p for p in tensors.values() if p.ndim >= least]
+        others = [p for p in tensors.values() if p.ndim < least]
+        groups += [{"params": decayed, "weight_decay": schedule.weight_decay, **own}]
+        groups += [{"params": others, "weight_decay": 0.0, **own}]
     filled = [group for group in groups if group["params"]]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(filled, lr=schedule.lr, momentum=_MOMENTUM)
