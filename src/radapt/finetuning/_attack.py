@@ -76,6 +76,6 @@ class TrainingPGD(SearchAttack):
     def _value(self, clean: Pixels, current: Evaluation) -> PerSample:
         if not self.last:
             return current.loss
-        # Any point is better than the clean image, also one with a smaller loss.
-        moved = (current.points != clean).flatten(1).any(1)
-        return torch.where(moved, 0.0, -torch.inf).to(current.loss)
+        # The last point is better than the clean image, whatever its loss; those before it were views, with none.
+        judged = (current.points != clean).flatten(1).any(1) & ~current.loss.isneginf()
+        return torch.where(judged, 0.0, -torch.inf).to(current.loss)
