@@ -150,7 +150,7 @@ def finetune(
         data: the training images, with labels where the method needs them, or the name of the dataset whose train
             split is used.
         recipe: ``published``, the settings that the method's authors train with; ``micro``, those for micro/clip; None:
-            those of :class:`Recipe` (256,000 images at 4/255). Every option below that is given takes precedence.
+            the defaults of :class:`Recipe`. Every option below that is given takes precedence.
         n: number of images of a dataset by name.
         device: where a model by name is put; of several processes, each has its own.
         layers: what is trained, such as ``embedding+block:0`` (see :func:`radapt.models.parts`) or ``lora:r8@0-2``

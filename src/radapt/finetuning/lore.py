@@ -36,7 +36,8 @@ class LORE(Method):
 
     From the paper's text (section 5 and appendix C), as the authors' code was not to be found. It does not say, and is
     chosen here: ReLU between the two layers and their usual initial weights; that omega has the optimiser of theta, at
-    a constant learning rate; that its step has the clean embeddings of the last pass before theta's last step.
+    a constant learning rate; that its step has the clean embeddings of the last pass before theta's last step. The
+    recipe takes from RobustVLM what the paper leaves open: decay of all parameters, a random start, the last point.
 
     Args:
         rho: squared distance of a clean embedding that is tolerated, relative to its squared length.
