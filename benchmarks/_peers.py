@@ -41,13 +41,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _pyautoattack(*attacks: str) -> PeerAttack:
+def by_pyautoattack(*attacks: str, steps: int = 100) -> PeerAttack:
+    """Attacks of pyautoattack, one after the other, on the device of the images."""
+
     def run(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
         from pyautoattack import AutoAttack
 
         kind = {"linf": "Linf", "l2": "L2"}[norm]
-        attack = AutoAttack(model, norm=kind, eps=eps, version="standard", seed=0, device="cpu")
+        attack = AutoAttack(model, norm=kind, eps=eps, version="standard", seed=0, device=x.device)
         attack.version, attack.attacks_to_run, attack.verbose = "custom", list(attacks), False
+        for part in (attack.apgd, attack.apgd_targeted, attack.fab):
+            part.n_iter = steps
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
         adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
         return adversarial
@@ -60,7 +64,9 @@ def _by_batches(attack: Any, x: Tensor, y: Tensor, batch: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _torchattacks(name: str) -> PeerAttack:
+def by_torchattacks(*names: str, steps: int = 100) -> PeerAttack:
+    """Attacks of torchattacks, each on what the ones before it left, on the device of the model."""
+
     def run(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
         import torchattacks
 
@@ -68,14 +74,14 @@ def _torchattacks(name: str) -> PeerAttack:
         settings: dict[str, Any] = {"norm": kind, "eps": eps, "seed": 0}
         targets = {"n_classes": min(10, classes)}
         made: dict[str, Callable[[], Any]] = {
-            "APGD": lambda: torchattacks.APGD(model, **settings, steps=100),
-            "APGDT": lambda: torchattacks.APGDT(model, **settings, **targets, steps=100),
-            "FAB": lambda: torchattacks.FAB(model, **settings, **targets, steps=100, multi_targeted=True),
+            "APGD": lambda: torchattacks.APGD(model, **settings, steps=steps),
+            "APGDT": lambda: torchattacks.APGDT(model, **settings, **targets, steps=steps),
+            "FAB": lambda: torchattacks.FAB(model, **settings, **targets, steps=steps, multi_targeted=True),
             "Square": lambda: torchattacks.Square(model, **settings, n_queries=5000),
         }
         # Its own AutoAttack takes 10 steps where the published one takes 100.
-        attack = torchattacks.MultiAttack([part() for part in made.values()]) if name == "AutoAttack" else made[name]()
-        return _by_batches(attack, x, y, batch)
+        attacks = [made[name]() for name in names]
+        return _by_batches(attacks[0] if len(attacks) == 1 else torchattacks.MultiAttack(attacks), x, y, batch)
 
     return run
 
@@ -115,13 +121,13 @@ def _art(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes:
 
 PEERS: dict[str, dict[str, PeerAttack]] = {
     "pgd": {"foolbox": _foolbox},
-    "apgd-ce": {"pyautoattack": _pyautoattack("apgd-ce"), "torchattacks": _torchattacks("APGD"), "art": _art},
-    "apgd-t": {"pyautoattack": _pyautoattack("apgd-t"), "torchattacks": _torchattacks("APGDT")},
-    "fab-t": {"pyautoattack": _pyautoattack("fab-t")},
-    "square": {"pyautoattack": _pyautoattack("square")},
+    "apgd-ce": {"pyautoattack": by_pyautoattack("apgd-ce"), "torchattacks": by_torchattacks("APGD"), "art": _art},
+    "apgd-t": {"pyautoattack": by_pyautoattack("apgd-t"), "torchattacks": by_torchattacks("APGDT")},
+    "fab-t": {"pyautoattack": by_pyautoattack("fab-t")},
+    "square": {"pyautoattack": by_pyautoattack("square")},
     "standard": {
-        "pyautoattack": _pyautoattack("apgd-ce", "apgd-t", "fab-t", "square"),
-        "torchattacks": _torchattacks("AutoAttack"),
+        "pyautoattack": by_pyautoattack("apgd-ce", "apgd-t", "fab-t", "square"),
+        "torchattacks": by_torchattacks("APGD", "APGDT", "FAB", "Square"),
     },
 }
 """Attack -> library -> how to run it; PGD has 20 steps, the others the settings of AutoAttack's standard version."""

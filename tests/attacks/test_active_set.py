@@ -45,10 +45,15 @@ def images(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7, 30])
-def test_every_pass_is_full_and_only_the_needed_ones_are_made(batch_size: int) -> None:
+def test_passes_are_as_wide_as_they_can_be_and_only_the_needed_ones_are_made(batch_size: int) -> None:
     objective = Countdown([NEVER, 0, 3, 1, NEVER, 2, 0, 5, 3])
     outcome = PGD(eps=0.1, steps=5)(objective, images(9), batch_size=batch_size)
-    assert {size for size, _ in objective.batches} == {batch_size}
+    graded = [size for size, graded in objective.batches if graded]
+    # Seven searches, which narrow as none waits any more.
+    assert graded[0] == min(batch_size, 7)
+    assert graded == sorted(graded, reverse=True)
+    assert sum(size for size, _ in objective.batches) == int(outcome.forwards.sum())
+    assert sum(graded) == int(outcome.backwards.sum())
     # Fooled at pass p, a sample has taken p - 1 steps; never fooled, all five, the last point without a gradient.
     assert outcome.iterations.tolist() == [5, 0, 2, 0, 5, 1, 0, 4, 2]
     assert outcome.backwards.tolist() == [5, 0, 3, 1, 5, 2, 0, 5, 3]
@@ -79,7 +84,8 @@ def test_restarts_follow_until_a_sample_is_fooled() -> None:
     assert outcome.forwards.tolist() == [18, 5, 10, 3]
 
 
-def test_free_slots_take_later_restarts_and_no_result_depends_on_it() -> None:
+@pytest.mark.parametrize(("batch_size", "widths"), [(4, [1] * 15), (8, [2] * 5 + [1] * 5), (16, [3] * 5)])
+def test_a_narrow_batch_takes_later_restarts_and_no_result_depends_on_it(batch_size: int, widths: list[int]) -> None:
     passes: list[int] = []
 
     def value(pixels: Tensor, index: Tensor) -> Tensor:
@@ -87,8 +93,8 @@ def test_free_slots_take_later_restarts_and_no_result_depends_on_it() -> None:
             passes.append(len(pixels))
         return pixels.flatten(1).sum(1)
 
-    outcome = PGD(eps=0.1, steps=5, restarts=3)(Formula(value, 1), images(1), batch_size=4)
-    assert passes == [4] * 5
+    outcome = PGD(eps=0.1, steps=5, restarts=3)(Formula(value, 1), images(1), batch_size=batch_size)
+    assert passes == widths
     assert outcome.iterations.tolist() == [15]
     assert outcome.forwards.tolist() == [3 * 6 + 3]
 
@@ -105,7 +111,7 @@ def test_restarts_ahead_of_their_turn_change_no_result() -> None:
 
     def run(attack: SearchAttack, rows: list[int]) -> Outcome:
         objective = ClassificationObjective(logits, land.labels[rows], CLASSES)
-        return attack(objective, clean[rows], batch_size=8, keys=[keys[row] for row in rows])
+        return attack(objective, clean[rows], batch_size=32, keys=[keys[row] for row in rows])
 
     attacks: list[SearchAttack] = [
         PGD(eps=0.012, steps=7, restarts=6),
@@ -119,7 +125,9 @@ def test_restarts_ahead_of_their_turn_change_no_result() -> None:
             alone = run(attack, list(dict.fromkeys([row, sound])))
             for field in fields(Outcome):
                 left, right = getattr(alone, field.name)[0], getattr(whole, field.name)[row]
-                torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True, msg=f"{attack} {row} {field}")
+                # Passes are those of all restarts, of which more are begun where a batch is narrow.
+                if field.name not in ("forwards", "backwards"):
+                    torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5, equal_nan=True, msg=f"{row} {field}")
         late = whole.fooled & (whole.iterations > attack.steps)
         assert late.any() or attack.name == "fab"
         assert 0 < whole.failed.sum() < 15

@@ -59,6 +59,13 @@ def test_the_versions_are_those_of_the_papers(images: Tensor) -> None:
         ("apgd-t", "apgd", "dlr-targeted", 100, 9),
         ("fab-t", "fab", "margin-targeted", 100, 9),
     ]
+    assert written("fast") == written("standard")
+    for version, growth in {"standard": None, "plus": None, "rand": None, "robustvlm": None, "fast": 0.35}.items():
+        attack = AutoAttack(eps=0.03, version=version)
+        assert attack.growth == growth
+        assert {a.growth for a in attack.stages(target).values()} == {growth}
+        assert replace(attack, eps=0.1).growth == growth
+    assert AutoAttack(eps=0.03, version="fast", growth=0.5).growth == 0.5
     for growth in (None, 0.35, 2.0):
         assert {a.growth for a in AutoAttack(eps=0.03, growth=growth).stages(target).values()} == {growth}
     assert written("rand") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-dlr", "apgd", "dlr", 100, 1)]
@@ -134,12 +141,12 @@ class Misled(torch.autograd.Function):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["standard", "plus"])
+@pytest.mark.parametrize("version", ["fast", "plus"])
 def test_square_begins_again_where_it_came_farther_than_the_gradients(version: str) -> None:
     clean = 0.2 + 0.6 * torch.rand(80, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     land = Landscape(clean)
     target = ClassificationObjective(lambda pixels: land.logits(Misled.apply(pixels)), land.labels, CLASSES)
-    attack = AutoAttack(eps=0.006, version=version, steps=20, queries=300, targets=3)
+    attack = AutoAttack(eps=0.006, version=version, steps=20, queries=300, targets=3, growth=0.35)
     outcome = attack(target, clean, batch_size=8)
     stages = attack.stages(target)
     alone = {name: each(target, clean, batch_size=8) for name, each in stages.items()}

@@ -87,14 +87,19 @@ def test_the_verdict_and_the_loss_are_those_of_the_returned_images(
     assert not outcome.unconfirmed.any()
 
 
-def test_neighbours_order_and_shards_do_not_matter(
+def test_neighbours_order_and_shards_change_roundings_only(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
     objective, keys = attacked(model, pixels), [f"set/{i}" for i in range(23)]
     whole = attack(objective, pixels, keys=keys, batch_size=4)
+    assert_same(attack(objective, pixels, keys=keys, batch_size=4), whole, torch.arange(23))
     for rows in (torch.arange(22, -1, -1), torch.arange(0, 23, 2), torch.arange(1, 23, 2), torch.tensor([6])):
         shard = attack(part(objective, rows), pixels[rows], keys=[keys[i] for i in rows], batch_size=4)
-        assert_same(shard, whole, rows)
+        assert torch.equal(shard.fooled, whole.fooled[rows])
+        assert torch.equal(shard.iterations, whole.iterations[rows])
+        # A rounded gradient may turn the sign of a pixel or the choice of a random search, and few do.
+        near = (shard.pixels - whole.pixels[rows]).flatten(1).abs().amax(1) < 1e-4
+        assert near.float().mean() >= 0.75
 
 
 def test_the_batch_size_does_not_change_verdicts(

@@ -12,8 +12,9 @@ from tests.attacks.landscape import CLASSES, Landscape
 from torch import Tensor
 
 from radapt.attacks import ClassificationObjective, Outcome, Score, Stoppable, make, round_8bit
-from radapt.attacks._early_stopping import EarlyStopping
+from radapt.attacks._early_stopping import EarlyStopping, _is_exempt
 from radapt.attacks._search import Evaluation
+from radapt.attacks._slots import SlotState
 from radapt.attacks.apgd import APGD
 from radapt.attacks.fab import FAB
 from radapt.attacks.pgd import PGD
@@ -22,17 +23,25 @@ from radapt.errors import SettingsError
 BATCH_SIZE = 50
 
 
+def searches(count: int, logits: list[float], target: Tensor | None = None) -> tuple[SlotState, Tensor]:
+    """Searches that begin, of samples of class 0, and their logits."""
+    slots = SlotState.begin(torch.arange(count), torch.zeros(count, 3, 2, 2), torch.zeros(count))
+    slots.target = slots.target if target is None else target
+    return slots, torch.tensor([logits] * count)
+
+
 def rising(stopping: EarlyStopping, ways: list[list[float]], steps: int) -> list[int | None]:
     """When each of several searches is first hopeless, given how far it has come after every step."""
     count = len(ways)
-    clean, label = torch.zeros(count, 3, 2, 2), torch.zeros(count, dtype=torch.long)
     # A margin of -4 at the clean image; a search that has come r of its way has one of -4 (1 - r).
-    stopping.begin(torch.arange(count), torch.tensor([[4.0, 0.0, -9.0]] * count), label, None)
+    slots, logits = searches(count, [4.0, 0.0, -9.0])
+    stopping.begin(slots, logits)
     ended: list[int | None] = [None] * count
     for k in range(steps):
         logits = torch.tensor([[4 * (1 - way[k]), 0.0, -9.0] for way in ways])
-        current = Evaluation(clean, torch.zeros(count), torch.zeros(count, dtype=torch.bool), torch.zeros(0), logits)
-        hopeless = stopping.hopeless(current, clean, torch.full((count,), k))
+        none = torch.zeros(count, dtype=torch.bool)
+        slots.iteration = torch.full((count,), k)
+        hopeless = stopping.hopeless(slots, Evaluation(slots.clean, torch.zeros(count), none, torch.zeros(0), logits))
         for row in hopeless.nonzero().flatten().tolist():
             ended[row] = k if ended[row] is None else ended[row]
     return ended
@@ -63,11 +72,12 @@ def test_the_farthest_point_counts_and_no_search_ends_before_its_tenth_step() ->
 
 def test_a_targeted_search_is_measured_by_its_target() -> None:
     stopping = EarlyStopping(APGD(eps=0.1, steps=100, growth=0.35, loss="ce-targeted"), ["a", "b"], 0)
-    label, target = torch.zeros(2, dtype=torch.long), torch.tensor([1, 2])
-    stopping.begin(torch.arange(2), torch.tensor([[4.0, 0.0, 0.0]] * 2), label, target)
-    clean = torch.zeros(2, 3, 2, 2)
-    current = Evaluation(clean, torch.zeros(2), label.bool(), torch.zeros(0), torch.tensor([[2.0, 1.9, 0.5]] * 2))
-    assert stopping.hopeless(current, clean, torch.full((2,), 40)).tolist() == [False, True]
+    slots, logits = searches(2, [4.0, 0.0, 0.0], torch.tensor([1, 2]))
+    stopping.begin(slots, logits)
+    slots.iteration = torch.full((2,), 40)
+    logits = torch.tensor([[2.0, 1.9, 0.5]] * 2)
+    current = Evaluation(slots.clean, torch.zeros(2), slots.over, torch.zeros(0), logits)
+    assert stopping.hopeless(slots, current).tolist() == [False, True]
 
 
 def test_fab_has_come_as_far_as_its_nearest_success_is_near() -> None:
@@ -199,31 +209,16 @@ def test_attacks_of_small_steps_or_that_leave_the_ball_or_look_elsewhere_have_no
 
 
 @pytest.mark.parametrize("batch_size", [2, 16])
-def test_searches_that_go_on_as_a_check_have_narrow_passes_of_their_own(batch_size: int) -> None:
-    clean, widths = torch.full((64, 3, 2, 2), 0.5), list[tuple[int, set[int]]]()
-
-    class Watched(ClassificationObjective):
-        def __call__(self, pixels: Tensor, index: Tensor, **rest: Any) -> Score:
-            if pixels.requires_grad:
-                widths.append((len(pixels), set(index.tolist())))
-            return super().__call__(pixels, index, **rest)
-
-    plain = late(64)
-    objective = Watched(plain._logits, plain.labels, 2)
-    outcome = Creeping(eps=0.01, steps=100, step_size=0.01 / 600, growth=0.35)(objective, clean, batch_size=batch_size)
-    audited = set(outcome.audited.nonzero().flatten().tolist())
-    assert audited
-    wide = {sample for width, samples in widths if width == batch_size for sample in samples}
-    narrow = {sample for width, samples in widths if width == max(1, batch_size // 4) for sample in samples}
-    assert {width for width, _ in widths} == {batch_size, max(1, batch_size // 4)}
-    assert narrow == audited
-    assert not wide & audited
+def test_searches_that_go_on_as_a_check_are_chosen_by_their_keys(batch_size: int) -> None:
+    clean, objective = torch.full((64, 3, 2, 2), 0.5), late(64)
+    settings: dict[str, Any] = {"eps": 0.01, "step_size": 0.01 / 600, "growth": 0.35}
+    outcome = Creeping(**settings, steps=100)(objective, clean, batch_size=batch_size)
+    audited = [str(i) for i in outcome.audited.nonzero().flatten().tolist()]
+    assert audited == [key for key in map(str, range(64)) if _is_exempt(0, key)]
+    assert (outcome.iterations[outcome.audited] == 100).all()
+    assert (outcome.iterations[outcome.given_up] < 100).all()
     # A search that is over before any could be hopeless needs no check.
-    widths.clear()
-    assert not Creeping(eps=0.01, steps=10, step_size=0.01 / 600, growth=0.35)(
-        objective, clean, batch_size=batch_size
-    ).audited.any()
-    assert {width for width, _ in widths} == {batch_size}
+    assert not Creeping(**settings, steps=10)(objective, clean, batch_size=batch_size).audited.any()
 
 
 @pytest.mark.slow

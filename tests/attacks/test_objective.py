@@ -160,6 +160,7 @@ def test_every_objective_says_whether_it_stops_and_how_many_classes_it_has() -> 
     for objective, stop, classes in expected:
         for each in (objective, Subset(objective, torch.tensor([1])), EOT(objective, 2)):
             assert (each.stop, each.classes) == (stop, classes)
+        assert Subset(EOT(objective, 3), torch.tensor([0])).passes_per_call == 3 * objective.passes_per_call
 
 
 def test_an_objective_that_lacks_a_member_is_refused_and_the_base_class_has_defaults() -> None:
@@ -172,11 +173,13 @@ def test_an_objective_that_lacks_a_member_is_refused_and_the_base_class_has_defa
     class Whole(Incomplete, Objective):
         pass
 
-    with pytest.raises(InputError, match=r"objective Incomplete lacks stop, classes; derive it from .*Objective"):
+    with pytest.raises(
+        InputError, match=r"objective Incomplete lacks stop, classes, passes_per_call; derive it from .*Objective"
+    ):
         checked(Incomplete())
     whole = Whole()
     assert checked(whole) is whole
-    assert (whole.stop, whole.classes) == (False, None)
+    assert (whole.stop, whole.classes, whole.passes_per_call) == (False, None, 1)
     assert make("pgd", eps=0.1, steps=3)(whole, torch.full((3, 3, 2, 2), 0.5)).loss_rose.all()
 
 

@@ -15,7 +15,7 @@ from radapt.attacks._restarts import Job, RestartQueue
 from radapt.attacks.pgd import PGD
 
 RESTARTS, SAMPLES = 5, 4
-COUNTS = ("iterations", "forwards", "backwards", "vanished")
+COUNTS = ("iterations", "vanished")
 FLAGS = ("fooled", "failed", "given_up", "audited")
 
 
@@ -69,7 +69,7 @@ def test_restarts_count_in_their_order_whatever_order_they_end_in(seed: int, sto
     running: list[Job] = []
     begun: list[tuple[int, int]] = []
     while True:
-        while len(running) < batch_size and (job := queue.take()):
+        while len(running) < batch_size and (job := queue.take(ahead=True)):
             begun.append((job.sample, job.restart))
             running.append(job)
         if not running:
@@ -96,10 +96,38 @@ def test_restarts_count_in_their_order_whatever_order_they_end_in(seed: int, sto
 def test_no_restart_begins_ahead_while_a_first_one_waits() -> None:
     queue = RestartQueue(PGD(eps=0.1, restarts=3), torch.zeros(3, 3, 1, 1))
     queue.open([0, 1, 2])
-    taken = [queue.take() for _ in range(10)]
+    taken = [queue.take(ahead=True) for _ in range(10)]
     order = [(job.sample, job.restart) for job in taken if job]
     assert order == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (2, 2)]
     assert taken[-1] is None
+
+
+def test_no_restart_begins_ahead_unless_it_may() -> None:
+    queue = RestartQueue(PGD(eps=0.1, restarts=3), torch.zeros(2, 3, 1, 1))
+    queue.open([0, 1])
+    taken = [queue.take(ahead=False) for _ in range(3)]
+    assert [(job.sample, job.restart) for job in taken if job] == [(0, 0), (1, 0)]
+    assert taken[0]
+    queue.end(given_to(taken[0], {"value": 1.0}))
+    following = queue.take(ahead=False)
+    assert following
+    assert (following.sample, following.restart) == (0, 1)
+
+
+def test_passes_are_those_of_all_restarts_and_their_share_is_of_those_that_count() -> None:
+    queue = RestartQueue(PGD(eps=0.1, restarts=3), torch.full((2, 3, 1, 1), -1.0))
+    queue.begin(torch.zeros(2), torch.tensor([False, True]))
+    queue.open([0])
+    first, second = queue.take(ahead=True), queue.take(ahead=True)
+    assert first
+    assert second
+    queue.count([0, 0], forwards=2, backwards=3)
+    queue.count([1], forwards=1)
+    queue.end(given_to(second, {"value": 1.0, "iterations": 5, "finished": True, "vanished": 5}))
+    queue.end(given_to(first, {"value": 1.0, "iterations": 4, "fooled": True, "vanished": 1}))
+    assert (queue.forwards.tolist(), queue.backwards.tolist()) == ([4, 1], [6, 0])
+    # The second restart is forgotten; the first was fooled in its fifth pass.
+    assert (queue.graded.tolist(), queue.vanished.tolist()) == ([5, 0], [1, 0])
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -107,7 +135,7 @@ def test_when_time_is_up_what_runs_is_kept(ended: bool) -> None:
     queue = RestartQueue(PGD(eps=0.1, restarts=3), torch.full((2, 3, 1, 1), -1.0))
     queue.begin(torch.zeros(2), torch.tensor([True, False]))
     queue.open([1])
-    first, second = queue.take(), queue.take()
+    first, second = queue.take(ahead=True), queue.take(ahead=True)
     assert first
     assert second
     plain = {"value": 1.0, "iterations": 4}
@@ -119,4 +147,4 @@ def test_when_time_is_up_what_runs_is_kept(ended: bool) -> None:
     assert queue.best[1, 0, 0, 0] == 1
     assert queue.iterations.tolist() == [0, 8]
     assert queue.done == 2
-    assert queue.take() is None
+    assert queue.take(ahead=True) is None

@@ -17,20 +17,35 @@ def test_a_point_that_fools_is_better_and_then_the_larger_value() -> None:
     assert is_better(fooled, value, best_fooled, best_value).tolist() == [True, False, True, False, True, False]
 
 
-def test_samples_begin_in_their_slots_only() -> None:
-    slots = SlotState(IMAGES, VALUES, 3)
-    slots.begin(torch.tensor([0, 1, 2]), torch.tensor([1, 2, 3]), IMAGES, VALUES)
-    slots.place(torch.tensor([0, 1, 2]), IMAGES[:3] + 0.5, {"memory": torch.tensor([7, 8, 9])})
+def begun(samples: list[int]) -> SlotState:
+    slots = SlotState.begin(torch.tensor(samples), IMAGES[samples], VALUES[samples])
+    slots.state = {"memory": torch.tensor(samples) + 7}
+    return slots
+
+
+def rows_of(slots: SlotState) -> dict[str, torch.Tensor]:
+    return {**{name: value for name, value in vars(slots).items() if name != "state"}, **slots.state}
+
+
+def test_searches_that_begin_and_leave_do_not_change_the_others() -> None:
+    slots = begun([1, 2, 3])
     slots.iteration, slots.vanished = slots.iteration + 4, slots.vanished + 2
+    slots.points = slots.points + 0.5
     slots.remember(slots.points, torch.tensor([5.0, 0.0, 5.0]), torch.tensor([False, True, False]))
-    before = {name: value.clone() for name, value in vars(slots).items() if isinstance(value, torch.Tensor)}
-    slots.begin(torch.tensor([1]), torch.tensor([4]), IMAGES, VALUES)
-    slots.place(torch.tensor([1]), IMAGES[:3] - 1, {"memory": torch.tensor([0, 1, 0])})
-    for name, value in before.items():
-        assert torch.equal(vars(slots)[name][[0, 2]], value[[0, 2]]), name
-    assert slots.state["memory"].tolist() == [7, 1, 9]
-    assert (slots.sample[1], slots.iteration[1], slots.vanished[1], slots.value[1]) == (4, 0, 0, 4.0)
-    assert not slots.fooled[1]
-    assert torch.equal(slots.clean[1], IMAGES[4])
-    assert torch.equal(slots.best[1], IMAGES[4])
-    assert torch.equal(slots.points[1], IMAGES[1] - 1)
+    assert torch.equal(slots.best, IMAGES[1:4] + 0.5)
+    assert slots.fooled.tolist() == [False, True, False]
+    more = slots.extended(begun([4]))
+    fewer = more.select(torch.tensor([0, 2]))
+    for name, value in rows_of(slots).items():
+        assert torch.equal(rows_of(more)[name], torch.cat([value, rows_of(begun([4]))[name]])), name
+        assert torch.equal(rows_of(fewer)[name], value[[0, 2]]), name
+    assert (more.sample[3], more.iteration[3], more.value[3], more.state["memory"][3]) == (4, 0, 4.0, 11)
+
+
+def test_nothing_changes_in_a_search_that_is_over() -> None:
+    slots = begun([1, 2])
+    slots.over = torch.tensor([True, False])
+    slots.remember(slots.points + 1, torch.tensor([9.0, 9.0]), torch.tensor([True, True]))
+    assert slots.value.tolist() == [1.0, 9.0]
+    assert slots.fooled.tolist() == [False, True]
+    assert torch.equal(slots.best, torch.stack([IMAGES[1], IMAGES[2] + 1]))

@@ -123,8 +123,23 @@ def test_the_command_gives_the_figures_of_the_library(run: Run, model: str) -> N
     assert [row["eps"] for row in read("rows.json")] == [0, 1 / 255, 2 / 255]
 
 
-def test_a_second_run_adds_and_does_not_redo(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("evaluate", model, "--attack", "pgd", "--option", "steps=2", "--source", "self", "-q", "--n")
+def test_a_second_run_adds_chunks_and_does_not_redo_those_there_are(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (
+        "evaluate",
+        model,
+        "--attack",
+        "pgd",
+        "--option",
+        "steps=2",
+        "--source",
+        "self",
+        "-q",
+        "--chunk-size",
+        4,
+        "--n",
+    )
     assert run(*words, 4).exit_code == 0
     added: list[int] = []
     add = Results.add
@@ -224,3 +239,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="no space"):
         write_text(target, "new")
     assert target.read_text() == "old"
+
+
+def test_parts_that_several_processes_measured_are_merged(run: Run, model: str) -> None:
+    words = ("evaluate", model, "--attack", "none", "-q", "--n", 6, "--chunk-size", 2)
+    for part in (1, 2):
+        assert run(*words, "--shard", f"{part}/2", "--results", f"{part}.sqlite").exit_code == 0
+    merged = run("merge", "1.sqlite", "2.sqlite", "--results", "both.sqlite")
+    assert merged.exit_code == 0, merged.output
+    assert "results in both.sqlite" in merged.output
+    assert run(*words, "--results", "whole.sqlite", "--no-sanity").exit_code == 0
+    with Results("both.sqlite", read_only=True) as both, Results("whole.sqlite", read_only=True) as whole:
+        (one,), (other,) = both.all(), whole.all()
+        assert (one.n, one.percent) == (other.n, other.percent) == (6, other.percent)
+        assert both.samples(one.setting) == whole.samples(other.setting)

@@ -56,6 +56,17 @@ def test_a_recipe_is_what_options_take_precedence_over(run: Run, model: str, met
     assert (found["lr"], found["attack_steps"], found["batch_size"], found["steps"]) == (1e-4, 1, 4, 2)
 
 
+@pytest.mark.parametrize("method", ["tecoa", "lore"])
+def test_several_datasets_and_minutes_go_with_a_recipe(run: Run, model: str, method: str) -> None:
+    words = ("--data", "shapes,colours", "--n", "5,3", "--minutes", 0.0005, "--recipe", "published")
+    words += ("--batch-size", 4, "--attack-steps", 1, "-q", "--out", "twin")
+    result = run("finetune", method, "--model", model, *words)
+    assert result.exit_code == 0, result.output
+    found = json.loads(Path("twin/recipe.json").read_text())
+    assert (found["data"], found["n"], found["recipe"]) == ("shapes-colours", 8, "published")
+    assert found["lr"] == finetuning.make(method).recipes["published"].lr
+
+
 def test_the_help_says_what_holds_without_a_recipe() -> None:
     command = typer.main.get_command(app).commands["finetune"]  # type: ignore[attr-defined]
     recipe, said = finetuning.Recipe(), {each.name: re.findall(r"\(([^()]*)\)", each.help) for each in command.params}
@@ -86,6 +97,7 @@ def test_every_method_is_named_in_the_help(run: Run) -> None:
         (("--decayed", "biases"), "Allowed: all, matrices"),
         (("--clip", -1), "clip >= 0"),
         (("--warmup", 0.1, "--warmup-steps", 3), "not both"),
+        (("--minutes", 1), "give steps, or minutes"),
         (("--step-size", "a"), "neither a number nor a fraction"),
     ],
 )
@@ -96,10 +108,26 @@ def test_wrong_options_are_refused(run: Run, model: str, words: tuple[object, ..
     assert not Path("twin").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--data", "shapes,colours", "--n", "4,4,4"), "got 2 datasets by name and 3 n"),
+        (("--n", "4,x"), "--n takes whole numbers, separated by commas, got '4,x'"),
+        (("--data", ",", "--n", 4), "data must be a dataset, by name or as an object, or a list of datasets; got none"),
+        (("--minutes", 0), "minutes must be a number above 0, got 0"),
+    ],
+)
+def test_wrong_images_and_times_are_refused(run: Run, model: str, words: tuple[object, ...], message: str) -> None:
+    result = run("finetune", "fare", "--model", model, "--batch-size", 4, "-q", *words, "--out", "twin")
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert not Path("twin").exists()
+
+
 def test_of_several_processes_one_writes_and_each_has_its_device(
     run: Run, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("radapt.training", "radapt.finetuning._method"):
+    for place in ("radapt.training", "radapt.finetuning._finetune"):
         monkeypatch.setattr(f"{place}.workers", lambda: Workers(2, 1, torch.device("cpu")))
     words = ("finetune", "fare", "--model", model, *SHORT, "--out", "twin")
     result = run(*words)

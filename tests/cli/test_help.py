@@ -13,7 +13,7 @@ from radapt.cli.main import app
 
 COMMANDS = (
     *("adapt", "analyze", "attacks", "datasets", "demo", "evaluate", "finetune"),
-    *("micro train", "models", "report", "reproduce", "tune"),
+    *("merge", "micro photos", "micro train", "models", "report", "reproduce", "tune"),
 )
 
 
@@ -73,3 +73,13 @@ def test_a_mistyped_name_gets_the_nearest(run: Run, command: str, typo: str, mea
     result = run(command, typo)
     assert result.exit_code == 2
     assert f"did you mean '{meant}'" in result.output
+
+
+def test_no_option_has_its_own_name_for_its_metavar() -> None:
+    """Some versions of typer take such a metavar for the name of the option."""
+    root = typer.main.get_command(app)
+    commands = list(root.commands.values())  # type: ignore[attr-defined]
+    commands += [sub for command in commands for sub in getattr(command, "commands", {}).values()]
+    options = [each for command in commands for each in command.params if each.param_type_name == "option"]
+    assert len(options) > 100
+    assert [option.name for option in options if option.metavar and option.metavar.lower() == option.name] == []

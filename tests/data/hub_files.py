@@ -13,7 +13,7 @@ from PIL import Image
 
 from radapt.data import Dataset
 
-__all__ = ["archives", "own", "parquet", "photo", "which"]
+__all__ = ["archives", "mirror", "own", "parquet", "photo", "which"]
 
 _FACTS = {"name": "own", "title": "Own", "task": "zero-shot", "source": "hub", "licence": "MIT", "citation": "None."}
 _FACTS |= {"metric": "top-1", "description": "Images.", "tests": "Colour."}
@@ -45,6 +45,16 @@ def archives(folder: Path, labels: list[int], *, split: str = "test", kind: str 
     (folder / "classnames.txt").write_text("tabby cat\nmissile\nprojectile\n")
     (folder / "templates.txt").write_text("a photo of a {c}.\nart of the {c}.\n")
     return folder
+
+
+def mirror(root: Path, sizes: dict[str, int], names: tuple[str, ...] = ("wds_vtab-cifar10",)) -> Path:
+    """A mirror of the hub: folders of archives with splits of these sizes and one template, labels 0, 1, 2, 0, 1..."""
+    for name in names:
+        for split, count in sizes.items():
+            archives(root / name, [at % 3 for at in range(count)], split=split, shard=5)
+        (root / name / "templates.txt").unlink()
+        (root / name / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
+    return root
 
 
 def parquet(folder: Path, columns: dict[str, list[Any]], split: str = "test", **features: Any) -> Path:

@@ -27,7 +27,6 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 import radapt
 from pathlib import Path
-from radapt.evaluation import _units
 from radapt.results import Results
 from tests.evaluation.test_resume import plan
 
@@ -37,7 +36,7 @@ def dying(*given, **named):
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-Results.add, _units._CHUNK = dying, 4
+Results.add = dying
 plan(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -55,6 +54,7 @@ def plan(folder: Path, file: Path) -> None:
             ],
             results=results,
             batch_size=4,
+            chunk_size=4,
             quiet=True,
         )
 
@@ -81,7 +81,6 @@ def test_a_killed_run_continues_with_equal_rows(folder: Path, tmp_path: Path, mo
     survived = sum(len(samples) for _, _, samples in stored(tmp_path / "killed.sqlite"))
     assert survived == 2 * 10  # six chunks of 4, 4 and 2 samples
 
-    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 4)
     plan(folder, tmp_path / "whole.sqlite")
     added: list[int] = []
     add = Results.add

@@ -219,7 +219,7 @@ def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, object]:
     """Flags of the white-box figure after one more run on the same results file, but for those of the checks."""
     with Results(folder / "r.sqlite") as results:
         candidates = [Candidate(method="CLIP", model=model)]
-        evaluate(candidates, data=[data], threats=[MASKED], results=results, batch_size=4, quiet=True)
+        evaluate(candidates, data=[data], threats=[MASKED], results=results, batch_size=4, chunk_size=4, quiet=True)
         flags = results.all()[1].flags
     return {name: text for name, text in flags.items() if name in ("loss not rising", "zero gradient")}
 
@@ -230,17 +230,16 @@ def test_signs_of_a_part_stay_and_say_of_how_many_samples_they_are(
     model = tiny_clip()
     with monkeypatch.context() as patch:
         defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
-        some, data = own_labels(model, 5), own_labels(model, 12)
+        some, data = own_labels(model, 4), own_labels(model, 12)
         first = signs(tmp_path, some, model)
     assert first == {
-        "loss not rising": "in a run of 5 attacked samples, the loss did not rise on 5",
-        "zero gradient": "in a run of 5 attacked samples, gradients were zero on 5",
+        "loss not rising": "in a run of 4 attacked samples, the loss did not rise on 4",
+        "zero gradient": "in a run of 4 attacked samples, gradients were zero on 4",
     }
-    assert signs(tmp_path, data, model) == first  # the seven that were added are sound
+    assert signs(tmp_path, data, model) == first  # the eight that were added are sound
 
 
 def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 4)
     model, add, adds = tiny_clip(), Results.add, []
 
     def dies(self: Results, *given: Any, **named: Any) -> None:

@@ -17,7 +17,7 @@ import radapt
 from radapt import finetuning
 from radapt.attacks import EmbeddingObjective, Outcome, SearchAttack
 from radapt.errors import SettingsError
-from radapt.finetuning import Method, Recipe, Twin, _method, finetune
+from radapt.finetuning import Method, Recipe, Twin, _finetune, finetune
 from radapt.finetuning._attack import TrainingPGD
 from radapt.models import VLM
 from radapt.training import Schedule
@@ -80,7 +80,7 @@ def test_a_recipe_supplies_what_no_option_says_and_all_is_recorded(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, name: str, recipe: str | None
 ) -> None:
     attacks, schedules = list[TrainingPGD](), list[Schedule]()
-    attack, train = SearchAttack.__call__, _method.fit
+    attack, train = SearchAttack.__call__, _finetune.fit
 
     def watched(self: Any, *given: Any, **named: Any) -> Outcome:
         attacks.append(self)
@@ -92,7 +92,7 @@ def test_a_recipe_supplies_what_no_option_says_and_all_is_recorded(
         return train(parameters, loss, schedule, **named)
 
     monkeypatch.setattr(SearchAttack, "__call__", watched)
-    monkeypatch.setattr(_method, "fit", fitted)
+    monkeypatch.setattr(_finetune, "fit", fitted)
     base = Recipe() if recipe is None else finetuning.make(name).recipes[recipe]
     options = {"eps": "3/255", "lr": 7e-5, "attack_steps": 2, "steps": 2, "batch_size": 4}
     made = finetune(name, tiny_vlm, tiny_shapes(8), recipe=recipe, quiet=True, **options)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def test_epochs_are_as_many_steps_as_the_images_take(
         schedules.append(schedule)
         return [0.0]
 
-    monkeypatch.setattr(_method, "fit", fitted)
+    monkeypatch.setattr(_finetune, "fit", fitted)
     monkeypatch.setitem(method.recipes, "test", Recipe(epochs=3, batch_size=2))  # type: ignore[arg-type]
     finetune(name, tiny_vlm, tiny_shapes(9), recipe="test", quiet=True, **options)  # type: ignore[arg-type]
     # Four batches an epoch; LORE takes five steps on each.
@@ -133,6 +133,9 @@ def test_epochs_are_as_many_steps_as_the_images_take(
     [
         ({"recipe": "publised"}, r"fare has no recipe 'publised'; did you mean 'published'.*micro, published"),
         ({"recipe": ""}, "fare has no recipe ''"),
+        ({"minutes": 2}, "give steps, or minutes, .*not both"),
+        ({"minutes": 0, "steps": None}, "minutes must be a number above 0"),
+        ({"minutes": float("inf"), "steps": None}, "minutes must be a number above 0"),
         ({"warmup": 0.1, "warmup_steps": 5}, "give warmup, .* or warmup_steps, .*not both"),
         ({"decayed": "matrix"}, "unknown decayed 'matrix'; did you mean 'matrices'"),
         ({"clip": -1.0}, "clip"),
@@ -152,7 +155,7 @@ def test_wrong_recipes_and_options_are_refused_before_the_training(
     options: dict[str, Any], message: str,
 ) -> None:  # fmt: skip
     fit = Mock()
-    monkeypatch.setattr(_method, "fit", fit)
+    monkeypatch.setattr(_finetune, "fit", fit)
     with pytest.raises(SettingsError, match=message):
         finetune("fare", tiny_vlm, tiny_shapes(8), **{**SHORT, **options})
     fit.assert_not_called()
@@ -168,6 +171,43 @@ def test_a_method_without_recipes_says_so(tiny_vlm: Any, tiny_shapes: Any) -> No
 
     with pytest.raises(SettingsError, match="bare has no recipe 'published'; leave recipe out"):
         finetune(Bare(), tiny_vlm, tiny_shapes(8), recipe="published", **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "asked"),
+    [("fare", None, 20_000), ("tecoa", "published", 20_000), ("pmg", "published", 20), ("lore", "micro", 300)],
+)
+def test_minutes_take_the_place_of_a_recipe_s_steps_or_epochs(
+    tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, name: str, recipe: str | None, asked: int
+) -> None:
+    calls = list[tuple[Any, ...]]()
+
+    def steps_within(minutes: float, parameters: Any, loss: Any, schedule: Schedule, *, dual: Any, cycle: int) -> int:
+        calls.append((minutes, schedule.steps, dual is not None, cycle))
+        return 3
+
+    monkeypatch.setattr(_finetune, "steps_within", steps_within)
+    options: dict[str, Any] = {"batch_size": 4, "attack_steps": 1, "quiet": True}
+    made = finetune(name, tiny_vlm, tiny_shapes(8), recipe=recipe, minutes=2, **options)
+    assert calls == [(2, asked, name == "lore", 5 if name == "lore" else 1)]
+    assert (made.recipe["steps"], len(made.losses)) == (3, 3)
+    base = Recipe() if recipe is None else finetuning.make(name).recipes[recipe]
+    assert (made.recipe["lr"], made.recipe["optimizer"]) == (base.lr, base.optimizer)
+    # The same number of steps by itself is the same training.
+    again = finetune(name, tiny_vlm, tiny_shapes(8), recipe=recipe, steps=3, **options)
+    assert (again.losses, again.recipe) == (made.losses, made.recipe)
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("fare", "micro"), ("agft", "published"), ("lore", "published")])
+def test_measuring_the_speed_leaves_no_trace_in_the_training(
+    tiny_vlm: Any, tiny_shapes: Any, name: str, recipe: str
+) -> None:
+    options: dict[str, Any] = {"recipe": recipe, "batch_size": 4, "attack_steps": 1, "quiet": True}
+    made = finetune(name, tiny_vlm, tiny_shapes(8), minutes=0.002, **options)
+    again = finetune(name, tiny_vlm, tiny_shapes(8), steps=len(made.losses), **options)
+    assert again.losses == made.losses
+    weights = again.model.model.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in made.model.model.state_dict().items())
 
 
 @pytest.mark.parametrize("option", [{"warmup": 0.25}, {"warmup_steps": 3}])
@@ -286,7 +326,7 @@ def test_the_last_point_is_returned_even_where_its_loss_is_smaller(tiny_shapes: 
     class Away:
         """Every change lowers the loss."""
 
-        size, losses, stop, classes = 3, ("l",), False, None
+        size, losses, stop, classes, passes_per_call = 3, ("l",), False, None, 1
 
         def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Any:
             from radapt.attacks import Score

@@ -243,7 +243,7 @@ def test_another_schema_version_is_named(tmp_path: Path) -> None:
     database.commit()
     database.close()
     for read_only in (True, False):
-        with pytest.raises(ResultsError, match="schema version 99, this version reads 3"):
+        with pytest.raises(ResultsError, match="schema version 99, this version reads 4"):
             Results(path, read_only=read_only)
 
 

@@ -278,6 +278,11 @@ def test_multipliers_move_at_every_third_step_at_their_own_rate(tmp_path: Path, 
             up.step()
     assert torch.allclose(x, y, rtol=1e-5)
     assert torch.allclose(a, b, rtol=1e-5)
+    z, c, loss = game()
+    seldom = Dual(parameters={"a": c}, lr=0.02, every=3)
+    assert fit({"x": z}, loss, schedule, dual=seldom, label="test", look=5, quiet=True) == history
+    assert torch.equal(z, x)
+    assert torch.equal(c, a)
     file = tmp_path / "run.safetensors"
     for steps in (2, 8):  # before the first step of the multipliers, and after
         brief = replace(schedule, steps=steps)

@@ -13,7 +13,7 @@ import torch
 
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.registry import nearest
-from radapt.types import Index, Norm, PerSample, Pixels
+from radapt.types import Index, Norm
 
 from ._active_set import ActiveSet, Progress
 from ._ball import Ball
@@ -47,7 +47,7 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     norm: Norm = "linf"
     eps: float
     steps: int
@@ -77,8 +77,8 @@ class Attack(ABC):
     ) -> Outcome:
         """Attack every image.
 
-        A sample's random numbers depend on (``seed``, attack, its key, restart) only; at a fixed batch size its
-        outcome is the same bit for bit whatever its neighbours, and at another it differs by rounding only.
+        The same call gives the same outcome, bit for bit. A sample's random numbers depend on (``seed``, attack, its
+        key, restart) only, so among other samples, or at another batch size, its outcome differs by rounding only.
 
         Args:
             objective: what is maximised; its sample ``i`` is ``pixels[i]``.
@@ -86,7 +86,7 @@ class Attack(ABC):
                 any precision, as a tensor, an array or a list of images; they are not changed.
             keys: one name per sample that does not depend on how a dataset is split; its position by default.
             seed: seed of all random numbers.
-            batch_size: images per pass of the model; short batches are padded to it.
+            batch_size: images per pass of the model at most; where fewer are searched on, passes are narrower.
             start: first points of the first restart (a warm start), projected onto the ball; random by default.
             precision: ``torch.bfloat16`` or ``torch.float16``: gradients are computed under autocast first, successes
                 verified in the model's own precision, and the survivors attacked again in that.
@@ -184,10 +184,7 @@ class SearchAttack(Attack, Search, ABC):
             loss, fooled, _ = active.judge(pixels)
             _, fooled_8bit, _ = active.judge(round_8bit(pixels))
         restarts.failed |= is_broken(loss, fooled).cpu()
-        distance = torch.zeros_like(loss)
-        for first in range(0, len(pixels), active.batch_size):
-            rows = slice(first, first + active.batch_size)
-            distance[rows] = self._distance(pixels[rows], clean[rows], active.batch_size)
+        distance = self.ball.distance(pixels, clean)
         slack = TOLERANCE * max(1, self.eps)
         rules = {
             "are not finite": ~pixels.isfinite().flatten(1).all(1),
@@ -215,10 +212,5 @@ class SearchAttack(Attack, Search, ABC):
             clean_loss=active.clean_loss,
             loss_rose=loss > active.clean_loss,
             distance=distance,
-            zero_gradient=(restarts.vanished / restarts.backwards.clamp(min=1)).to(pixels),
+            zero_gradient=(restarts.vanished / restarts.graded.clamp(min=1)).to(pixels),
         )
-
-    def _distance(self, points: Pixels, clean: Pixels, batch_size: int) -> PerSample:
-        """Distances by batches of ``batch_size``, as a reduction may round differently at another batch size."""
-        rows = [*range(len(points)), *[0] * (batch_size - len(points))]
-        return self.ball.distance(points[rows], clean[rows])[: len(points)]

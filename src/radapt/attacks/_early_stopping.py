@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
-from torch import Tensor
 
-from radapt.types import Flags, Index, Logits, Pixels
+from radapt.types import Flags, Logits
 
 from ._losses import margin
 from ._search import Evaluation, Search, Stoppable
+from ._slots import SlotState
 
 __all__ = ["EarlyStopping"]
 
@@ -23,7 +23,7 @@ _AUDITED = 16
 
 @final
 class EarlyStopping:
-    """How far the search of every slot has come, and which are to be given up.
+    """Which searches are to be given up.
 
     A search has come ``r`` of its way: 0 at the clean image, 1 at a success. Where ``r`` grows no faster than
     ``iteration ** growth`` from now on, it ends at ``r (steps / iteration) ** growth``; a search that would end below
@@ -43,40 +43,34 @@ class EarlyStopping:
         self._search: Stoppable | None = None
         if isinstance(search, Stoppable) and search.growth is not None and search.steps > _LEAST_STEPS:
             self._search, self._steps, self._growth = search, search.steps, search.growth
-        exempt = [self._search is not None and _is_exempt(seed, key) for key in keys]
-        self.exempt = torch.tensor(exempt, dtype=torch.bool, device="cpu")
-        self._clean_margin = self._reach = torch.zeros(0, dtype=torch.float32, device="cpu")
-        self._label = torch.zeros(0, dtype=torch.long, device="cpu")
-        self._target: Index | None = None
+        self.exempt = [self._search is not None and _is_exempt(seed, key) for key in keys]
 
-    def begin(self, rows: Tensor, logits: Logits, label: Index, target: Index | None) -> None:
-        """New searches in some slots; the other arguments are for all slots.
+    def begin(self, slots: SlotState, logits: Logits) -> None:
+        """Note how far searches have to go that begin now.
 
         Args:
-            rows: the slots.
-            logits: at the clean images.
-            label: true classes.
-            target: classes to go for, in a targeted search.
+            slots: the searches, with their labels and targets.
+            logits: at their clean images.
         """
-        if self._search is None:
-            return
-        clean_margin = margin(logits, label, target)
-        if len(self._reach) != len(clean_margin):
-            self._clean_margin, self._reach = torch.zeros_like(clean_margin), torch.zeros_like(clean_margin)
-        self._label, self._target = label, target
-        self._clean_margin = self._clean_margin.index_copy(0, rows, clean_margin[rows])
-        self._reach = self._reach.index_fill(0, rows, 0)
+        if self._search is not None:
+            slots.clean_margin = margin(logits, slots.label, slots.target if self._search.targeted else None)
 
-    def hopeless(self, current: Evaluation, clean: Pixels, iteration: Index) -> Flags:
-        """Slots whose search would not succeed, after ``iteration`` steps."""
+    def hopeless(self, slots: SlotState, current: Evaluation) -> Flags:
+        """Searches that would not succeed; how far each has come is kept in ``slots``.
+
+        Args:
+            slots: the searches, at the steps that led to the points.
+            current: the points reached, and their logits.
+        """
         if self._search is None or current.logits is None:
             return torch.zeros_like(current.fooled)
-        current_margin = margin(current.logits.to(self._label.device), self._label, self._target)
-        reach = self._search._reach(clean, current, current_margin, self._clean_margin)
-        self._reach = torch.maximum(self._reach, reach.nan_to_num(0, 0, 0))
-        needed = (iteration.double() / self._steps) ** self._growth
-        late = iteration >= max(_LEAST_STEPS, self._steps / 10)
-        return late & (self._reach > 0) & (self._reach < needed)
+        target = slots.target if self._search.targeted else None
+        current_margin = margin(current.logits.to(slots.label.device), slots.label, target)
+        reach = self._search._reach(slots.clean, current, current_margin, slots.clean_margin)
+        slots.reach = torch.maximum(slots.reach, reach.nan_to_num(0, 0, 0))
+        needed = (slots.iteration.double() / self._steps) ** self._growth
+        late = slots.iteration >= max(_LEAST_STEPS, self._steps / 10)
+        return late & (slots.reach > 0) & (slots.reach < needed)
 
 
 def _is_exempt(seed: int, key: str) -> bool:

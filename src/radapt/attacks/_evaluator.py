@@ -47,6 +47,18 @@ class Evaluator:
         self._objective: Any = objective
 
     @property
+    def passes(self) -> int:
+        """Forward passes of an image through the model that one pass of the objective is."""
+        return int(self._objective.passes_per_call)
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes of an image in :meth:`gradient_pass`: one per logit where the search needs the Jacobian."""
+        if not self.search.needs_gradient:
+            return 0
+        return self.passes * ((self._objective.classes or 1) if self.search._needs_jacobian else 1)
+
+    @property
     def may_stop_early(self) -> bool:
         """Whether hopeless searches may be given up: not where whole searches are wanted, and there must be logits.
 

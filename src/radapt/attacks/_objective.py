@@ -51,12 +51,14 @@ class Objective(Protocol):
         stop: whether it only matters which samples are fooled. Where it does not, as in adversarial training, whole
             searches are wanted, and none is given up early. A sample that a score calls fooled is done in any case.
         classes: number of classes, that is of logits in a score; None where scores have no logits.
+        passes_per_call: how often an image goes through the model in one call.
     """
 
     size: int
     losses: tuple[str, ...]
     stop: bool = False
     classes: int | None = None
+    passes_per_call: int = 1
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "") -> Score: ...
 
@@ -67,11 +69,13 @@ def checked(objective: Any) -> Objective:
     Raises:
         InputError: it lacks an attribute.
     """
-    lacking = [name for name in ("size", "losses", "stop", "classes") if not hasattr(objective, name)]
+    lacking = [
+        name for name in ("size", "losses", "stop", "classes", "passes_per_call") if not hasattr(objective, name)
+    ]
     if lacking:
         raise InputError(
             f"the objective {type(objective).__name__} lacks {', '.join(lacking)}; derive it from "
-            "radapt.attacks.Objective, which has defaults for stop and classes"
+            "radapt.attacks.Objective, which has defaults for all but size and losses"
         )
     return objective  # type: ignore[no-any-return]
 
@@ -109,6 +113,8 @@ class ClassificationObjective:
         InputError: labels are of another form or out of range, or there are fewer than two classes.
     """
 
+    passes_per_call: int = 1
+
     def __init__(self, logits: Callable[[Pixels], Any], labels: TensorLike, classes: int, *, stop: bool = True) -> None:
         if classes < 2:
             raise InputError(f"a classifier needs at least two classes, got {classes}")
@@ -120,7 +126,8 @@ class ClassificationObjective:
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", target: Index | None = None) -> Score:
         logits = finite(self._logits(pixels))
-        labels = self.labels.to(index.device)[index].to(logits.device)
+        self.labels = self.labels.to(index.device)  # once: at every pass, the host would wait for the copy
+        labels = self.labels[index].to(logits.device)
         name = _known(loss, self.losses)
         if target is None and LOSSES[name].targeted:
             raise SettingsError(f"the loss {name!r} needs a target class per sample")
@@ -139,6 +146,7 @@ class EmbeddingObjective:
     """
 
     losses: tuple[str, ...] = ("l2",)
+    passes_per_call: int = 1
     stop: bool = False
     classes: int | None = None
 
@@ -167,6 +175,7 @@ class AnswerObjective:
     """
 
     losses: tuple[str, ...] = ("nll",)
+    passes_per_call: int = 1
     classes: int | None = None
 
     def __init__(
@@ -187,7 +196,8 @@ class AnswerObjective:
         if self._decisive is None:
             decisive = torch.zeros_like(given)
         else:
-            decisive = self._decisive.to(index.device)[index].to(given.device)
+            self._decisive = self._decisive.to(index.device)
+            decisive = self._decisive[index].to(given.device)
         return Score(-value if self._targeted else value, reached & decisive)
 
 
@@ -202,7 +212,8 @@ class Subset:
     def __init__(self, objective: Objective, rows: Index) -> None:
         self._objective, self._rows = checked(objective), rows
         self.size, self.losses = len(rows), objective.losses
-        self.stop, self.classes = objective.stop, objective.classes
+        self.stop, self.classes, self.passes_per_call = objective.stop, objective.classes, objective.passes_per_call
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
-        return self._objective(pixels, self._rows.to(index.device)[index], loss=loss, **towards)
+        self._rows = self._rows.to(index.device)
+        return self._objective(pixels, self._rows[index], loss=loss, **towards)

@@ -24,6 +24,9 @@ class Job:
 
     Args:
         sample, restart: which one it is.
+        passes: those of its images through the model, one that came too late included.
+        ended: its search is over.
+        finished: it took all its steps.
         fooled: whether it has fooled the objective.
         failed: it met a loss or a gradient that is not finite.
         given_up: it was ended, as it had no prospect of success.
@@ -31,12 +34,14 @@ class Job:
         best: its best point, 3 x height x width.
         value: the search's value of that, a single number.
         iterations: steps taken.
-        forwards, backwards: passes.
         vanished: passes whose gradient was zero.
     """
 
     sample: int
     restart: int
+    passes: int = 0
+    ended: bool = False
+    finished: bool = False
     fooled: bool = False
     failed: bool = False
     given_up: bool = False
@@ -44,8 +49,6 @@ class Job:
     best: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float32, device="cpu"))
     value: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float32, device="cpu"))
     iterations: int = 0
-    forwards: int = 0
-    backwards: int = 0
     vanished: int = 0
 
 
@@ -63,10 +66,12 @@ class RestartQueue:
     """Hands out jobs and puts together what they find.
 
     A sample's next restart follows when the one before has ended without success; when no such job waits, later
-    restarts begin ahead of their turn. Restarts are counted in their order up to the first that ends the sample's
-    search, and the rest is forgotten. So a sample's result does not depend on how many of its restarts ran at once.
+    restarts may begin ahead of their turn. Restarts count in their order up to the first that ends the sample's
+    search, and what the rest found is forgotten. So a sample's result does not depend on how many of its restarts ran
+    at once; its passes are those of all of them.
 
-    Flags and counts lie on the host, one per sample; ``best`` and ``value`` with the images.
+    Flags and counts lie on the host, one per sample; ``best`` and ``value`` with the images. ``vanished`` is of
+    ``graded`` passes, those of the restarts that count.
 
     Args:
         search: says how many restarts there are, and whether a success ends them.
@@ -79,9 +84,8 @@ class RestartQueue:
         self.best, self.value = pixels.clone(), pixels.new_zeros(n)
         self.fooled, self.failed, self.unfinished = torch.zeros(3, n, dtype=torch.bool, device="cpu").unbind()
         self.given_up, self.audited, self.misjudged = torch.zeros(3, n, dtype=torch.bool, device="cpu").unbind()
-        self.iterations, self.forwards, self.backwards, self.vanished = torch.zeros(
-            4, n, dtype=torch.long, device="cpu"
-        ).unbind()
+        counts = torch.zeros(5, n, dtype=torch.long, device="cpu").unbind()
+        self.iterations, self.forwards, self.backwards, self.vanished, self.graded = counts
         self._open: dict[int, _Course] = {}
         self._waiting: deque[Job] = deque()
         self.done = 0
@@ -97,12 +101,21 @@ class RestartQueue:
             self._open[sample] = _Course(self._restarts)
             self._waiting.append(self._next(sample))
 
-    def take(self) -> Job | None:
-        """The next job; None if there is none left to begin."""
+    def count(self, samples: Sequence[int], *, forwards: int, backwards: int = 0) -> None:
+        """Enter passes through the model: so many of an image of each of these samples."""
+        rows = torch.tensor(samples, dtype=torch.long, device="cpu")
+        ones = torch.ones_like(rows)
+        self.forwards.index_add_(0, rows, ones, alpha=forwards)
+        self.backwards.index_add_(0, rows, ones, alpha=backwards)
+
+    def take(self, *, ahead: bool) -> Job | None:
+        """The next job, with ``ahead`` also one ahead of its turn; None if there is none."""
         if self._waiting:
             return self._waiting.popleft()
-        ahead = [sample for sample, course in self._open.items() if course.begun <= course.last]
-        return self._next(min(ahead, key=lambda sample: self._open[sample].begun)) if ahead else None
+        if not ahead:
+            return None
+        left = [sample for sample, course in self._open.items() if course.begun <= course.last]
+        return self._next(min(left, key=lambda sample: self._open[sample].begun)) if left else None
 
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Jobs that must begin again."""
@@ -154,5 +167,6 @@ class RestartQueue:
         for name in ("fooled", "failed", "given_up", "audited"):
             getattr(self, name)[row] |= getattr(job, name)
         self.misjudged[row] |= job.audited and job.fooled
-        for name in ("iterations", "forwards", "backwards", "vanished"):
+        for name in ("iterations", "vanished"):
             getattr(self, name)[row] += getattr(job, name)
+        self.graded[row] += job.iterations + (not job.finished)

@@ -37,7 +37,7 @@ class Search(ABC):
     """What the writer of an attack implements: a ``name`` and three methods, :meth:`draw`, :meth:`start`, :meth:`step`.
 
     Each works on a batch of samples, one per row, and a row of a result may depend on the same row of the arguments
-    only: samples come and go between any two steps, and a sample's result does not depend on its neighbours. The
+    only: samples come and go between any two steps, and a sample's result must not depend on its neighbours. The
     library does the rest: it runs the model, keeps every sample's best point, and counts restarts and passes.
 
     Further members may be overridden. Those with a leading underscore are between an attack and the library, and no
@@ -76,8 +76,7 @@ class Search(ABC):
 
         Args:
             clean: clean images.
-            drawn: what :meth:`draw` gave for each of them, stacked. A row that does not start now is zero, and what is
-                returned for it is discarded.
+            drawn: what :meth:`draw` gave for each of them, stacked.
         """
 
     @abstractmethod

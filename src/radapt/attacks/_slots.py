@@ -1,13 +1,14 @@
-"""The places of a batch: one row per slot of everything that a pass of the model and a step of the search need."""
+"""The rows of a batch: all that a pass of the model and a step of the search need, one row per running search."""
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass, fields
+from typing import Self, final
 
 import torch
 from torch import Tensor
 
-from radapt.types import Flags, PerSample, Pixels
+from radapt.types import Flags, Index, PerSample, Pixels
 
 from ._search import State
 
@@ -20,56 +21,81 @@ def is_better(fooled: Flags, value: PerSample, best_fooled: Flags, best_value: P
 
 
 @final
+@dataclass(kw_only=True)
 class SlotState:
-    """What is known of the sample in each slot. A free slot holds some sample all the same, which is ignored.
+    """What is known of each running search.
 
     Args:
-        images: all clean images, of which the first fills the slots.
-        values: the search's value of each.
-        batch_size: number of slots.
-
-    Attributes:
-        sample: position of the sample.
-        clean: its clean image.
+        sample: position of its sample.
+        clean: the clean image.
         points: the point to evaluate next.
         best, value, fooled: the best point so far, the search's value of it, and whether any point fooled.
+        over: whether the search has ended, but for what the host has not seen yet; then nothing changes any more.
         iteration: number of steps taken.
         vanished: number of passes whose gradient was zero.
         label, target: class of the clean image, and the class that a targeted search goes for.
+        clean_margin, reach: margin of the clean image, and how far the search has come (early stopping).
         state: what the search remembers.
     """
 
-    def __init__(self, images: Pixels, values: PerSample, batch_size: int) -> None:
-        self.sample = torch.zeros(batch_size, dtype=torch.long, device=images.device)
-        self.points = self.clean = self.best = images[self.sample]
-        self.value, self.fooled = values[self.sample], torch.zeros_like(self.sample, dtype=torch.bool)
-        self.iteration, self.vanished, self.label, self.target = torch.zeros_like(self.sample).repeat(4, 1).unbind()
-        self.state: State = {}
+    sample: Index
+    clean: Pixels
+    points: Pixels
+    best: Pixels
+    value: PerSample
+    fooled: Flags
+    over: Flags
+    iteration: Index
+    vanished: Index
+    label: Index
+    target: Index
+    clean_margin: PerSample
+    reach: PerSample
+    state: State
 
-    def begin(self, rows: Tensor, samples: Tensor, images: Pixels, values: PerSample) -> None:
-        """Put samples into some slots.
+    @classmethod
+    def begin(cls, samples: Index, clean: Pixels, value: PerSample) -> Self:
+        """Searches that begin, at the clean images.
 
         Args:
-            rows: the slots.
             samples: positions of the samples.
-            images, values: clean images of all samples, and the search's value of each.
+            clean, value: their clean images, and the search's value of each.
         """
-        self.sample = self.sample.index_copy(0, rows, samples)
-        self.clean = self.clean.index_copy(0, rows, images[samples])
-        self.best = self.best.index_copy(0, rows, images[samples])
-        self.value = self.value.index_copy(0, rows, values[samples])
-        self.fooled = self.fooled.index_fill(0, rows, False)
-        self.iteration = self.iteration.index_fill(0, rows, 0)
-        self.vanished = self.vanished.index_fill(0, rows, 0)
+        none, zero = torch.zeros_like(samples, dtype=torch.bool), torch.zeros_like(samples)
+        return cls(
+            sample=samples,
+            clean=clean,
+            points=clean,
+            best=clean,
+            value=value,
+            fooled=none,
+            over=none,
+            iteration=zero,
+            vanished=zero,
+            label=zero,
+            target=zero,
+            clean_margin=torch.zeros_like(value),
+            reach=torch.zeros_like(value),
+            state={},
+        )
 
-    def place(self, rows: Tensor, points: Pixels, state: State) -> None:
-        """Set the first points of some slots, and what the search remembers there; arguments are for all slots."""
-        self.points = self.points.index_copy(0, rows, points[rows])
-        self.state = {key: self.state.get(key, new).index_copy(0, rows, new[rows]) for key, new in state.items()}
+    def select(self, rows: Index) -> SlotState:
+        """Some of the rows."""
+        state = {name: each[rows] for name, each in self.state.items()}
+        return SlotState(**{name: each[rows] for name, each in self._rows().items()}, state=state)
+
+    def extended(self, other: SlotState) -> SlotState:
+        """These rows, and then those of another."""
+        state = {name: torch.cat([each, other.state[name]]) for name, each in self.state.items()}
+        more = other._rows()
+        return SlotState(**{name: torch.cat([each, more[name]]) for name, each in self._rows().items()}, state=state)
+
+    def _rows(self) -> dict[str, Tensor]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "state"}
 
     def remember(self, points: Pixels, value: PerSample, fooled: Flags) -> None:
-        """Keep those points that are better than the best ones."""
-        better = is_better(fooled, value, self.fooled, self.value)
+        """Keep those points that are better than the best ones, where the search goes on."""
+        better = is_better(fooled, value, self.fooled, self.value) & ~self.over
         self.best = torch.where(better[:, None, None, None], points, self.best)
         self.value = torch.where(better, value, self.value)
-        self.fooled = self.fooled | fooled
+        self.fooled = self.fooled | (fooled & ~self.over)

@@ -40,7 +40,11 @@ class EOT:
         whole("samples", samples)
         self._objective, self._samples = checked(objective), samples
         self.size, self.losses = objective.size, objective.losses
-        self.stop, self.classes = objective.stop, objective.classes
+        self.stop, self.classes, self.passes_per_call = (
+            objective.stop,
+            objective.classes,
+            samples * objective.passes_per_call,
+        )
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
         scores = [self._objective(pixels.clone(), index.clone(), loss=loss, **towards) for _ in range(self._samples)]

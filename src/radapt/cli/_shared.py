@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchSize",
     "Checkpointing",
+    "DataRoot",
     "Device",
     "DeviceMap",
     "Dtype",
@@ -33,6 +35,7 @@ __all__ = [
     "named",
     "refuse_unused",
     "split_names",
+    "split_numbers",
     "tell_memory",
     "tell_written",
     "typed",
@@ -84,6 +87,34 @@ def _writable(text: str | Path, *, folder: bool) -> Path:
         raise typer.BadParameter(str(error)) from error
 
 
+def _mirror(context: Any, folder: Path | None) -> Path | None:
+    """Read the datasets of the hub from a folder for the time of the command, in whatever processes it starts.
+
+    The context is of click's class, which is typer's own copy in some of its versions.
+    """
+
+    def restore() -> None:
+        os.environ.pop(_MIRROR, None)
+        os.environ.update(before)
+
+    before = {key: value for key, value in os.environ.items() if key == _MIRROR}
+    if folder is not None:
+        os.environ[_MIRROR] = str(folder)
+        context.call_on_close(restore)
+    return folder
+
+
+_MIRROR = "RADAPT_DATA"
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        parser=existing,
+        callback=_mirror,
+        metavar="FOLDER",
+        help="Folder with copies of the hub's datasets, read instead of the hub; default: that of RADAPT_DATA.",
+    ),
+]
 Json = Annotated[
     Path | None,
     typer.Option("--json", parser=file, metavar="FILE", help="Also write the results to this file, as JSON rows."),
@@ -121,6 +152,18 @@ def refuse_unused(why: str, *names: str) -> None:
 def split_names(text: str) -> list[str]:
     """Names separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def split_numbers(text: str, option: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        BadParameter: one of them is none.
+    """
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes whole numbers, separated by commas, got {text!r}") from None
 
 
 def tell_memory(name: str, **settings: Any) -> None:

@@ -33,7 +33,7 @@ __all__ = ["adapt", "tune"]
 
 def adapt(
     method: Annotated[str, typer.Argument(help="training-free, model-guided, data-driven, or one that was added.")],
-    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model to adapt.")] = "micro/clip",
+    model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model to adapt.")] = "micro/clip",
     out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the adapter.")] = Path(
         "adapter"
     ),
@@ -120,7 +120,7 @@ def adapt(
 
 def tune(
     adapter: Annotated[Path, typer.Argument(parser=existing, metavar="ADAPTER", help="Folder of the adapter.")],
-    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model it is for.")] = "micro/clip",
+    model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model it is for.")] = "micro/clip",
     data: Annotated[
         str, typer.Option(help="Zero-shot sets, separated by commas; their validation split is used.")
     ] = "shapes,colours",

@@ -14,6 +14,7 @@ from radapt.text import one_line
 from ._shared import (
     BatchSize,
     Checkpointing,
+    DataRoot,
     Device,
     DeviceMap,
     Dtype,
@@ -60,8 +61,17 @@ def evaluate(
     ] = None,
     n: Annotated[int | None, typer.Option(help="Images per dataset; default: the card's number.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    data_root: DataRoot = None,
     seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
     batch_size: BatchSize = 32,
+    chunk_size: Annotated[
+        int,
+        typer.Option(help="Images that are attacked together and stored at once; part of what a result depends on."),
+    ] = 128,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Measure one of several parts only: 1/3, 2/3, 3/3. `radapt merge` joins the files."),
+    ] = None,
     results: Annotated[
         Path, typer.Option(parser=file, metavar="FILE", help="Results file; an interrupted run continues there.")
     ] = Path("results.sqlite"),
@@ -112,6 +122,8 @@ def evaluate(
         split=cast("Split", split),
         seed=seed,
         batch_size=batch_size,
+        chunk_size=chunk_size,
+        shard=shard,
         sanity=sanity,
         models=Models(place, before=lambda name: tell_memory(name, **estimated)),
         quiet=quiet,

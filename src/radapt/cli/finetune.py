@@ -10,7 +10,7 @@ import typer
 from radapt.io import write_json
 from radapt.text import one_line
 
-from ._shared import Device, Json, Quiet, console, folder, named
+from ._shared import DataRoot, Device, Json, Quiet, console, folder, named, split_names, split_numbers
 
 if TYPE_CHECKING:
     from radapt.types import Decayed, OptimizerName, Precision
@@ -20,21 +20,24 @@ __all__ = ["finetune"]
 
 def finetune(
     method: Annotated[str, typer.Argument(help="agft, fare, lore, pmg, tecoa or tga.")],
-    model: Annotated[str, typer.Option(parser=named, metavar="MODEL", help="The model to start from.")] = "micro/clip",
+    model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model to start from.")] = "micro/clip",
     out: Annotated[
         Path,
         typer.Option(
             parser=folder, metavar="FOLDER", help="Folder of the twin; an interrupted run continues beside it."
         ),
     ] = Path("twin"),
-    data: Annotated[str, typer.Option(help="The dataset whose train split is used.")] = "objects",
+    data: Annotated[
+        str, typer.Option(help="The dataset whose train split is used; several, separated by commas, are joined.")
+    ] = "objects",
     recipe: Annotated[
         str | None,
         typer.Option(
             help="published (the authors' settings) or micro (for micro/clip); options given take precedence."
         ),
     ] = None,
-    n: Annotated[int, typer.Option(help="Number of images.")] = 20_000,
+    n: Annotated[str, typer.Option(help="Number of images; of several datasets, one for each, or for all.")] = "20000",
+    data_root: DataRoot = None,
     layers: Annotated[
         str, typer.Option(help="What is trained: all, or parts joined by +, such as embedding+block:0 or lora:r8@0-2.")
     ] = "all",
@@ -51,6 +54,9 @@ def finetune(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps (20000).")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Instead: as many steps as fit into this time, by the speed of the first ones.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images that are attacked together (128).")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches per step and process (1).")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd, with momentum 0.9 (adamw).")] = None,
@@ -82,6 +88,7 @@ def finetune(
       radapt finetune lore --recipe micro --steps 100 --out runs/lore
       radapt finetune tga --layers embedding+block:0 --optimizer sgd --lr 1e-4 --log runs/log --out runs/tga
       radapt finetune fare --layers lora:r8@0-2 --accumulate 2 --precision bfloat16 --device cuda:0 --out runs/lora
+      radapt finetune fare --model runs/photos --data cifar-10,caltech-101 --n 12000,3030 --device cuda --out runs/far
 
     On several GPUs: accelerate launch --multi_gpu --num_processes 4 --no_python radapt finetune fare ...
     """
@@ -91,9 +98,9 @@ def finetune(
     tuned = run(
         method,
         model,
-        data,
+        names[0] if len(names := split_names(data)) == 1 else names,
         recipe=recipe,
-        n=n,
+        n=numbers[0] if len(numbers := split_numbers(n, "--n")) == 1 else numbers,
         device=device,
         layers=layers,
         eps=eps,
@@ -102,6 +109,7 @@ def finetune(
         attack_momentum=attack_momentum,
         last_iterate=last_iterate,
         steps=steps,
+        minutes=minutes,
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=cast("OptimizerName | None", optimizer),

@@ -2,6 +2,7 @@
 
 from ._cards import PROMPTS, REGISTRY, Card, TaskName, card, datasets
 from ._dataset import Dataset, fill
+from ._joined import joined
 from ._readers import READERS, load_dataset
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "card",
     "datasets",
     "fill",
+    "joined",
     "load_dataset",
 ]

@@ -20,6 +20,7 @@ from radapt.types import Split
 from ._cache import cached
 from ._cards import Card, card
 from ._dataset import Dataset
+from ._mirror import mirrored
 from ._order import warn_of_order
 from ._table import Table
 from .shapeworld import ATTRIBUTES, RENDERER, Scene, World, caption, draw, generator, questions, render, stream
@@ -36,7 +37,14 @@ _MENTIONS = tuple(
 )
 
 
-def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = None, size: int | None = None) -> Dataset:
+def load_dataset(
+    name: str | Path,
+    *,
+    split: Split = "test",
+    n: int | None = None,
+    size: int | None = None,
+    data_root: str | Path | None = None,
+) -> Dataset:
     """Load the first ``n`` samples of a dataset; those of a smaller ``n`` are the beginning of those of a larger one.
 
     Args:
@@ -44,16 +52,19 @@ def load_dataset(name: str | Path, *, split: Split = "test", n: int | None = Non
         split: ``train``, ``validation`` or ``test``; they share no image.
         n: number of samples (default: the card's own number, or else the whole split).
         size: height and width of the images, in pixels, as a model takes them (default: the card's own).
+        data_root: folder with copies of repositories of the hub, which are read instead of the hub: that of
+            ``clip-benchmark/wds_vtab-cifar10`` is its folder ``wds_vtab-cifar10`` (default: the folder that the
+            environment variable ``RADAPT_DATA`` names, or else the hub).
 
     Raises:
-        SettingsError: an unknown name, split or source, the split has fewer than ``n`` samples, or their images are too
-            many or too large to be held.
+        SettingsError: an unknown name, split or source, a set that ``data_root`` lacks, the split has fewer than ``n``
+            samples, or their images are too many or too large to be held.
         InputError: a sample cannot be read.
 
     Warns:
         UserWarning: the samples leave classes out, as those of a set that is sorted by class do.
     """
-    details = card(str(name))
+    details = mirrored(card(str(name)), data_root)
     if size is not None:
         details = replace(details, options={**details.options, "size": size})
     if split not in get_args(Split):

@@ -101,9 +101,9 @@ class AnsweringTask(BoundTask):
         """Whether the model, as it stands, says these answers about the clean images."""
         flags = []
         with torch.no_grad():
-            for some, count in batches(len(rows), _BATCH):
+            for some in batches(len(rows), _BATCH):
                 pixels = self.data.pixels(rows[some] % len(self.prompts)).to(self.model.device)
-                flags.append(self.speaker.answer_scores(pixels, self._tokens[rows[some]])[1][:count].cpu())
+                flags.append(self.speaker.answer_scores(pixels, self._tokens[rows[some]])[1].cpu())
         return torch.cat(flags)
 
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
@@ -173,8 +173,8 @@ def undefended_answers(bound: AnsweringTask, known: dict[VLM, list[str]]) -> lis
     if model not in known:
         with model.undefended():
             texts = list[str]()
-            for rows, count in batches(len(data), _BATCH):
+            for rows in batches(len(data), _BATCH):
                 pixels, asked = data.pixels(rows).to(model.device), bound.asked[torch.tensor(rows, device="cpu")]
-                texts += bound.speaker.generate(pixels, asked, longest=bound.longest)[:count]
+                texts += bound.speaker.generate(pixels, asked, longest=bound.longest)
             known[model] = texts
     return known[model]

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from radapt.attacks import Attack
 from radapt.data import Dataset
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.models import VLM
-from radapt.numbers import check_batch_size, check_seed
+from radapt.numbers import check_batch_size, check_seed, whole
 from radapt.registry import Registry, nearest
 from radapt.results import WORST_CASE, Result, Results, Setting, with_worst_cases
 from radapt.text import one_line
@@ -22,7 +22,7 @@ from radapt.types import Norm, Split
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
 from ._inputs import DataLike, check_names, datasets_of, listed, size_of_data, threats_of
 from ._targeted import Targeted
-from ._task import Task
+from ._task import Task, batches
 from ._threat import Threat, depends_on, setting_of
 from ._units import Runner, Unit, identity_of
 
@@ -50,6 +50,8 @@ def evaluate(
     split: Split = "test",
     seed: int = 0,
     batch_size: int = 32,
+    chunk_size: int = 128,
+    shard: str | None = None,
     sanity: bool = True,
     models: Models | None = None,
     quiet: bool = False,
@@ -75,13 +77,18 @@ def evaluate(
             the label of a candidate (transfer).
         options: other settings of the attack.
         threats: instead of ``attack``, ``eps``, ``norm``, ``source`` and ``options``: attacks with their sources.
-        results: a results file, open or by its path; rows are committed every 128 samples.
+        results: a results file, open or by its path; rows are committed chunk by chunk.
         undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.
         task: what the datasets are used for, by name; by default what their cards say.
         target: a sentence that attacks drive generative models to say; results are then the share that does not say it.
         n, split: samples of each dataset by name, and its split.
         seed: seed of the per-sample random numbers.
-        batch_size: images per pass of the model; results at one batch size are the same bit for bit.
+        batch_size: images per pass of the model at most; at another one, and with another number of threads or on
+            another device, the last bits of a result differ.
+        chunk_size: samples that are attacked together and committed at once. A result is the same bit for bit whatever
+            the order of its chunks, and whether one process measures them all, several do, or one that was resumed.
+        shard: ``i/k``: measure the ``i``-th of ``k`` parts of the chunks only, and run no sanity checks. Each part goes
+            into a file of its own; :meth:`radapt.Results.merge` puts them together.
         sanity: run the sanity checks and store their flags.
         models: loads models by name, where several calls are to share them.
         quiet: no progress bar.
@@ -94,11 +101,13 @@ def evaluate(
     Raises:
         SettingsError: nothing to evaluate, two candidates of one name or with the same results, a candidate that is
             called like a source, a model that carries an adapter already, an unknown source, or a dataset of a task
-            that cannot be evaluated.
+            that cannot be evaluated; or a shard that is not of the form ``i/k``.
         InputError: a model puts out nothing that is a number.
     """
     check_batch_size(batch_size)
+    whole("chunk_size", chunk_size)
     check_seed(seed)
+    part = (0, 1) if shard is None else _part(shard)
     chosen_data = listed(data)
     check_names(chosen_data)
     loader = models or Models(loading)
@@ -113,26 +122,19 @@ def evaluate(
     _check_candidates(chosen, base)
     tasks = [each if isinstance(each, Task) else _task(each, task, target) for each in sets]
     with nullcontext(results) if isinstance(results, Results) else Results(results) as file:
-        return _evaluate(chosen, tasks, plan, file, base, seed, batch_size, sanity, quiet)
+        units = list(_units(chosen, tasks, plan, base, seed, chunk_size))
+        return _evaluate(units, Runner(file, base, seed, batch_size), file, part, sanity and shard is None, quiet)
 
 
 def _evaluate(
-    candidates: Sequence[Candidate],
-    tasks: Sequence[Task],
-    threats: Sequence[Threat],
-    results: Results,
-    undefended: VLM | None,
-    seed: int,
-    batch_size: int,
-    sanity: bool,
-    quiet: bool,
+    units: Sequence[Unit], runner: Runner, results: Results, part: tuple[int, int], sanity: bool, quiet: bool
 ) -> list[Result]:
-    units = list(_units(candidates, tasks, threats, undefended, seed))
     for unit in units:
         done = results.begin(unit.setting, unit.task.data.digests)
-        unit.todo = [position for position in range(len(unit.task.data)) if position not in done]
+        chunks = batches(len(unit.task.data), unit.setting.chunk_size)
+        own = [chunk for number, chunk in enumerate(chunks) if number % part[1] == part[0]]
+        unit.todo = [chunk for chunk in own if not done.issuperset(chunk)]
         unit.unchecked = sanity and bool(unit.todo or results.checked(unit.setting) < len(unit.task.data))
-    runner = Runner(results, undefended, seed, batch_size)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -143,7 +145,8 @@ def _evaluate(
     with Progress(*columns, disable=quiet, transient=True) as progress:
         bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
         for unit in units:
-            progress.update(bar, advance=len(unit.task.data) - len(unit.todo), description=one_line(unit))
+            left = sum(map(len, unit.todo))
+            progress.update(bar, advance=len(unit.task.data) - left, description=one_line(unit))
             if unit.todo or unit.unchecked:
                 runner.run(unit, lambda n: progress.update(bar, advance=n))
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
@@ -152,6 +155,14 @@ def _evaluate(
     asked = {result.setting.ball for result in found if result.kind == "white-box"}
     worst = [r for r in every if r.setting.attack == WORST_CASE and r.setting.ball in asked]
     return [*sorted(found, key=lambda result: keys[result.setting.key]), *worst]
+
+
+def _part(shard: str) -> tuple[int, int]:
+    """Number, from 0 on, and count of ``i/k``."""
+    number, slash, count = str(shard).partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number[:9]) <= int(count[:9])):
+        raise SettingsError(f"a shard is i/k, the i-th of k parts, such as 1/3, 2/3 and 3/3; got {shown(shard)}")
+    return int(number) - 1, int(count)
 
 
 def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:
@@ -192,6 +203,7 @@ def _units(
     threats: Sequence[Threat],
     undefended: VLM | None,
     seed: int,
+    chunk_size: int,
 ) -> Iterable[Unit]:
     by_name = {candidate.method: candidate for candidate in candidates}
     known: dict[VLM, str] = {}
@@ -201,7 +213,7 @@ def _units(
             for threat in dict.fromkeys(_threats(candidate, threats, by_name, undefended, known)):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
                 depends = depends_on(candidate, source, task, threat, known)
-                setting = setting_of(candidate, task, threat, identity_of(source), seed, depends)
+                setting = setting_of(candidate, task, threat, identity_of(source), seed, chunk_size, depends)
                 clean = clean or setting
                 yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting, clean=clean)
 

@@ -81,18 +81,17 @@ class BoundTask(ABC):
         """The model's answers on images of these samples."""
 
     def answers(self, pixels: Pixels, positions: Sequence[int], batch_size: int) -> list[Answer]:
-        """Answers by batches of ``batch_size``, the last one padded, so that they do not depend on the batch."""
+        """Answers by batches of ``batch_size``."""
         answers = list[Answer]()
-        for rows, count in batches(len(positions), batch_size):
-            answers += self.answer(pixels[rows], [positions[row] for row in rows])[:count]
+        for rows in batches(len(positions), batch_size):
+            answers += self.answer(pixels[rows], [positions[row] for row in rows])
         return answers
 
 
-def batches(count: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
-    """Rows 0 to ``count`` - 1 by batches, the last one filled up with its first row; and how many of each count."""
+def batches(count: int, batch_size: int) -> Iterator[list[int]]:
+    """Rows 0 to ``count`` - 1 by batches, the last one as long as it is."""
     for first in range(0, count, batch_size):
-        rows = list(range(first, min(first + batch_size, count)))
-        yield rows + [rows[0]] * (batch_size - len(rows)), len(rows)
+        yield list(range(first, min(first + batch_size, count)))
 
 
 class Task(ABC):

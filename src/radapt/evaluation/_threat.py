@@ -149,7 +149,13 @@ def depends_on(
 
 
 def setting_of(
-    candidate: Candidate, task: Task, threat: Threat | None, source: str, seed: int, depends: Mapping[str, str]
+    candidate: Candidate,
+    task: Task,
+    threat: Threat | None,
+    source: str,
+    seed: int,
+    chunk_size: int,
+    depends: Mapping[str, str],
 ) -> Setting:
     """The setting of one result; ``threat`` None is the clean result, ``source`` names the source's model."""
     options, data, attacked = dict(task.context), task.data, dict[str, Any]()
@@ -171,6 +177,7 @@ def setting_of(
         dataset=data.name,
         split=data.split,
         n=len(data),
+        chunk_size=chunk_size,
         version=__version__,
         depends=depends,
         options=options,

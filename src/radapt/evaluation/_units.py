@@ -19,13 +19,13 @@ from radapt.types import Pixels
 
 from ._candidates import Candidate
 from ._sanity import Tally, check_model, check_undefended, check_white_box, earlier_signs
-from ._task import Answer, BoundTask, Task
+from ._task import Answer, BoundTask, Task, batches
 from ._threat import Threat
 
 __all__ = ["Runner", "Unit", "identity_of"]
 
-_CHUNK = 128
 _EXAMPLES = 4
+"""Images that are kept of a result, of its first chunk."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Unit:
         candidate, task, threat, source: what is attacked, and how; no threat for the clean result.
         setting: of the result.
         clean: of the clean result of the same candidate on the same dataset, which is made first.
-        todo: the samples to be measured.
+        todo: the samples to be measured, in chunks that are measured whole.
         unchecked: whether the sanity checks are to run.
     """
 
@@ -46,7 +46,7 @@ class Unit:
     source: Candidate | None
     setting: Setting
     clean: Setting
-    todo: list[int] = field(default_factory=list)
+    todo: list[list[int]] = field(default_factory=list)
     unchecked: bool = False
 
     @property
@@ -94,23 +94,23 @@ class Runner:
             self._task = unit.task
         clean = {} if unit.threat is None else {each.position: each for each in self._results.samples(unit.clean)}
         lost = {position for position, sample in clean.items() if unit.task.lost(sample)}
-        shown = [position for position in range(len(unit.task.data)) if position not in lost][:_EXAMPLES]
-        tally, continued = Tally(), len(unit.todo) < len(unit.task.data)
+        first = next(batches(len(unit.task.data), unit.setting.chunk_size))
+        shown = [position for position in first if position not in lost][:_EXAMPLES]
+        tally, continued = Tally(), sum(map(len, unit.todo)) < len(unit.task.data)
         earlier = earlier_signs(self._results, unit.setting) if continued else {}
-        for first in range(0, len(unit.todo), _CHUNK):
+        for number, chunk in enumerate(unit.todo, 1):
             started = time.perf_counter()
-            chunk = unit.todo[first : first + _CHUNK]
             positions = [position for position in chunk if position not in lost]
             samples = [
                 replace(clean[position], data=unit.task.data.digests[position]) for position in set(chunk) & lost
             ]
             examples: list[Example] = []
             if positions:
-                attacked = None if unit.threat is None else self._attack(unit, positions, tally)
+                attacked = None if unit.threat is None else self._attack(unit, chunk, positions, tally)
                 scored, examples = self._score(unit, positions, attacked, shown, tally)
                 samples += scored
             seconds = time.perf_counter() - started
-            complete = first + _CHUNK >= len(unit.todo)
+            complete = number == len(unit.todo)
             # Before the samples are stored: a result that is complete has had its checks.
             checks = self._check(unit, samples) if unit.unchecked and complete else {}
             checked = len(unit.task.data) if unit.unchecked and complete else 0
@@ -128,13 +128,16 @@ class Runner:
             self._bound[key] = task.bind(candidate.model)
         return self._bound[key]
 
-    def _attack(self, unit: Unit, positions: Sequence[int], tally: Tally) -> list[_Attacked]:
-        """The attacked images of some samples; those for another model are made once for all candidates."""
+    def _attack(self, unit: Unit, chunk: Sequence[int], positions: Sequence[int], tally: Tally) -> list[_Attacked]:
+        """The attacked images of some samples of a chunk; those for another model are made once for all candidates.
+
+        They are made for the whole chunk, so that they do not depend on the candidate that comes first.
+        """
         assert unit.threat is not None
         assert unit.source is not None
         key = (unit.source.model, identity_of(unit.source), unit.threat)
         known = {} if unit.white_box else self._transferred.setdefault(key, {})
-        missing = [position for position in positions if position not in known]
+        missing = positions if unit.white_box else [position for position in chunk if position not in known]
         if missing:
             data = unit.task.data
             with unit.source.defended():

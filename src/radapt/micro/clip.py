@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,7 @@ from radapt.models.hf_clip import clip
 from radapt.numbers import check_seed, number, whole
 from radapt.training import Schedule, epoch_rows, fit
 
-__all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip"]
+__all__ = ["build_model", "build_processor", "build_tokenizer", "train_clip", "word_tokenizer"]
 
 _PIXELS, _STD = 48, 0.125
 _NAMES = [*ATTRIBUTES, "digit"]
@@ -43,9 +44,18 @@ def _values(name: str) -> tuple[str, ...]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Word-level tokenizer of the world's language, with CLIP's start and end tokens."""
-    words = dict.fromkeys(chain(_WORDS.split(), *(_values(name) for name in _NAMES)))
+    return word_tokenizer(chain(_WORDS.split(), *(_values(name) for name in _NAMES)), _TOKENS)
+
+
+def word_tokenizer(words: Iterable[str], longest: int) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer with CLIP's start and end tokens (2 and 3); padding is 0, an unknown word is 1.
+
+    Args:
+        words: in lower case, without white space; they have the numbers from 4 up.
+        longest: tokens of the longest text, start and end included.
+    """
     special = ["<pad>", "<unk>", "<start>", "<end>"]
-    vocabulary = {word: i for i, word in enumerate(chain(special, words))}
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(chain(special, words)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -58,20 +68,46 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         bos_token="<start>",
         eos_token="<end>",
-        model_max_length=_TOKENS,
+        model_max_length=longest,
     )
 
 
-def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
-    """An untrained model: vision 8 blocks of width 128 with patches of 8 pixels, text 3 blocks of width 128."""
-    shape = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
+def build_model(
+    vocabulary: int,
+    seed: int = 0,
+    *,
+    pixels: int = _PIXELS,
+    width: int = 128,
+    depth: int = 8,
+    heads: int = 4,
+    tokens: int = _TOKENS,
+    activation: str = "quick_gelu",
+) -> CLIPModel:
+    """An untrained model with patches of 8 pixels.
+
+    Args:
+        vocabulary: number of words.
+        seed: of its weights.
+        pixels: height and width of the images.
+        width, depth, heads, activation: of the vision tower; the text tower has 3 blocks of width 128 with 4 heads.
+        tokens: of the longest text.
+    """
+    text = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 3}
+    vision = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
     config = CLIPConfig(
-        vision_config={**shape, "num_hidden_layers": 8, "image_size": _PIXELS, "patch_size": 8},
+        vision_config={
+            **vision,
+            "num_hidden_layers": depth,
+            "image_size": pixels,
+            "patch_size": 8,
+            "projection_dim": 128,
+            "hidden_act": activation,
+        },
         text_config={
-            **shape,
-            "num_hidden_layers": 3,
+            **text,
             "vocab_size": vocabulary,
-            "max_position_embeddings": _TOKENS,
+            "max_position_embeddings": tokens,
+            "projection_dim": 128,
             "pad_token_id": 0,
             "bos_token_id": 2,
             "eos_token_id": 3,
@@ -82,10 +118,10 @@ def build_model(vocabulary: int, seed: int = 0) -> CLIPModel:
     return CLIPModel(config)
 
 
-def build_processor() -> CLIPImageProcessorPil:
-    """Resize and crop to 48 pixels; mean 0.5 and standard deviation 0.125 per channel."""
-    edge, crop = {"shortest_edge": _PIXELS}, {"height": _PIXELS, "width": _PIXELS}
-    return CLIPImageProcessorPil(size=edge, crop_size=crop, image_mean=[0.5] * 3, image_std=[_STD] * 3)
+def build_processor(pixels: int = _PIXELS, std: float = _STD) -> CLIPImageProcessorPil:
+    """Resize and crop to 48 pixels, or others; mean 0.5 and one standard deviation for all channels."""
+    edge, crop = {"shortest_edge": pixels}, {"height": pixels, "width": pixels}
+    return CLIPImageProcessorPil(size=edge, crop_size=crop, image_mean=[0.5] * 3, image_std=[std] * 3)
 
 
 class _Pool:

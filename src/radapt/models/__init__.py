@@ -47,6 +47,7 @@ __all__ = [
     "Tokens",
     "Tower",
     "ZeroShotModel",
+    "check_device",
     "common_image_size",
     "contrastive",
     "estimate",

@@ -66,6 +66,10 @@ class DualEncoder(Contrastive):
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
+    def _factor(self, embedding: Tensor) -> Tensor:
+        scale: Tensor = self.model.logit_scale.detach().exp()
+        return scale.to(embedding)
+
     def image_parameters(self) -> dict[str, Tensor]:
         parts = ("vision_model.", "visual_projection.")
         return {name: p for name, p in self.model.named_parameters() if name.startswith(parts)}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from radapt.caching import cached
 from radapt.errors import AdapterError
 from radapt.types import Pixels
 
@@ -114,8 +115,14 @@ class Tower(ABC):
 
     def normalize(self, pixels: Pixels) -> Pixels:
         """Map pixels in [0, 1] to what the encoder takes; differentiable."""
-        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_per_channel(tuple(each), pixels.dtype, pixels.device) for each in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+@cached(maxsize=64)
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One number per channel, made once: the host would wait for the device at every pass."""
+    return torch.tensor(values, dtype=dtype, device="cpu").view(3, 1, 1).to(device)
 
 
 def _forget_compiled() -> None:

@@ -96,7 +96,11 @@ class Contrastive(ZeroShotModel):
         embedding = self.encode_image(pixels).float()
         # Under autocast, the product would be one of half precision, too coarse for logits of a hundred.
         with torch.autocast(embedding.device.type, enabled=False):
-            return self.logit_scale * F.normalize(embedding, dim=-1) @ classifier.T
+            return self._factor(embedding) * F.normalize(embedding, dim=-1) @ classifier.T
+
+    def _factor(self, embedding: Tensor) -> Tensor | float:
+        """:attr:`logit_scale` for a pass: as a tensor where it is one, since to read it the host would have to wait."""
+        return self.logit_scale
 
 
 def zero_shot(model: VLM) -> ZeroShotModel:

@@ -126,6 +126,10 @@ class OpenClip(Contrastive):
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
+    def _factor(self, embedding: Tensor) -> Tensor:
+        scale: Tensor = self.model.logit_scale.detach().exp()
+        return scale.to(embedding)
+
     def image_parameters(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if name.startswith("visual.")}
 

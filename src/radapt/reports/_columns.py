@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from radapt.results import WORST_CASE, Setting
-from radapt.results.labels import ball_text, noun
+from radapt.results.labels import STOPPED_EARLY, attack_text, ball_text, noun
 from radapt.results.records import KINDS, Kind
 
 __all__ = ["Column", "Threat", "columns_of", "identify", "options_text", "ordered", "plain", "worst_of"]
@@ -64,7 +64,7 @@ def _refine(names: Sequence[Any], others: Sequence[Any], values: Sequence[str]) 
 def identify(settings: Sequence[Setting], places: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[Any]]:
     lines: list[Any] = [(setting.method,) for setting in settings]
     threats: list[Any] = [
-        (setting.kind, setting.source, setting.norm, setting.eps, setting.attack if setting.source else "")
+        (setting.kind, setting.source, setting.norm, setting.eps, attack_text(setting) if setting.source else "")
         for setting in settings
     ]
     for values in ([s.model for s in settings], [s.adapter[:8] for s in settings]):
@@ -116,9 +116,8 @@ def columns_of(order: Sequence[Threat], tasks: set[str]) -> tuple[Column, ...]:
             "transfer": f"transfer from {source}",
             "white-box": attack if attack == WORST_CASE else "white-box",
         }[kind] + f" (robust {accuracy})" * robust
-        group = (
-            "" if kind == "clean" else ball + (f", {attack}" if several and attack != WORST_CASE else "") + extra_text
-        )
+        named = attack != WORST_CASE and (several or attack.endswith(STOPPED_EARLY))
+        group = "" if kind == "clean" else ball + f", {attack}" * named + extra_text
         column = Column(kind=kind, norm=norm, eps=eps, group=plain(group), name=plain(name), robust=robust)
         columns.append(column)
     return tuple(columns)

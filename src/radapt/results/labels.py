@@ -8,10 +8,18 @@ from collections.abc import Sequence
 
 from .records import Setting
 
-__all__ = ["ball_text", "eps_text", "noun", "places_of", "title_of"]
+__all__ = ["STOPPED_EARLY", "attack_text", "ball_text", "eps_text", "noun", "places_of", "title_of"]
 
 _NORMS = {"linf": "l∞", "l1": "l1", "l2": "l2"}
 _ACCURACIES = ("accuracy", "top-1", "mean-per-class")
+
+
+STOPPED_EARLY = " (early stopping)"
+
+
+def attack_text(setting: Setting) -> str:
+    """Name of the attack; with a note where searches were given up that seemed hopeless, which is not as published."""
+    return setting.attack + (STOPPED_EARLY if setting.options.get("growth") is not None else "")
 
 
 def places_of(settings: Sequence[Setting]) -> list[tuple[str, str, str]]:

@@ -36,6 +36,8 @@ class Setting:
             without its adapter or fine-tuning), the name of another model; empty for the clean result.
         options: the attack's other settings.
         seed: seed of the per-sample random numbers.
+        chunk_size: samples that are measured together; a result is the same bit for bit whatever the order of its
+            chunks and whoever measures them.
         version: version of the library.
         depends: what else the result depends on, by name: hashes of the ``model`` (weights, configuration,
             normalisation, tokenizer), of that of the ``source`` where it is another, and of the ``content`` of the
@@ -56,6 +58,7 @@ class Setting:
     source: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    chunk_size: int = 128
     version: str
     depends: Mapping[str, str] = field(default_factory=dict)
 
@@ -68,9 +71,10 @@ class Setting:
     def question(self) -> str:
         """Hash of what was asked: of several results that answer one question, the last that was asked for counts.
 
-        Unlike ``key``, it leaves out what may have changed in between: weights, the content of a card, versions.
+        Unlike ``key``, it leaves out what may have changed in between: weights, the content of a card, versions, the
+        size of the chunks.
         """
-        return self._digest("n", "metric", "version", "depends")
+        return self._digest("n", "metric", "chunk_size", "version", "depends")
 
     @property
     def ball(self) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from .records import Example, Result, Sample, Setting
 
 __all__ = ["Results"]
 
-_SCHEMA = 3
+_SCHEMA = 4
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (
@@ -153,6 +153,26 @@ class Results:
                     )
             db.execute("UPDATE settings SET seconds = seconds + ? WHERE key = ?", (seconds, key))
             self._seal(db, key)
+
+    def merge(self, other: Results) -> None:
+        """Add what another file holds: results measured in parts, by several processes or on several machines.
+
+        Samples that both files hold are taken from the other one. Flags of both are kept, and of checks that say how
+        many samples they saw, nothing is added: evaluate the merged file once more, which measures nothing again but
+        runs the checks on the whole.
+
+        Raises:
+            ResultsError: the other file is this one, or a row of it is damaged.
+        """
+        if other.path.expanduser().resolve() == self.path.expanduser().resolve():
+            raise ResultsError(f"{self.path} cannot be merged into itself; name another file")
+        known = {result.setting.key: result.flags for result in self.all(superseded=True)}
+        for result in other.all(superseded=True):
+            setting = result.setting
+            if result.main:
+                self.begin(setting)
+                self.add(setting, other.samples(setting), seconds=result.seconds, examples=other.examples(setting))
+                self.flag(setting, {**known.get(setting.key, {}), **result.flags})
 
     def flag(self, setting: Setting, flags: Mapping[str, object], *, checked: int = 0) -> None:
         """Store the flags of the sanity checks with a setting, replacing earlier ones.

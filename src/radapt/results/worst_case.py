@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .labels import attack_text
 from .metrics import summarise
 from .records import Result, Sample
 from .store import Results
@@ -62,7 +63,7 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
     percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers)
     if len(own) == 1 and percent >= first.percent and len(ordered) == first.n:
         return None
-    attacks = sorted({f"{each.setting.attack} from {each.setting.source}" for each in group})
+    attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in group})
     flags: dict[str, Any] = {}
     for each in own:
         flags |= each.flags

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,92 +18,15 @@ from torch import Tensor
 
 from radapt._version import __version__
 from radapt.errors import CheckError, SettingsError
-from radapt.numbers import number, whole
-from radapt.registry import nearest
-from radapt.types import Decayed, OptimizerName
+from radapt.numbers import whole
 
 from .checkpoint import resume, save
 from .distributed import Workers, workers
+from .schedule import Dual, Schedule
 
-__all__ = ["Dual", "Schedule", "epoch_rows", "fit"]
+__all__ = ["epoch_rows", "fit"]
 
 _MOMENTUM = 0.9
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """An optimiser with linear warm-up and cosine decay to zero.
-
-    Args:
-        steps: number of optimiser steps.
-        lr: peak learning rate.
-        warmup: share of the steps spent warming up.
-        warmup_steps: number of these steps, instead of their share; a training that is shorter ends on its way up.
-        weight_decay: decoupled in AdamW, a part of the gradient in SGD.
-        decayed: what it applies to: ``matrices`` (and tensors of more dimensions), or ``all`` parameters.
-        clip: largest gradient norm (0: no clipping).
-        optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
-        accumulate: batches whose gradients are averaged for one step, in each process.
-        ema: decay of the exponential moving average of the parameters that is then the result (0: none).
-    """
-
-    steps: int
-    lr: float
-    warmup: float = 0.1
-    warmup_steps: int | None = None
-    weight_decay: float = 0.0
-    decayed: Decayed = "matrices"
-    clip: float = 0.0
-    optimizer: OptimizerName = "adamw"
-    accumulate: int = 1
-    ema: float = 0.0
-
-    def __post_init__(self) -> None:
-        try:
-            whole("steps", self.steps, 1, 10**9)
-            number("lr", self.lr, 0, 1000, above=True)
-            number("warmup", self.warmup, 0, _BELOW_ONE)
-            if self.warmup_steps is not None:
-                whole("warmup_steps", self.warmup_steps, 0, 10**9)
-            number("weight_decay", self.weight_decay, 0, 1000)
-            number("clip", self.clip, 0)
-            whole("accumulate", self.accumulate, 1, 10**6)
-            number("ema", self.ema, 0, _BELOW_ONE)
-        except SettingsError as error:
-            raise SettingsError(
-                "a schedule needs steps >= 1, lr > 0, warmup and ema in [0, 1), weight_decay >= 0, clip >= 0 and "
-                f"accumulate >= 1: {error}"
-            ) from None
-        for name, value, allowed in (
-            ("optimizer", self.optimizer, get_args(OptimizerName)),
-            ("decayed", self.decayed, get_args(Decayed)),
-        ):
-            if value not in allowed:
-                raise SettingsError(f"unknown {name} {value!r}{nearest(value, allowed)}")
-
-    def factor(self, step: int) -> float:
-        """Learning rate at a step, relative to the peak."""
-        ramp = max(1, round(self.warmup * self.steps) if self.warmup_steps is None else self.warmup_steps)
-        if step < ramp:
-            return (step + 1) / ramp
-        return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dual:
-    """Parameters of multipliers, which move more seldom than the others, at a learning rate of their own.
-
-    Args:
-        parameters: leaf tensors by name, the same in each process, changed in place. The loss is minimised over them,
-            too: one that is to be maximised reverses their gradients.
-        lr: their learning rate, the same at every step.
-        every: steps of the other parameters for one of theirs.
-    """
-
-    parameters: Mapping[str, Tensor]
-    lr: float
-    every: int
 
 
 def fit(
@@ -115,6 +38,7 @@ def fit(
     dual: Dual | None = None,
     checkpoint: Path | None = None,
     every: int = 100,
+    look: int = 1,
     settings: Mapping[str, object] | None = None,
     log: Path | None = None,
     quiet: bool = False,
@@ -136,6 +60,8 @@ def fit(
         dual: parameters that the same optimiser moves more seldom; clipping and moving averages leave them out.
         checkpoint: a safetensors file to resume from and to save to, removed by the caller when no longer needed.
         every: steps between checkpoints.
+        look: steps between looks at the loss and the gradient. Each look waits for the device: on a GPU, whose work is
+            queued ahead, a larger number keeps it busy. The training is the same; what is not finite is seen later.
         settings: what else the training depends on (plain values); a checkpoint of other settings is refused.
         log: folder for TensorBoard: loss, learning rate and norm of the gradient (before clipping) at every step.
         quiet: no progress bar.
@@ -145,6 +71,7 @@ def fit(
             parameters, or a package is missing.
         CheckError: the loss, its gradient or a parameter is not finite; the last checkpoint is kept.
     """
+    whole("look", look)
     group = workers()
     optimizer = _optimizer(parameters, dual, schedule)
     leaves = list(parameters.values())
@@ -164,33 +91,34 @@ def fit(
     progress = Progress(*columns, disable=quiet or not group.main)
     with _writer(log if group.main else None, len(history)) as writer, progress:
         task = progress.add_task(label, total=schedule.steps, completed=len(history), loss=float("nan"))
+        unseen = list[tuple[Tensor, Tensor, float]]()
         for step in range(len(history), schedule.steps):
             rate = schedule.lr * schedule.factor(step)
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = parameter_group.get("own_lr", rate)
             value, gradients = _averages(loss, {**parameters, **duals}, step, schedule.accumulate, group)
-            if not math.isfinite(value):
-                raise CheckError(f"{label}: the loss is {value} at step {step}; try a smaller lr than {schedule.lr}")
             for parameter, gradient in zip(leaves, gradients[: len(leaves)], strict=True):
                 parameter.grad = gradient
             if dual is not None and (step + 1) % dual.every == 0:
                 for parameter, gradient in zip(duals.values(), gradients[len(leaves) :], strict=True):
                     parameter.grad = gradient
             if schedule.clip:
-                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip).item()
+                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
             else:
-                norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)]).item()
-            if not math.isfinite(norm):
-                raise CheckError(f"{label}: the gradient is {norm} at step {step}; try a smaller lr than {schedule.lr}")
+                norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)])
+            unseen.append((value, norm, rate))
+            if len(unseen) >= look or (step + 1) % every == 0 or step + 1 == schedule.steps:
+                for scalars in _looked_at(label, len(history), unseen, schedule.lr):
+                    if writer is not None:
+                        for tag, scalar in zip(("loss", "gradient_norm", "learning_rate"), scalars, strict=True):
+                            writer.add_scalar(tag, scalar, len(history))
+                    history.append(scalars[0])
+                unseen.clear()
+                progress.update(task, completed=len(history), loss=sum(history[-20:]) / len(history[-20:]))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for name, mean in means.items():
                 mean.lerp_(parameters[name].detach(), 1 - schedule.ema)
-            history.append(value)
-            progress.update(task, advance=1, loss=sum(history[-20:]) / len(history[-20:]))
-            if writer is not None:
-                for tag, scalar in (("loss", value), ("learning_rate", rate), ("gradient_norm", norm)):
-                    writer.add_scalar(tag, scalar, step)
             if (step + 1) % every and step + 1 < schedule.steps:
                 continue
             _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means, **duals})
@@ -220,6 +148,23 @@ def epoch_rows(
     return rng.permutation(total)[place * batch_size : (place + 1) * batch_size]
 
 
+def _looked_at(
+    label: str, first: int, unseen: Sequence[tuple[Tensor, Tensor, float]], lr: float
+) -> list[tuple[float, float, float]]:
+    """Loss, norm of the gradient and learning rate of some steps; refused where they are not finite.
+
+    Raises:
+        CheckError: the loss or the norm of a step is not finite.
+    """
+    losses = torch.stack([value for value, _, _ in unseen]).tolist()
+    norms = torch.stack([norm for _, norm, _ in unseen]).tolist()
+    for step, (value, norm) in enumerate(zip(losses, norms, strict=True), first):
+        for what, scalar in (("loss", value), ("gradient", norm)):
+            if not math.isfinite(scalar):
+                raise CheckError(f"{label}: the {what} is {scalar} at step {step}; try a smaller lr than {lr}")
+    return [(value, norm, rate) for value, norm, (_, _, rate) in zip(losses, norms, unseen, strict=True)]
+
+
 def _check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
     """Refuse parameters that would be kept or returned and are not finite."""
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
@@ -246,9 +191,9 @@ def _optimizer(parameters: Mapping[str, Tensor], dual: Dual | None, schedule: Sc
 
 def _averages(
     loss: Callable[[int], Tensor], parameters: Mapping[str, Tensor], step: int, accumulate: int, group: Workers
-) -> tuple[float, list[Tensor]]:
+) -> tuple[Tensor, list[Tensor]]:
     """Means of the loss and of its gradients over all batches of a step."""
-    total, sums = torch.zeros((), dtype=torch.float32, device="cpu"), list[Tensor]()
+    total, sums = None, list[Tensor]()
     for part in range(accumulate):
         value = loss((step * accumulate + part) * group.count + group.rank)
         # Gradients of these parameters only: nothing is left on weights that happen to require them.
@@ -259,11 +204,14 @@ def _averages(
         gradients = [gradient.contiguous() for gradient in found]
         # Not in place: the gradients of two parameters may be one tensor.
         sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
-        total = value.detach() + total.to(value.device)
+        if total is None:
+            total = torch.zeros((), dtype=torch.float32, device=value.device)
+        total = total + value.detach().reshape(())  # it may be a vector of one number
+    assert total is not None
     if accumulate > 1:
         total, sums = total / accumulate, [gradient / accumulate for gradient in sums]
     group.average([total, *sums])
-    return total.item(), sums
+    return total, sums
 
 
 def _writer(folder: Path | None, step: int) -> Any:
