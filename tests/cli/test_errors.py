@@ -155,7 +155,7 @@ def test_a_wrong_option_of_finetune(run: Run, model: str) -> None:
     refused(run("finetune", "tecao", "--model", model, "--n", 4), 2, "'tecao'", "did you mean 'tecoa'")
     refused(run("finetune", "fare", "--model", "nonsense", "--n", 4), 2, "unknown model 'nonsense'")
     refused(run("finetune", "fare", "--model", model, "--n", 4, "--eps", "abc"), 2, "'abc'")
-    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digits"), 2, "unknown dataset")
+    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digitz"), 2, "'digitz'")
 
 
 def test_a_report_under_a_file(run: Run, model: str) -> None:
