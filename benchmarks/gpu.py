@@ -26,7 +26,7 @@ Rows of **throughput**, on CLIPs of random weights with 100 classes, one text pe
                            those of attention
     kind attack            an attack by `library`. `stands`: radius 1e-6 and a margin that it cannot change, so that
                            nothing falls and whole searches are measured; else 4/255 on classes at random, where images
-                           fall at once. `growth` (ours): null for whole searches, 0.35 for AutoAttack's default.
+                           fall at once. `growth` (ours): null for whole searches, 0.35 for those of `fast`.
                            `custom` is APGD-CE and APGD-T with nine targets.
         seconds, runs          wall clock, the median of so many runs
         ratio                  (peers) seconds / seconds of our whole search

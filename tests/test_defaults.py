@@ -38,7 +38,9 @@ def default(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "autoattack" else []) for name in names()]
+)
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.1)])
 def test_an_attack_is_the_same_to_the_last_bit(name: str, norm: str, eps: float, default: Callable[[], None]) -> None:
     weight, pixels = 0.3 * torch.randn(108, 4), torch.rand(7, 3, 6, 6)

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from radapt.caching import cached
-from radapt.types import Pixels
 
 __all__ = ["HIGHEST", "gaussian_circulant", "gaussian_response", "radial", "ring", "ring_sums", "separable"]
 
@@ -50,15 +49,17 @@ def gaussian_circulant(
 
 
 def separable(
-    images: Pixels, vertical: Float[Tensor, "*one height height"], horizontal: Float[Tensor, "*one width width"]
-) -> Pixels:
+    images: Float[Tensor, "batch channels height width"],
+    vertical: Float[Tensor, "*one rows height"],
+    horizontal: Float[Tensor, "*one columns width"],
+) -> Float[Tensor, "batch channels rows columns"]:
     """``vertical @ image @ horizontal.T`` of every channel, in the images' own precision even under autocast.
 
     Matrix products give the same gradients, bit for bit, on every call; interpolation kernels add theirs up in any
     order on an accelerator.
 
     Args:
-        images: batch x 3 x height x width.
+        images: batch x channels x height x width.
         vertical, horizontal: one matrix per axis, or batch x 1 of them.
     """
     with torch.autocast(images.device.type, enabled=False):

@@ -30,10 +30,10 @@ def land(count: int) -> tuple[Tensor, ClassificationObjective]:
 
 def test_targeted_searches_take_what_cross_entropy_leaves() -> None:
     clean, objective = land(80)
-    attack = APGDEnsemble(eps=0.012, steps=6, targets=3)
+    attack = APGDEnsemble(eps=0.012, steps=6, targets=3, targeted_steps=6)
     outcome = attack(objective, clean, batch_size=16)
     first = APGD(eps=0.012, steps=6, loss="ce")(objective, clean, batch_size=16)
-    second = APGD(eps=0.012, steps=6, loss="dlr-targeted", restarts=3)(objective, clean, batch_size=16)
+    second = APGD(eps=0.012, steps=6, loss="margin-targeted", restarts=3)(objective, clean, batch_size=16)
     assert torch.equal(outcome.fooled, first.fooled | second.fooled)
     assert (second.fooled & ~first.fooled).any()
     assert torch.equal(outcome.stage == 1, second.fooled & ~first.fooled)
@@ -43,7 +43,7 @@ def test_targeted_searches_take_what_cross_entropy_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "loss", "restarts"), [(2, "margin-targeted", 1), (3, "margin-targeted", 2), (9, "dlr-targeted", 3)]
+    ("classes", "loss", "restarts"), [(2, "margin-targeted", 1), (3, "margin-targeted", 2), (9, "margin-targeted", 6)]
 )
 def test_few_classes_have_few_targets(classes: int, loss: str, restarts: int) -> None:
     objective = ClassificationObjective(lambda x: x.flatten(1)[:, :classes], torch.zeros(2, dtype=torch.long), classes)
@@ -56,8 +56,15 @@ def test_few_classes_have_few_targets(classes: int, loss: str, restarts: int) ->
 
 def test_without_classes_it_is_apgd_with_all_steps() -> None:
     clean = torch.full((4, 3, 2, 2), 0.5)
-    outcome = make("apgd-ensemble", eps=0.1, steps=3, targets=2)(Sum(), clean, batch_size=4)
+    outcome = make("apgd-ensemble", eps=0.1, steps=3, targets=2, targeted_steps=3)(Sum(), clean, batch_size=4)
     assert torch.equal(outcome.pixels, APGD(eps=0.1, steps=9)(Sum(), clean, batch_size=4).pixels)
+
+
+def test_images_for_another_model_are_made_by_apgd_with_all_steps() -> None:
+    clean, objective = land(12)
+    objective.stop = False
+    outcome = make("apgd-ensemble", eps=0.012, steps=3, targets=2, targeted_steps=3)(objective, clean, batch_size=4)
+    assert torch.equal(outcome.pixels, APGD(eps=0.012, steps=9)(objective, clean, batch_size=4).pixels)
 
 
 def test_no_targets_are_refused() -> None:

@@ -24,9 +24,9 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-# Those that take longest: two in both norms, the others in one.
-SLOW = {(name, "l2") for name in ("band", "fab", "low-frequency", "square")}
-SLOW |= {(name, norm) for name in ("autoattack", "cw") for norm in ("linf", "l2")}
+# Those that take longest: four in both norms, the others in one.
+SLOW = {(name, "l2") for name in ("apgd-ensemble", "band", "low-frequency")}
+SLOW |= {(name, norm) for name in ("autoattack", "cw", "fab", "square") for norm in ("linf", "l2")}
 BALLS = [(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))]
 
 

@@ -101,8 +101,8 @@ def attacked(growth: float | None, *, name: str = "apgd", stop: bool = True, **s
         ("apgd", {"eps": 0.012}),
         ("apgd", {"eps": 0.012, "loss": "ce-targeted", "restarts": 3}),
         ("apgd", {"eps": 0.06, "norm": "l2"}),
-        ("fab", {"eps": 0.012, "loss": "margin-targeted", "restarts": 3}),
-        ("square", {"eps": 0.012, "steps": 400}),
+        pytest.param("fab", {"eps": 0.012, "loss": "margin-targeted", "restarts": 3}, marks=pytest.mark.slow),
+        pytest.param("square", {"eps": 0.012, "steps": 400}, marks=pytest.mark.slow),
     ],
 )
 def test_verdicts_stay_and_the_survivors_cost_less(name: str, settings: dict[str, Any]) -> None:

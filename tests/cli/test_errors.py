@@ -37,7 +37,7 @@ def refused(result: Result, code: int, *parts: str) -> None:
         (["--option", "stepz=3"], ["no setting 'stepz'", "did you mean 'steps'"]),
         (["--option", "steps"], ["NAME=VALUE", "got 'steps'"]),
         (["--option", "steps=0"], ["steps must be a whole number", "got 0"]),
-        (["--option", "loss=margn"], ["unknown loss 'margn'", "did you mean 'margin'"]),
+        (["--attack", "apgd", "--option", "loss=margn"], ["unknown loss 'margn'", "did you mean 'margin'"]),
         (["--norm", "lnf"], ["'lnf'", "did you mean 'linf'"]),
         (["--eps", "abc"], ["'abc' is neither a number nor a fraction such as 4/255"]),
         (["--eps", "4/0"], ["'4/0' is neither"]),
@@ -155,7 +155,7 @@ def test_a_wrong_option_of_finetune(run: Run, model: str) -> None:
     refused(run("finetune", "tecao", "--model", model, "--n", 4), 2, "'tecao'", "did you mean 'tecoa'")
     refused(run("finetune", "fare", "--model", "nonsense", "--n", 4), 2, "unknown model 'nonsense'")
     refused(run("finetune", "fare", "--model", model, "--n", 4, "--eps", "abc"), 2, "'abc'")
-    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digitz"), 2, "'digitz'")
+    refused(run("finetune", "fare", "--model", model, "--n", 4, "--data", "shapes,digts"), 2, "unknown dataset")
 
 
 def test_a_report_under_a_file(run: Run, model: str) -> None:

@@ -65,6 +65,7 @@ def test_a_sweep_of_alpha_is_a_line_with_the_undefended_model_level_beside_it(ru
     assert set(points(plot, "transfer")) == {"A", "B"}  # CLIP is the source: attacked from itself, it is white-box
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_setting_without_numbers_names_its_places(run: Run, tmp_path: Path) -> None:
     sweep = {"over": "mix", "values": ["interpolate", "add"], "label": "mix"}
     result = run("reproduce", write(tmp_path, defences={"A": FREE}, sweep=sweep), "--out", "here", *SMALL)
@@ -75,6 +76,7 @@ def test_a_sweep_of_a_setting_without_numbers_names_its_places(run: Run, tmp_pat
     assert points(plot, "clean")["A"][0] == (0.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("over", "values", "methods"),
     [
@@ -93,6 +95,7 @@ def test_other_sweeps_change_the_adapter(
     assert len(set(adapters.values())) == 3  # none for the undefended model, and two that differ
 
 
+@pytest.mark.slow
 def test_a_sweep_over_attacks_puts_every_model_under_each(run: Run, tmp_path: Path) -> None:
     rings = [(0.0, 0.1), (0.3, 0.7)]
     attacks = [{"attack": "band", "eps": "16/255", "options": {"steps": 2, "low": a, "high": b}} for a, b in rings]

@@ -29,6 +29,7 @@ def evaluated(name: str, device: torch.device, file: Path, **more: Any) -> list[
         "eps": 2 / 255,
         "options": {"steps": 4},
         "batch_size": 4,
+        "chunk_size": 4,
         **answers,
         **more,
     }
@@ -51,7 +52,6 @@ def test_two_evaluations_have_the_same_rows(name: str, device: torch.device, tmp
 def test_an_interrupted_evaluation_goes_on_with_the_same_rows(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("radapt.evaluation._units._CHUNK", 4)
     evaluated("micro/clip", device, tmp_path / "whole.sqlite", sanity=False)
     add, left = Results.add, [3]
 

@@ -47,6 +47,7 @@ def test_the_tokenizer_knows_every_word_of_captions_questions_and_prompts(shippe
     assert not [text for text in texts if unknown in shipped.tokenizer(text)["input_ids"]]
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

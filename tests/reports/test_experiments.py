@@ -30,11 +30,11 @@ def written(tmp_path: Path, *parts: Part, **options: Any) -> str:
     return write_experiments(parts, tmp_path / "new" / "page.html", **options).read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def text(results_file: Path, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def text(results_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     measured = replace(PART, name="fig2b", title="Replacement", results=results_file, plots=(CURVES, CURVES, IMAGES))
     table = replace(PART, name="tab4", title="Table", results=results_file, plots=(), published="", note="Read me.")
-    return written(tmp_path, PART, measured, table)
+    return written(tmp_path_factory.mktemp("page"), PART, measured, table)
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(text: str) -> None:

@@ -57,7 +57,7 @@ class Page(HTMLParser):
             self.cells[-1][-1] += data
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def text(results_file: Path) -> str:
     with Results(results_file, read_only=True) as store:
         return page(store)

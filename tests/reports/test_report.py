@@ -19,6 +19,7 @@ NAMES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_report_is_all_its_files_and_nothing_else(results_file: Path, tmp_path: Path) -> None:
     written = reports.write_report(results_file, tmp_path / "new" / "report")
     assert {path.name for path in written} == NAMES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from ._attack import SearchAttack
 from ._ensemble import Ensemble
@@ -20,40 +20,43 @@ class APGDEnsemble(Ensemble):
     """APGD, then for a classifier targeted APGD on the survivors (Croce & Hein 2020, arXiv:2003.01690), in few steps.
 
     Cross-entropy alone overstates robustness: on some images its gradient points away from the one class that would
-    do. Going for the likeliest wrong classes by their margin finds most of these. This is the start of AutoAttack with
-    fewer steps and targets, for quick figures that a full AutoAttack hardly lowers; it does not replace it.
+    do. Going for the likeliest wrong classes by their margin, in a few steps each, finds most of these. So AutoAttack
+    begins, with more steps: this is for quick figures that it hardly lowers, and does not replace it.
 
-    An objective without classes (captions, answers) has no targets: there it is APGD with all the steps.
+    Where there are no classes to go for (captions, answers), or no verdicts by which the second search would know the
+    survivors (images that are made for another model), it is APGD with all the steps.
 
     Args:
         norm: ``linf`` or ``l2``.
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
-        steps: steps of each search.
+        steps: steps of the first search.
         targets: classes that the targeted search goes for, the likeliest ones.
+        targeted_steps: steps for each of them.
 
     Raises:
         SettingsError: a setting is out of range.
     """
 
     name: ClassVar[str] = "apgd-ensemble"
-    steps: int = 10
-    targets: int = 3
+    steps: int = 12
+    targets: int = 6
+    targeted_steps: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("targets", self.targets)
+        whole("targeted_steps", self.targeted_steps)
 
     def stages(self, objective: Objective) -> dict[str, SearchAttack]:
-        """The two searches; one where there are no classes."""
+        """The two searches; one where there are no classes, or no verdicts."""
         classes = checked(objective).classes
-        if classes is None:
-            whole_budget = self.steps * (1 + self.targets)
-            return {"apgd": APGD(norm=self.norm, eps=self.eps, steps=whole_budget)}
-        targets = min(self.targets, classes - 1)
-        loss = "dlr-targeted" if "dlr-targeted" in objective.losses else "margin-targeted"
+        if classes is None or not objective.stop:
+            steps = self.steps + self.targets * self.targeted_steps
+            return {"apgd": APGD(norm=self.norm, eps=self.eps, steps=steps)}
+        targeted: dict[str, Any] = {"steps": self.targeted_steps, "restarts": min(self.targets, classes - 1)}
         return {
             "apgd-ce": APGD(norm=self.norm, eps=self.eps, steps=self.steps, loss="ce"),
-            "apgd-t": APGD(norm=self.norm, eps=self.eps, steps=self.steps, loss=loss, restarts=targets),
+            "apgd-t": APGD(norm=self.norm, eps=self.eps, loss="margin-targeted", **targeted),
         }
 
 

@@ -87,11 +87,8 @@ def _writable(text: str | Path, *, folder: bool) -> Path:
         raise typer.BadParameter(str(error)) from error
 
 
-def _mirror(context: Any, folder: Path | None) -> Path | None:
-    """Read the datasets of the hub from a folder for the time of the command, in whatever processes it starts.
-
-    The context is of click's class, which is typer's own copy in some of its versions.
-    """
+def _mirror(context: Any, folder: Path | None) -> Path | None:  # whose context it is depends on the version of typer
+    """Read the datasets of the hub from a folder for the time of the command, in whatever processes it starts."""
 
     def restore() -> None:
         os.environ.pop(_MIRROR, None)

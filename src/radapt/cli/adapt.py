@@ -15,6 +15,7 @@ from radapt.io import fraction, options_of, write_json
 from radapt.text import one_line
 
 from ._shared import (
+    DataRoot,
     Device,
     DeviceMap,
     Dtype,
@@ -24,6 +25,7 @@ from ._shared import (
     existing,
     folder,
     named,
+    refuse_unused,
     split_names,
     tell_written,
 )
@@ -53,6 +55,7 @@ def adapt(
         str | None, typer.Option(help="data-driven, mean: the dataset whose train split is used; default objects.")
     ] = None,
     n: Annotated[int | None, typer.Option(help="data-driven, mean: number of images; default 2000.")] = None,
+    data_root: DataRoot = None,
     loss: Annotated[str | None, typer.Option(help="data-driven: embedding (default) or text.")] = None,
     adversary: Annotated[str | None, typer.Option(help="data-driven: static (default) or adaptive.")] = None,
     eps: Annotated[
@@ -79,6 +82,8 @@ def adapt(
     """
     from radapt.adapters import adapt as run
 
+    if data is None:
+        refuse_unused("without --data, as the default ships with the package", "data_root")
     options: dict[str, Any] = options_of(option or [])
     for name in options:
         if name in inspect.signature(adapt).parameters:
@@ -125,6 +130,7 @@ def tune(
         str, typer.Option(help="Zero-shot sets, separated by commas; their validation split is used.")
     ] = "shapes,colours",
     n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
+    data_root: DataRoot = None,
     alphas: Annotated[str, typer.Option(help="Weights to try, separated by commas.")] = "0.2,0.4,0.6,0.8,1,1.2",
     d0s: Annotated[str | None, typer.Option(help="Cut-offs to try (D0 at 224 px); default: the adapter's own.")] = None,
     attack: Annotated[str, typer.Option(help="The white-box attack.")] = "pgd",

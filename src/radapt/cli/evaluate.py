@@ -38,7 +38,9 @@ __all__ = ["evaluate"]
 def evaluate(
     candidates: Annotated[list[str], typer.Argument(help="What to evaluate: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
     data: Annotated[str, typer.Option(help="Datasets, separated by commas.")] = "shapes",
-    attack: Annotated[str, typer.Option(help="Attack (see `radapt attacks`); `none` for clean results only.")] = "apgd",
+    attack: Annotated[
+        str, typer.Option(help="Attack (see `radapt attacks`); `none` for clean results only.")
+    ] = "apgd-ensemble",
     eps: Annotated[str, typer.Option(help="Radii in pixel units, separated by commas.")] = "4/255",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     source: Annotated[

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from radapt.errors import RadaptError
 
-from ._shared import BatchSize, Json, Quiet, console, folder, named, refuse_unused, tell_written, write_rows
+from ._shared import BatchSize, DataRoot, Json, Quiet, console, folder, named, refuse_unused, tell_written, write_rows
 
 if TYPE_CHECKING:
     from radapt.experiments import Event
@@ -33,6 +33,7 @@ def reproduce(
         typer.Option(parser=folder, metavar="FOLDER", help="Folder of results and report; default: runs/NAME-PROFILE."),
     ] = None,
     n: Annotated[int | None, typer.Option(help="Samples per dataset; default: the file's number.")] = None,
+    data_root: DataRoot = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
     batch_size: BatchSize = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
@@ -52,7 +53,7 @@ def reproduce(
     from radapt.experiments import all_experiments, run
 
     if name is None:
-        others = ("profile", "out", "n", "seed", "batch_size", "device", "sanity", "json")
+        others = ("profile", "out", "n", "data_root", "seed", "batch_size", "device", "sanity", "json")
         refuse_unused("without the name of an experiment", *others)
         table = Table("experiment", "title", "of the paper", "profiles")
         for each, listed in all_experiments().items():

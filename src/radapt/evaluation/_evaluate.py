@@ -36,7 +36,7 @@ def evaluate(
     candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
     *,
     data: DataLike | Sequence[DataLike],
-    attack: str | Attack | None = "apgd",
+    attack: str | Attack | None = "apgd-ensemble",
     eps: float | str | Sequence[float | str] = 4 / 255,
     norm: Norm = "linf",
     source: str | Sequence[str] = ("undefended", "self"),

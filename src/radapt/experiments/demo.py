@@ -80,7 +80,7 @@ def demo(
     ]
     threats = [
         Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 20}),
-        Threat(attack="apgd", eps=4 / 255, source="self", options={"steps": 20}),
+        Threat(attack="apgd-ensemble", eps=4 / 255, source="self"),
     ]
     sets = [load_dataset(name, split="test", n=n) for name in _SETS]
     file = folder / "results.sqlite"

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radapt.attacks import Objective
+from radapt.caching import cached
 from radapt.models import VLM, contrastive
+from radapt.spectral import separable
 from radapt.types import Pixels
 
 from ._method import Method, Twin
@@ -74,8 +76,16 @@ def attention(model: VLM, pixels: Pixels, texts: Tensor) -> Tensor:
     tower = model.tower
     rows, columns = (side // tower.patch_size for side in pixels.shape[-2:])
     maps = ((cosine - low) / (high - low + _TINY)).view(len(pixels), 1, rows, columns)
-    size = (pixels.shape[-2], pixels.shape[-1])
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False).squeeze(1)
+    vertical, horizontal = (
+        _enlarging(few, many, pixels.device) for few, many in zip((rows, columns), pixels.shape[-2:], strict=True)
+    )
+    return separable(maps, vertical, horizontal).squeeze(1)
+
+
+@cached(maxsize=16)
+def _enlarging(few: int, many: int, device: torch.device) -> Tensor:
+    """Bilinear interpolation along one axis as a matrix, many x few: its gradients are the same on every call."""
+    return F.interpolate(torch.eye(few, device="cpu")[None], size=many, mode="linear")[0].T.contiguous().to(device)
 
 
 def _distance(maps: Tensor, others: Tensor) -> Tensor:
