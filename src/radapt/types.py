@@ -17,6 +17,7 @@ __all__ = [
     "AnchorImage",
     "AnchorLoss",
     "Classifier",
+    "Decayed",
     "Embeddings",
     "Flags",
     "Index",
@@ -57,6 +58,8 @@ AnchorLoss = Literal["embedding", "text"]
 Adversary = Literal["static", "adaptive"]
 """Whether the images of an anchor's training are attacked once, or through the adapter at each step."""
 OptimizerName = Literal["adamw", "sgd"]
+Decayed = Literal["matrices", "all"]
+"""Parameters that weight decay applies to: those of two dimensions or more, or all."""
 Precision = Literal["float32", "bfloat16"]
 """Of the attack and the loss of a fine-tuning; weights stay in float32."""
 ReplacementOrder = Literal["progressive", "single", "reverse"]

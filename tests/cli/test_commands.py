@@ -35,8 +35,10 @@ TRAINED = {
 }  # fmt: skip
 TRIAL = {"alpha", "cutoff", "clean", "robust", "score"}
 TWIN = {
-    "method", "model", "data", "n", "layers", "eps", "attack_steps", "steps", "batch_size", "accumulate", "workers",
-    "optimizer", "lr", "weight_decay", "ema", "precision", "seed", "device", "log", "first_loss", "last_loss",
+    "method", "options", "recipe", "model", "data", "n", "layers", "eps", "attack_steps", "step_size",
+    "attack_momentum", "last_iterate", "steps", "batch_size", "accumulate", "workers", "optimizer", "lr", "warmup",
+    "warmup_steps", "weight_decay", "decayed", "clip", "ema", "precision", "seed", "device", "log", "first_loss",
+    "last_loss",
 }  # fmt: skip
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from radapt import finetuning
 from radapt.adapters import training_free
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Outcome, SearchAttack, make
+from radapt.data import joined, load_dataset
 from radapt.errors import InputError, SettingsError
-from radapt.finetuning import _method
+from radapt.finetuning import _finetune, finetune
 from radapt.finetuning._method import Twin
 from radapt.finetuning.fare import FARE
 from radapt.finetuning.tecoa import TeCoA
+from radapt.models import load
 from radapt.training import Schedule
 
 EPS = 8 / 255
@@ -64,7 +66,7 @@ def test_fare_starts_at_the_distance_of_the_attack(tiny_vlm: Any, tiny_shapes: A
     assert 0 < history[0] <= 1.05 * embedding_loss(tiny_vlm, tiny_vlm, data.pixels(range(8)))
 
 
-@pytest.mark.parametrize("name", ["tecoa", "pmg", "tga"])
+@pytest.mark.parametrize("name", ["agft", "tecoa", "pmg", "tga"])
 def test_training_lowers_the_loss_under_attack(tiny_vlm: Any, tiny_shapes: Any, name: str) -> None:
     data, before = tiny_shapes(8), bits(tiny_vlm)
     clean, classifier = data.pixels(range(8)), tiny_vlm.classifier(data.prompts)
@@ -119,7 +121,7 @@ def test_settings_reach_the_attack_and_the_schedule(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks, schedules = list[tuple[Any, ...]](), list[Schedule]()
-    attack, train = SearchAttack.__call__, _method.fit
+    attack, train = SearchAttack.__call__, _finetune.fit
 
     def watched(self: Any, *given: Any, **named: Any) -> Outcome:
         attacks.append((self.eps, self.steps, tuple(named["keys"]), named["seed"]))
@@ -131,7 +133,7 @@ def test_settings_reach_the_attack_and_the_schedule(
         return train(parameters, loss, schedule, **named)
 
     monkeypatch.setattr(SearchAttack, "__call__", watched)
-    monkeypatch.setattr(_method, "fit", fitted)
+    monkeypatch.setattr(_finetune, "fit", fitted)
     settings = {"steps": 2, "lr": 1e-4, "warmup": 0.3, "weight_decay": 0.02, "optimizer": "sgd", "ema": 0.5}
     training = {"eps": 3 / 255, "attack_steps": 3, "batch_size": 4, "seed": 5, "quiet": True}
     finetuned(FARE(), tiny_vlm, tiny_shapes(4), **settings, **training)
@@ -158,8 +160,11 @@ def test_the_attack_leaves_no_gradient_in_the_weights(
 
     monkeypatch.setattr(type(method), "loss", watched)
     options = {**SHORT, "batch_size": 4}
-    finetuned(method, tiny_vlm, tiny_shapes(9), steps=4, lr=1e-3, **options)
-    assert len(steps) == 4
+    finetuned(method, tiny_vlm, tiny_shapes(9), steps=4 * method.updates, lr=1e-3, **options)
+    assert len(steps) == 4 * method.updates
+    batches = steps[:: method.updates]  # each is used for as many steps
+    assert steps == [batch for batch in batches for _ in range(method.updates)]
+    steps = batches
     for epoch in (steps[:2], steps[2:]):  # no picture twice within an epoch
         rows = [row for step in epoch for row in step]
         assert len(set(rows)) == 8
@@ -210,6 +215,57 @@ def test_tecoa_needs_classes(tiny_vlm: Any, tiny_shapes: Any) -> None:
     assert tuned.model is not tiny_vlm.model
 
 
+@pytest.mark.parametrize("method", ["fare", "tecoa"])
+@pytest.mark.parametrize("names", [0, 1, 2])
+def test_several_datasets_are_joined_by_name_or_as_objects(method: str, names: int) -> None:
+    model = load("micro/clip")
+    sets = [load_dataset(name, split="train", n=n) for name, n in (("objects", 5), ("shapes", 3))]
+    options: dict[str, Any] = {"steps": 2, "batch_size": 4, "attack_steps": 1, "quiet": True}
+    whole = finetune(method, model, joined(sets), **options)
+    data = ["objects", "shapes"][:names] + sets[names:]
+    for given in (data, tuple(data)):
+        made = finetune(method, model, given, n=[5, 3][:names] or 20_000, **options)
+        assert made.recipe == whole.recipe
+        assert (made.recipe["data"], made.recipe["n"]) == ("objects-shapes", 8)
+        assert made.losses == whole.losses
+
+
+def test_one_number_of_images_is_for_each_dataset_by_name(tiny_shapes: Any) -> None:
+    options: dict[str, Any] = {"steps": 1, "batch_size": 4, "attack_steps": 1, "quiet": True}
+    model, data = load("micro/clip"), load_dataset("colours", split="train", n=2)
+    assert finetune("fare", model, ["objects", data, "shapes"], n=3, **options).recipe["n"] == 8
+    assert finetune("fare", model, ["objects", data, "shapes"], n=[2, 4], **options).recipe["n"] == 8
+    assert finetune("fare", model, [data, data], **options).recipe["n"] == 4
+    with pytest.raises(InputError, match="images of one size"):
+        finetune("fare", model, ["objects", tiny_shapes(4)], n=4, **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "n", "message"),
+    [
+        ([], 8, "data must be a dataset, .* got none"),
+        (None, 8, "data must be a dataset, .* got None"),
+        (["shapes", 3], 8, "data must be a dataset, .* got 3"),
+        (["shapes", "shapez"], 8, "unknown dataset 'shapez'; did you mean 'shapes'"),
+        (["shapes", "objects"], [8, 8, 8], "give n once, .* got 2 datasets by name and 3 n"),
+        ("shapes", [], "give n once, .* got 1 datasets by name and 0 n"),
+        ("shapes", "12", "n must be a whole number of at least 1, got '12'"),
+        (["shapes", "objects"], [8, 0], "n must be a whole number of at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_what_is_no_dataset_or_number_of_images_is_refused(
+    tiny_vlm: Any, unchecked: None, data: Any, n: Any, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        finetune("fare", tiny_vlm, data, n=n, steps=1, **{**SHORT, "batch_size": 4})
+
+
+def test_a_number_for_each_dataset_does_not_go_with_objects(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    with pytest.raises(SettingsError, match="got 0 datasets by name and 2 n"):
+        finetune("fare", tiny_vlm, [tiny_shapes(4), tiny_shapes(4)], n=[4, 4], steps=1, **SHORT)
+
+
 @pytest.mark.parametrize("batch", [0, -1, 9])
 def test_a_batch_must_fit_the_data(tiny_vlm: Any, tiny_shapes: Any, batch: int) -> None:
     with pytest.raises(SettingsError, match=r"batch_size must lie in 1\.\.8 .*got"):
@@ -217,7 +273,7 @@ def test_a_batch_must_fit_the_data(tiny_vlm: Any, tiny_shapes: Any, batch: int) 
 
 
 def test_methods_by_name() -> None:
-    assert {"fare", "pmg", "tecoa", "tga"} <= set(finetuning.names())
+    assert {"agft", "fare", "lore", "pmg", "tecoa", "tga"} <= set(finetuning.names())
     assert isinstance(finetuning.make("FARE"), FARE)
     with pytest.raises(SettingsError, match="did you mean 'tecoa'"):
         finetuning.make("teco")

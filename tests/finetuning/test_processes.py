@@ -14,23 +14,25 @@ from tests.finetuning.process import main
 
 PROCESS = Path(__file__).with_name("process.py")
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-SETTINGS: dict[str, Any] = {"method": "tecoa", "steps": 3, "batch_size": 2, "attack_steps": 2, "lr": 1e-4, "ema": 0.5}
+SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 2, "attack_steps": 2, "lr": 1e-4, "ema": 0.5}
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does_that_accumulates_two_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["tecoa", "lore"])
+def test_two_processes_do_what_one_does_that_accumulates_two_batches(tmp_path: Path, method: str) -> None:
+    settings = {**SETTINGS, "method": method}
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-    words = (*LAUNCH, str(PROCESS), str(two), json.dumps(SETTINGS))
+    words = (*LAUNCH, str(PROCESS), str(two), json.dumps(settings))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     done = subprocess.run(
         [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("3/3") + done.stderr.count("3/3") == 1  # one process shows its progress
+    assert done.stdout.count("6/6") + done.stderr.count("6/6") == 1  # one process shows its progress
     assert len(list((two / "log").iterdir())) == 1  # and one writes the log
-    main(one, {**SETTINGS, "accumulate": 2, "quiet": True})
+    main(one, {**settings, "accumulate": 2, "quiet": True})
     alone = json.loads((one / "facts 0.json").read_text())
     facts = [json.loads((two / f"facts {rank}.json").read_text()) for rank in (0, 1)]
     assert [each["processes"] for each in (alone, *facts)] == [1, 2, 2]

@@ -16,7 +16,7 @@ import torch
 
 import radapt
 from radapt.errors import CheckError, ModelError, SettingsError
-from radapt.finetuning import _method, finetune
+from radapt.finetuning import _finetune, finetune
 from radapt.finetuning.fare import FARE
 from radapt.finetuning.tecoa import TeCoA
 from radapt.models import VLM
@@ -36,7 +36,7 @@ class Weighted(FARE):
 def untrained(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Fails when a training begins."""
     begun = Mock(side_effect=AssertionError("the training has begun"))
-    monkeypatch.setattr(_method, "fit", begun)
+    monkeypatch.setattr(_finetune, "fit", begun)
     return begun
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radapt.errors import CheckError, SettingsError
-from radapt.training import Schedule, fit
+from radapt.training import Dual, Schedule, fit
 from radapt.training.distributed import Workers, workers
 
 SCHEDULE = Schedule(steps=12, lr=0.1, weight_decay=0.01)
@@ -46,6 +47,15 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     assert Schedule(steps=1, lr=1.0).factor(0) == 1.0
 
 
+def test_the_warm_up_may_be_a_number_of_steps() -> None:
+    steps = Schedule(steps=110, lr=1.0, warmup=0.5, warmup_steps=10)
+    share = Schedule(steps=110, lr=1.0, warmup=10 / 110)
+    assert [steps.factor(step) for step in range(110)] == [share.factor(step) for step in range(110)]
+    # A training that is shorter ends on its way up.
+    assert [Schedule(steps=3, lr=1.0, warmup_steps=10).factor(step) for step in range(3)] == [0.1, 0.2, 0.3]
+    assert Schedule(steps=3, lr=1.0, warmup_steps=0).factor(0) == 1.0
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -53,7 +63,7 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine() -> None:
         *({"accumulate": 0}, {"ema": 1.0}, {"ema": -0.1}, {"ema": math.nan}),
         *({"lr": math.inf}, {"lr": 1e30}, {"lr": "0.1"}, {"lr": True}, {"steps": 10**20}, {"steps": 2.0}),
         *({"weight_decay": -1.0}, {"weight_decay": math.inf}, {"clip": -1.0}, {"clip": math.nan}, {"accumulate": 1.5}),
-        *({"warmup": None}, {"ema": "0.9"}),
+        *({"warmup": None}, {"ema": "0.9"}, {"warmup_steps": -1}, {"warmup_steps": 0.5}, {"warmup_steps": True}),
     ],
 )
 def test_a_schedule_out_of_range_is_refused(wrong: dict[str, Any], unchecked: None) -> None:
@@ -64,16 +74,21 @@ def test_a_schedule_out_of_range_is_refused(wrong: dict[str, Any], unchecked: No
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(SettingsError, match="unknown optimizer 'sdg'; did you mean 'sgd'"):
         Schedule(steps=10, lr=0.1, optimizer="sdg")
+    with pytest.raises(SettingsError, match="unknown decayed 'al'; did you mean 'all'"):
+        Schedule(steps=10, lr=0.1, decayed="al")
 
 
-def test_equals_adamw_with_the_schedule() -> None:
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("decayed", ["matrices", "all"])
+def test_equals_adamw_with_the_schedule(clip: float, decayed: Any) -> None:
     parameters, loss = problem()
-    history = fit(parameters, loss, SCHEDULE, label="test", quiet=True)
+    schedule = replace(SCHEDULE, clip=clip, decayed=decayed, weight_decay=0.5)
+    history = fit(parameters, loss, schedule, label="test", quiet=True)
     reference, reference_loss = problem()
     optimizer = torch.optim.AdamW(
         [
-            {"params": [reference["weight"]], "weight_decay": 0.01},
-            {"params": [reference["bias"]], "weight_decay": 0.0},
+            {"params": [reference["weight"]], "weight_decay": 0.5},
+            {"params": [reference["bias"]], "weight_decay": 0.5 if decayed == "all" else 0.0},
         ]
     )
     expected = []
@@ -85,7 +100,7 @@ def test_equals_adamw_with_the_schedule() -> None:
         gradients = torch.autograd.grad(value, list(reference.values()))
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
         for parameter, gradient in zip(reference.values(), gradients, strict=True):
-            parameter.grad = gradient * min(1.0, 1.0 / norm)
+            parameter.grad = gradient * (min(1.0, 1.0 / norm) if clip else 1.0)
         optimizer.step()
     assert history == pytest.approx(expected, rel=1e-4)
     assert history[-1] < history[0]
@@ -238,6 +253,48 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         fit(wider, loss, SCHEDULE, label="test", checkpoint=file, quiet=True)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_multipliers_move_at_every_third_step_at_their_own_rate(tmp_path: Path, optimizer: Any) -> None:
+    """Minimising a x^2 over x and maximising it over a, with plain optimisers of torch beside it."""
+
+    def game() -> tuple[Tensor, Tensor, Callable[[int], Tensor]]:
+        x, a = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([0.5], requires_grad=True)
+        return x, a, lambda step: (2 * a.detach() - a) * (x.square().sum() - 0.1 * step) + x.sum()
+
+    schedule = Schedule(steps=8, lr=0.05, weight_decay=0.1, decayed="all", clip=0.5, optimizer=optimizer)
+    x, a, loss = game()
+    history = fit({"x": x}, loss, schedule, dual=Dual(parameters={"a": a}, lr=0.02, every=3), label="test", quiet=True)
+    y, b, other = game()
+    kind = {"adamw": torch.optim.AdamW, "sgd": lambda *given, **named: torch.optim.SGD(*given, **named, momentum=0.9)}
+    down, up = (kind[optimizer]([tensor], lr=0.02, weight_decay=0.1) for tensor in (y, b))  # type: ignore[operator]
+    for step in range(8):
+        value = other(step)
+        assert value.item() == pytest.approx(history[step], rel=1e-5)
+        y.grad, b.grad = torch.autograd.grad(value, [y, b])
+        torch.nn.utils.clip_grad_norm_([y], 0.5)
+        down.param_groups[0]["lr"] = 0.05 * schedule.factor(step)
+        down.step()
+        if step in (2, 5):
+            up.step()
+    assert torch.allclose(x, y, rtol=1e-5)
+    assert torch.allclose(a, b, rtol=1e-5)
+    z, c, loss = game()
+    seldom = Dual(parameters={"a": c}, lr=0.02, every=3)
+    assert fit({"x": z}, loss, schedule, dual=seldom, label="test", look=5, quiet=True) == history
+    assert torch.equal(z, x)
+    assert torch.equal(c, a)
+    file = tmp_path / "run.safetensors"
+    for steps in (2, 8):  # before the first step of the multipliers, and after
+        brief = replace(schedule, steps=steps)
+        for _ in range(2):
+            x, a, loss = game()
+            dual = Dual(parameters={"a": a}, lr=0.02, every=3)
+            found = fit({"x": x}, loss, brief, dual=dual, label="test", checkpoint=file, quiet=True)
+        assert len(found) == steps
+        assert (a.item() == 0.5) == (steps == 2)
+        file.unlink()
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     parameters, loss = problem()
@@ -254,8 +311,10 @@ def test_a_checkpoint_from_before_a_setting_was_there_still_resumes(tmp_path: Pa
     with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
         metadata = opened.metadata()
     recipe = json.loads(metadata["recipe"])
-    later = {key: recipe.pop(key) for key in ("optimizer", "accumulate", "ema", "workers")}
-    assert later == {"optimizer": "adamw", "accumulate": 1, "ema": 0.0, "workers": 1}
+    later = {key: recipe.pop(key) for key in ("optimizer", "accumulate", "ema", "workers", "warmup_steps", "decayed")}
+    assert later == {
+        "optimizer": "adamw", "accumulate": 1, "ema": 0.0, "workers": 1, "warmup_steps": None, "decayed": "matrices"
+    }  # fmt: skip
     save_file(load_file(file), file, {**metadata, "recipe": json.dumps(recipe)})
     again, loss = problem()
     assert fit(again, loss, SCHEDULE, label="test", checkpoint=file, quiet=True) == history

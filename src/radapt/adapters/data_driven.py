@@ -128,7 +128,7 @@ def data_driven(
         adversary: ``static`` or ``adaptive``.
         eps: l-inf radius of the training attack, in pixel units.
         attack_steps: PGD steps; by default 10 (static) or 4 (adaptive).
-        steps, batch_size, lr: AdamW without decay, warm-up of 10 %, cosine decay.
+        steps, batch_size, lr: AdamW without decay, warm-up of 10 %, cosine decay, gradients clipped at norm 1.
         cutoff, alpha, mix: as in :func:`radapt.training_free`; alpha 0.8 is where the paper's R-Adapt+ peaks.
         seed: seed of the batches and the attack.
         checkpoint: file to resume from when the training is killed. It is there at the end, too, and gives the same
@@ -152,7 +152,7 @@ def data_driven(
     inner = default if attack_steps is None else attack_steps
     whole("attack_steps", inner)
     attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
-    schedule = Schedule(steps=steps, lr=lr)
+    schedule = Schedule(steps=steps, lr=lr, clip=1.0)
     file = None if checkpoint is None else check_writable(checkpoint)
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")

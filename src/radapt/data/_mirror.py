@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from radapt.errors import SettingsError, shown
+from radapt.errors import SettingsError
 from radapt.io import expanded
 
 from ._cards import Card
@@ -37,7 +37,7 @@ def mirrored(details: Card, root: str | Path | None) -> Card:
     where = "data_root" if root is not None else VARIABLE
     folder = expanded(chosen)
     if not folder.is_dir():
-        raise SettingsError(f"{where} must be a folder with copies of the hub's datasets, got {shown(str(chosen))}")
+        raise SettingsError(f"{where} must be a folder with copies of the hub's datasets, got {str(chosen)!r}")
     copy = folder / Path(repository).name
     if not copy.is_dir():
         raise SettingsError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ._method import REGISTRY, FineTuned, Method, Twin, finetune, make
+from ._finetune import FineTuned, finetune
+from ._method import REGISTRY, Method, Twin, make
+from ._recipe import Recipe
 
-__all__ = ["REGISTRY", "FineTuned", "Method", "Twin", "finetune", "make", "names"]
+__all__ = ["REGISTRY", "FineTuned", "Method", "Recipe", "Twin", "finetune", "make", "names"]
 
 
 def names() -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,7 @@ from radapt.attacks import EmbeddingObjective, Objective
 from radapt.types import Pixels
 
 from ._method import Method, Twin
+from ._recipe import ROBUSTVLM, Recipe
 
 __all__ = ["FARE", "METHOD"]
 
@@ -18,6 +22,11 @@ class FARE(Method):
 
     name = "fare"
     needs_labels = False
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "published": ROBUSTVLM,
+        # How micro/fare was made.
+        "micro": Recipe(attack_steps=4, steps=300, lr=3e-4, clip=1.0),
+    }
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
         return EmbeddingObjective(twin.tuned.encode_image, self._reference(twin, clean))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +14,7 @@ from radapt.models import zero_shot
 from radapt.types import Logits, Pixels
 
 from ._method import Method, Twin
+from ._recipe import Recipe
 
 __all__ = ["METHOD", "PMG"]
 
@@ -20,12 +24,21 @@ class PMG(Method):
 
     ``CE(z(x')) + KL(p_original(x') || p(x')) + KL(p(x) || p(x'))`` with ``z`` the zero-shot logits of the model in
     training, ``p`` their softmax, ``x'`` the adversarial image and ``KL(p || q) = sum p log(p / q)``, all means over
-    images. Gradients flow through both sides of the last term, as in the authors' code; that code turns both
-    divergences round, sums them over the batch and takes the softmax of plain cosines.
+    images. Gradients flow through both sides of the last term, as in the authors' code; that code sums both
+    divergences over the batch, and takes the softmax of plain cosines in all three terms and in its attack.
     """
 
     name = "pmg"
     needs_labels = True
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        # The command in the README of the authors' code; its defaults are 2/255 and five steps.
+        "published": Recipe(
+            eps=1 / 255, attack_steps=2, step_size=1 / 255, last_iterate=True,
+            epochs=10, batch_size=256, optimizer="sgd", lr=5e-5, warmup_steps=1000, weight_decay=0.0,
+        ),
+        # How micro/pmg was made.
+        "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, clip=1.0),
+    }  # fmt: skip
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
         return twin.entropy(rows)

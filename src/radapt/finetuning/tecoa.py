@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,6 +13,7 @@ from radapt.models import zero_shot
 from radapt.types import Pixels
 
 from ._method import Method, Twin
+from ._recipe import ROBUSTVLM, Recipe
 
 __all__ = ["METHOD", "TeCoA"]
 
@@ -19,6 +23,11 @@ class TeCoA(Method):
 
     name = "tecoa"
     needs_labels = True
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "published": ROBUSTVLM,
+        # How micro/tecoa was made.
+        "micro": Recipe(attack_steps=4, steps=300, lr=3e-4, clip=1.0),
+    }
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
         return twin.entropy(rows)

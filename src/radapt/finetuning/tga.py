@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +16,7 @@ from radapt.spectral import separable
 from radapt.types import Pixels
 
 from ._method import Method, Twin
+from ._recipe import Recipe
 
 __all__ = ["METHOD", "TGA", "attention"]
 
@@ -31,6 +35,15 @@ class TGA(Method):
 
     name = "tga"
     needs_labels = True
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        # The defaults of the authors' code.
+        "published": Recipe(
+            eps=1 / 255, attack_steps=2, step_size=1 / 255, last_iterate=True,
+            epochs=10, batch_size=128, optimizer="sgd", lr=1e-4, warmup_steps=1000, weight_decay=0.0,
+        ),
+        # How micro/tga was made.
+        "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, clip=1.0),
+    }  # fmt: skip
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
         return twin.entropy(rows)

@@ -159,7 +159,7 @@ def train(
         frozen: how the names of the parameters begin that stay as they are; empty: none stays.
         out: folder of the result; the checkpoints lie beside it.
         start: what the model was loaded from, if it was trained before.
-        words, steps, batch_size, lr: AdamW, warm-up of 10 %, cosine decay, in each stage.
+        words, steps, batch_size, lr: AdamW, warm-up of 10 %, cosine decay, gradients clipped at norm 1, in each stage.
         pool: number of rendered training images.
         seed: seed of images and batches.
         quiet: no progress bar.
@@ -175,7 +175,7 @@ def train(
     if pool < batch_size:
         raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
     counts = {"words": words, "images": steps}
-    plans = {stage: Schedule(steps=count, lr=lr, weight_decay=0.05) for stage, count in counts.items()}
+    plans = {stage: Schedule(steps=count, lr=lr, weight_decay=0.05, clip=1.0) for stage, count in counts.items()}
     settings: dict[str, object] = {"batch": batch_size, "pool": pool, "seed": seed}
     if start is not None:
         settings["start"] = start

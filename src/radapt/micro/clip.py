@@ -254,7 +254,7 @@ def train_clip(
 
     Args:
         out: folder of the result; the checkpoint lies beside it.
-        steps, batch_size, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay.
+        steps, batch_size, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay, gradients clipped at norm 1.
         pool: number of rendered training images.
         digit_share: share of each batch that shows handwritten digits.
         seed: seed of the weights, the images and the batches.
@@ -269,7 +269,7 @@ def train_clip(
         whole(name, count)
     number("digit_share", digit_share, 0, 1)
     check_seed(seed)
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, clip=1.0)
     if pool < batch_size:
         raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
     tokenizer = build_tokenizer()

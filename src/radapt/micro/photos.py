@@ -191,7 +191,7 @@ def train_photos(
         data: zero-shot sets of the hub, or of its mirror (``RADAPT_DATA``).
         n: images of each.
         shares: of each in every batch, as numbers that need not sum to one.
-        steps, batch_size, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay.
+        steps, batch_size, lr, weight_decay: AdamW, warm-up of 10 %, cosine decay, gradients clipped at norm 1.
         minutes: how long to train, instead of ``steps``: their number follows from the speed that is measured first.
             It is a part of the training, so a killed run is continued with that number of steps.
         pixels: height and width of the images, a multiple of 8.
@@ -223,7 +223,7 @@ def train_photos(
     for share in shares:
         number("shares", share, 0, above=True)
     counts = _counts(batch_size, shares)
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, ema=ema)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, clip=1.0, ema=ema)
     place = torch.device(device)
     sets = [load_dataset(name, split="train", n=count, size=pixels) for name, count in zip(data, n, strict=True)]
     for each in sets:

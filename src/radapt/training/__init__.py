@@ -2,7 +2,8 @@
 
 from .checkpoint import resume, save
 from .distributed import Workers, workers
-from .fit import Schedule, epoch_rows, fit
+from .fit import epoch_rows, fit
+from .schedule import Dual, Schedule
 from .speed import steps_within
 
-__all__ = ["Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "steps_within", "workers"]
+__all__ = ["Dual", "Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "steps_within", "workers"]

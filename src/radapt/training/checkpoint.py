@@ -22,6 +22,7 @@ __all__ = ["resume", "save"]
 # Settings that came later: a checkpoint that lacks them was made with these values.
 _BEFORE = {
     "accumulate": 1, "ema": 0.0, "optimizer": "adamw", "workers": 1, "layers": "all", "precision": "float32",
+    "warmup_steps": None, "decayed": "matrices", "step_size": None, "attack_momentum": 0.0, "last_iterate": False,
 }  # fmt: skip
 _AFRESH = "remove it to start afresh"
 
@@ -98,7 +99,7 @@ def resume(
             raise SettingsError(f"{path} belongs to a training in {tensor.dtype}, this one is in {wanted[name].dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise SettingsError(f"the checkpoint {path} holds values that are not finite, in {name}; {_AFRESH}")
-    state = _state(path, {name: tensors[name] for name in state_names}, optimizer)
+    state = _state(path, {name: tensors[name] for name in state_names}, optimizer, len(history))
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(tensors[name])
@@ -131,9 +132,13 @@ def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> l
     return words
 
 
-def _state(path: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+def _state(
+    path: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, steps: int
+) -> dict[int, dict[str, Tensor]]:
     """State of an optimiser from the tensors of a checkpoint, in the shapes of its parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Parameters that move at every fifth step, say, have none before that.
+    moved = [group.get("every", 1) <= steps for group in optimizer.param_groups for _ in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name in sorted(tensors):
         match = re.fullmatch(r"optimizer/(\d{1,9})/([a-z_]+)", name)
@@ -141,6 +146,9 @@ def _state(path: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Opt
         if match is None or index >= len(parameters) or tensors[name].shape not in ((), parameters[index].shape):
             raise SettingsError(f"the checkpoint {path} holds {name}, which this optimiser does not have; {_AFRESH}")
         state.setdefault(index, {})[match[2]] = tensors[name]
-    if len(state) < len(parameters) or len({tuple(each) for each in state.values()}) > 1:
+    if (
+        set(state) != {index for index, has in enumerate(moved) if has}
+        or len({tuple(each) for each in state.values()}) > 1
+    ):
         raise SettingsError(f"the checkpoint {path} lacks a part of the optimiser's state; {_AFRESH}")
     return state

@@ -6,9 +6,9 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,68 +18,15 @@ from torch import Tensor
 
 from radapt._version import __version__
 from radapt.errors import CheckError, SettingsError
-from radapt.numbers import number, whole
-from radapt.registry import nearest
-from radapt.types import OptimizerName
+from radapt.numbers import whole
 
 from .checkpoint import resume, save
 from .distributed import Workers, workers
+from .schedule import Dual, Schedule
 
-__all__ = ["Schedule", "epoch_rows", "fit"]
+__all__ = ["epoch_rows", "fit"]
 
 _MOMENTUM = 0.9
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """An optimiser with linear warm-up and cosine decay to zero.
-
-    Args:
-        steps: number of optimiser steps.
-        lr: peak learning rate.
-        warmup: share of the steps spent warming up.
-        weight_decay: applied to matrices only; decoupled in AdamW, a part of the gradient in SGD.
-        clip: largest gradient norm (0: no clipping).
-        optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
-        accumulate: batches whose gradients are averaged for one step, in each process.
-        ema: decay of the exponential moving average of the parameters that is then the result (0: none).
-    """
-
-    steps: int
-    lr: float
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    optimizer: OptimizerName = "adamw"
-    accumulate: int = 1
-    ema: float = 0.0
-
-    def __post_init__(self) -> None:
-        try:
-            whole("steps", self.steps, 1, 10**9)
-            number("lr", self.lr, 0, 1000, above=True)
-            number("warmup", self.warmup, 0, _BELOW_ONE)
-            number("weight_decay", self.weight_decay, 0, 1000)
-            number("clip", self.clip, 0)
-            whole("accumulate", self.accumulate, 1, 10**6)
-            number("ema", self.ema, 0, _BELOW_ONE)
-        except SettingsError as error:
-            raise SettingsError(
-                "a schedule needs steps >= 1, lr > 0, warmup and ema in [0, 1), weight_decay >= 0, clip >= 0 and "
-                f"accumulate >= 1: {error}"
-            ) from None
-        if self.optimizer not in get_args(OptimizerName):
-            raise SettingsError(
-                f"unknown optimizer {self.optimizer!r}{nearest(self.optimizer, get_args(OptimizerName))}"
-            )
-
-    def factor(self, step: int) -> float:
-        """Learning rate at a step, relative to the peak."""
-        ramp = max(1, round(self.warmup * self.steps))
-        if step < ramp:
-            return (step + 1) / ramp
-        return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, self.steps - ramp)))
 
 
 def fit(
@@ -88,6 +35,7 @@ def fit(
     schedule: Schedule,
     *,
     label: str,
+    dual: Dual | None = None,
     checkpoint: Path | None = None,
     every: int = 100,
     look: int = 1,
@@ -109,6 +57,7 @@ def fit(
         loss: maps the number of a batch to a scalar.
         schedule: optimiser settings.
         label: what the progress bar calls this training.
+        dual: parameters that the same optimiser moves more seldom; clipping and moving averages leave them out.
         checkpoint: a safetensors file to resume from and to save to, removed by the caller when no longer needed.
         every: steps between checkpoints.
         look: steps between looks at the loss and the gradient. Each look waits for the device: on a GPU, whose work is
@@ -124,10 +73,11 @@ def fit(
     """
     whole("look", look)
     group = workers()
-    optimizer = _optimizer(parameters, schedule)
+    optimizer = _optimizer(parameters, dual, schedule)
     leaves = list(parameters.values())
+    duals = {} if dual is None else {f"dual {name}": tensor for name, tensor in dual.parameters.items()}
     means = {name: parameter.detach().clone() for name, parameter in parameters.items()} if schedule.ema else {}
-    tensors = {"parameter": parameters, "mean": means}
+    tensors = {"parameter": parameters, "mean": means, "dual": duals}
     recipe = {"label": label, "version": __version__, **asdict(schedule), "workers": group.count, **(settings or {})}
     history = resume(checkpoint, tensors, optimizer, recipe)
     group.wait()  # until all have read the checkpoint, none may change or remove it
@@ -145,14 +95,17 @@ def fit(
         for step in range(len(history), schedule.steps):
             rate = schedule.lr * schedule.factor(step)
             for parameter_group in optimizer.param_groups:
-                parameter_group["lr"] = rate
-            value, gradients = _averages(loss, parameters, step, schedule.accumulate, group)
-            for parameter, gradient in zip(leaves, gradients, strict=True):
+                parameter_group["lr"] = parameter_group.get("own_lr", rate)
+            value, gradients = _averages(loss, {**parameters, **duals}, step, schedule.accumulate, group)
+            for parameter, gradient in zip(leaves, gradients[: len(leaves)], strict=True):
                 parameter.grad = gradient
+            if dual is not None and (step + 1) % dual.every == 0:
+                for parameter, gradient in zip(duals.values(), gradients[len(leaves) :], strict=True):
+                    parameter.grad = gradient
             if schedule.clip:
                 norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
             else:
-                norm = torch.nn.utils.get_total_norm(gradients)
+                norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)])
             unseen.append((value, norm, rate))
             if len(unseen) >= look or (step + 1) % every == 0 or step + 1 == schedule.steps:
                 for scalars in _looked_at(label, len(history), unseen, schedule.lr):
@@ -168,7 +121,7 @@ def fit(
                 mean.lerp_(parameters[name].detach(), 1 - schedule.ema)
             if (step + 1) % every and step + 1 < schedule.steps:
                 continue
-            _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means})
+            _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means, **duals})
             if checkpoint is not None and group.main:
                 if writer is not None:
                     writer.flush()  # what a resumed run does not repeat must be in the log
@@ -219,11 +172,17 @@ def _check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
         raise CheckError(f"{where}, {', '.join(broken[:3])} holds values that are not finite; try a smaller lr")
 
 
-def _optimizer(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def _optimizer(parameters: Mapping[str, Tensor], dual: Dual | None, schedule: Schedule) -> torch.optim.Optimizer:
+    kinds: list[tuple[Mapping[str, Tensor], dict[str, Any]]] = [(parameters, {})]
+    if dual is not None:
+        kinds.append((dual.parameters, {"own_lr": dual.lr, "every": dual.every}))
+    least = 0 if schedule.decayed == "all" else 2
+    groups: list[dict[str, Any]] = []
+    for tensors, own in kinds:
+        decayed = [p for p in tensors.values() if p.ndim >= least]
+        others = [p for p in tensors.values() if p.ndim < least]
+        groups += [{"params": decayed, "weight_decay": schedule.weight_decay, **own}]
+        groups += [{"params": others, "weight_decay": 0.0, **own}]
     filled = [group for group in groups if group["params"]]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(filled, lr=schedule.lr, momentum=_MOMENTUM)
@@ -247,7 +206,7 @@ def _averages(
         sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
         if total is None:
             total = torch.zeros((), dtype=torch.float32, device=value.device)
-        total = total + value.detach()
+        total = total + value.detach().reshape(())  # it may be a vector of one number
     assert total is not None
     if accumulate > 1:
         total, sums = total / accumulate, [gradient / accumulate for gradient in sums]

@@ -12,7 +12,8 @@ from torch import Tensor
 from radapt.numbers import number
 
 from .distributed import workers
-from .fit import Schedule, fit
+from .fit import fit
+from .schedule import Dual, Schedule
 
 __all__ = ["steps_within"]
 
@@ -21,7 +22,13 @@ _FIRST = 4
 
 
 def steps_within(
-    minutes: float, parameters: Mapping[str, Tensor], loss: Callable[[int], Tensor], schedule: Schedule
+    minutes: float,
+    parameters: Mapping[str, Tensor],
+    loss: Callable[[int], Tensor],
+    schedule: Schedule,
+    *,
+    dual: Dual | None = None,
+    cycle: int = 1,
 ) -> int:
     """How many steps of :func:`fit` fit into so many minutes, by the time that some steps take here.
 
@@ -29,27 +36,30 @@ def steps_within(
 
     Args:
         minutes: the time.
-        parameters, loss, schedule: as for :func:`fit`; the number of steps of the schedule does not matter.
+        parameters, loss, schedule, dual: as for :func:`fit`; the number of steps of the schedule does not matter.
+        cycle: the number of steps after which their work is the same again; whole cycles are measured.
 
     Raises:
         SettingsError: the time is no number above 0.
         CheckError: the loss or its gradient is not finite.
     """
     number("minutes", minutes, 0, 10**5, above=True)
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    steps, seconds = _FIRST, 0.0
+    tensors = [*parameters.values(), *({} if dual is None else dual.parameters).values()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    first = _FIRST * cycle
+    steps, seconds = first, 0.0
     try:
         # The first steps wait for the device to begin, and do not count.
-        while steps <= 2 * _FIRST or seconds < min(_SECONDS, 6 * minutes):
+        while steps <= 2 * first or seconds < min(_SECONDS, 6 * minutes):
             tried = replace(schedule, steps=steps, lr=1e-6)
             start = time.perf_counter()
-            fit(parameters, loss, tried, label="how fast it is", every=steps, look=steps, quiet=True)
+            fit(parameters, loss, tried, dual=dual, label="how fast it is", every=steps, look=steps, quiet=True)
             seconds, counted = _shared(time.perf_counter() - start), steps
             steps *= 2
     finally:
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
     return max(1, int(60 * minutes * counted / seconds))
 
 
