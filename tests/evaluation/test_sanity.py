@@ -89,7 +89,7 @@ def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_too_few_steps_are_flagged(tmp_path: Path) -> None:
     options = {"steps": 1, "step_size": 1 / 255, "random_start": False}
     figures = flags_of(tiny_clip(), tmp_path, Threat(attack="pgd", eps=8 / 255, source="self", options=options))
-    assert "3 steps fool" in figures[-1].flags["more steps help"]
+    assert "three times the steps fool" in figures[-1].flags["more steps help"]
 
 
 def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

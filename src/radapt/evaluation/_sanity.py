@@ -9,6 +9,7 @@ import torch
 
 from radapt.attacks import Attack, Outcome, SearchAttack
 from radapt.attacks.apgd import APGD
+from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.square import SAFE_GROWTH, Square
 from radapt.models import VLM
 from radapt.results import Results, Setting
@@ -159,13 +160,20 @@ def check_white_box(
         if left > 0.05 * len(positions):
             flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
     if survivors:
-        steps = min(3 * threat.make().steps, _MOST_STEPS)
-        # An ensemble is long already: its first attack stands in for it.
-        single = isinstance(threat.make(), SearchAttack)
-        longer = threat.make(steps=steps) if single else APGD(norm=threat.norm, eps=threat.eps, steps=steps)
+        attack = threat.make()
+        steps = min(3 * attack.steps, _MOST_STEPS)
+        longer: Attack
+        if isinstance(attack, APGDEnsemble):
+            longer = threat.make(steps=steps, targeted_steps=min(3 * attack.targeted_steps, _MOST_STEPS))
+        elif isinstance(attack, SearchAttack):
+            longer = threat.make(steps=steps)
+        else:  # AutoAttack is long already: its first attack stands in for it
+            longer = APGD(norm=threat.norm, eps=threat.eps, steps=steps)
         more = gained(longer, survivors)
         if more > 0.05 * len(positions):
-            flags["more steps help"] = f"{steps} steps fool {more} more of {len(positions)} samples: use more steps"
+            flags["more steps help"] = (
+                f"three times the steps fool {more} more of {len(positions)} samples: use more steps"
+            )
         loss = "margin" if "margin" in bound.objective(positions, stop=False).losses else ""
         square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=SAFE_GROWTH, loss=loss)
         more = gained(square, survivors)
