@@ -14,6 +14,7 @@ from radapt.attacks import ClassificationObjective, Objective, Outcome, Score, S
 from radapt.attacks.apgd import APGD
 from radapt.attacks.fab import FAB
 from radapt.attacks.pgd import PGD
+from radapt.attacks.square import Square
 from radapt.errors import InputError
 
 
@@ -68,6 +69,18 @@ def test_the_model_runs_no_more_often_than_full_batches_need() -> None:
     graded = [size for size, graded in objective.batches if graded]
     # 30 x 1 + 10 x 10 passes of samples in batches of 5 is 26; the batch's stragglers would make it 6 + 20 at best.
     assert len(graded) == 26
+
+
+def test_a_lone_survivor_costs_hardly_more_than_it_does_alone() -> None:
+    def sent(fall: list[int]) -> int:
+        objective = Countdown(fall)
+        outcome = Square(eps=0.1, steps=1000, loss="count")(objective, images(len(fall)), batch_size=16)
+        assert outcome.iterations[~outcome.fooled].tolist() == [1000]
+        images_sent = sum(size for size, _ in objective.batches)
+        assert images_sent == int(outcome.forwards.sum())
+        return images_sent
+
+    assert sent([NEVER, *[0] * 15]) <= 1.2 * sent([NEVER])
 
 
 def test_the_last_point_needs_no_gradient() -> None:
