@@ -357,6 +357,7 @@ def test_a_wrong_threat_is_refused_when_it_is_made(settings: dict[str, object], 
     ("settings", "message"),
     [
         ({"eps": 1.0}, "eps is given twice: in the call, and by the attack PGD"),
+        ({"eps": 4 / 255}, "eps is given twice"),
         ({"eps": ["1/255", "2/255"]}, "eps is given twice"),
         ({"norm": "l2"}, "norm is given twice"),
         ({"options": {"steps": 3}}, "options is given twice"),
@@ -368,6 +369,23 @@ def test_settings_beside_an_attack_that_has_its_own_are_refused(
     attack = make("pgd", eps=EPS, steps=2)
     with pytest.raises(SettingsError, match=message):
         evaluate(clip, data=own_labels(clip, 2), attack=attack, results=tmp_path / "r.sqlite", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps": 4 / 255},
+        {"norm": "linf"},
+        {"source": "self"},
+        {"options": {"steps": 3}},
+        {"attack": "pgd"},
+        {"attack": None},
+    ],
+)
+def test_settings_beside_threats_are_refused(settings: dict[str, object], clip: VLM, tmp_path: Path) -> None:
+    (name,) = settings
+    with pytest.raises(SettingsError, match=f"{name} is given twice: in the call, and by threats="):
+        evaluate(clip, data=own_labels(clip, 2), threats=[WHITE_BOX], results=tmp_path / "r.sqlite", **settings)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from radapt.text import one_line
 from radapt.types import Norm, Split
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
-from ._inputs import DataLike, check_names, datasets_of, listed, size_of_data, threats_of
+from ._inputs import DEFAULT_ATTACK, DataLike, check_names, datasets_of, listed, size_of_data, threats_of
 from ._targeted import Targeted
 from ._task import Task, batches
 from ._threat import Threat, depends_on, setting_of
@@ -36,10 +36,10 @@ def evaluate(
     candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
     *,
     data: DataLike | Sequence[DataLike],
-    attack: str | Attack | None = "apgd-ensemble",
-    eps: float | str | Sequence[float | str] = 4 / 255,
-    norm: Norm = "linf",
-    source: str | Sequence[str] = ("undefended", "self"),
+    attack: str | Attack | None = DEFAULT_ATTACK,
+    eps: float | str | Sequence[float | str] | None = None,
+    norm: Norm | None = None,
+    source: str | Sequence[str] | None = None,
     options: Mapping[str, object] | None = None,
     threats: Sequence[Threat] | None = None,
     results: str | Path | Results = "results.sqlite",
@@ -72,10 +72,10 @@ def evaluate(
         data: one or several datasets, by name, as the path of a card, or as objects; each sample of each is used, for
             the task that is on its card. A :class:`Task` says both.
         attack: name of the attack, or the attack itself, with its own settings; None: clean results only.
-        eps: one or several radii in pixel units, as numbers or texts such as ``4/255``.
-        norm: ``linf`` or ``l2``.
+        eps: one or several radii in pixel units, as numbers or texts such as ``4/255``; None: 4/255.
+        norm: ``linf`` or ``l2``; None: ``linf``.
         source: whose gradients make the attack, one or several: ``self`` (white-box), ``undefended`` (transfer), or
-            the label of a candidate (transfer).
+            the label of a candidate (transfer); None: ``undefended`` and ``self``.
         options: other settings of the attack.
         threats: instead of ``attack``, ``eps``, ``norm``, ``source`` and ``options``: attacks with their sources.
         results: a results file, open or by its path; rows are committed chunk by chunk.
@@ -121,7 +121,7 @@ def evaluate(
     sets = datasets_of(
         chosen_data, n=n, split=split, balanced=balanced, models=[candidate.model for candidate in chosen]
     )
-    plan = threats_of(attack, eps, norm, source, options) if threats is None else list(threats)
+    plan = threats_of(attack, eps, norm, source, options, threats)
     base = None if undefended is None else loader.get(undefended)
     _check_candidates(chosen, base)
     tasks = [each if isinstance(each, Task) else _task(each, task, target) for each in sets]

@@ -16,12 +16,14 @@ from radapt.types import Norm, Split
 from ._task import Task
 from ._threat import Threat
 
-__all__ = ["DataLike", "check_names", "datasets_of", "listed", "size_of_data", "threats_of"]
+__all__ = ["DEFAULT_ATTACK", "DataLike", "check_names", "datasets_of", "listed", "size_of_data", "threats_of"]
 
 DataLike = str | Path | Dataset | Task
 """A dataset by name, as the path of a card, or as an object; or a task on one."""
 
-_EPS, _NORM = 4 / 255, "linf"
+DEFAULT_ATTACK = "apgd-ensemble"
+_EPS, _SOURCES = 4 / 255, ("undefended", "self")
+_NORM: Norm = "linf"
 """What :func:`evaluate` takes unless told otherwise."""
 
 
@@ -78,41 +80,46 @@ def datasets_of(
 
 def threats_of(
     attack: str | Attack | None,
-    eps: float | str | Sequence[float | str],
-    norm: Norm,
-    source: str | Sequence[str],
+    eps: float | str | Sequence[float | str] | None,
+    norm: Norm | None,
+    source: str | Sequence[str] | None,
     options: Mapping[str, object] | None,
+    threats: Sequence[Threat] | None,
 ) -> list[Threat]:
-    """Every radius from every source; none without an attack.
+    """Every radius from every source, or the threats that are given; none without an attack.
 
     Raises:
-        SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own.
+        SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own
+            or beside threats.
     """
+    given = {"eps": eps, "norm": norm, "options": options or None}
+    if threats is not None:
+        named = None if attack == DEFAULT_ATTACK else attack or "none"
+        _refuse({"attack": named, "source": source, **given}, "threats=")
+        return list(threats)
     if attack is None or attack == "none":
         return []
+    sources = _SOURCES if source is None else listed(source)
     if not isinstance(attack, str):
-        _check_alone(attack, eps, norm, options)
-        return [Threat(attack=attack, source=who) for who in listed(source)]
-    radii = [fraction(each) for each in listed(eps)]
+        own: dict[str, object] = {"eps": [attack.eps], "norm": attack.norm}
+        values = {**given, "eps": None if eps is None else [fraction(each) for each in listed(eps)]}
+        other = {name: value for name, value in values.items() if value != own.get(name)}
+        _refuse(other, f"the attack {type(attack).__name__}, which has its own")
+        return [Threat(attack=attack, source=who) for who in sources]
+    radii = [fraction(each) for each in listed(_EPS if eps is None else eps)]
     return [
-        Threat(attack=attack, eps=radius, norm=norm, source=who, options=options)
+        Threat(attack=attack, eps=radius, norm=_NORM if norm is None else norm, source=who, options=options)
         for radius in radii
-        for who in listed(source)
+        for who in sources
     ]
 
 
-def _check_alone(attack: Attack, eps: float | str | Sequence[float | str], norm: Norm, options: object) -> None:
-    """Refuse a radius, a norm or options beside an attack that has its own, unless they go without saying.
+def _refuse(given: Mapping[str, object], who: str) -> None:
+    """Refuse what is said in a call although something else says it.
 
     Raises:
-        SettingsError: one of them is not the attack's own.
+        SettingsError: it is given.
     """
-    radii, own = [fraction(each) for each in listed(eps)], getattr(attack, "eps", None)
-    given = {"eps": radii not in ([own], [_EPS]), "norm": norm not in (getattr(attack, "norm", None), _NORM)}
-    given["options"] = bool(options)
-    for name, twice in given.items():
-        if twice:
-            raise SettingsError(
-                f"{name} is given twice: in the call, and by the attack {type(attack).__name__}, which has its own; "
-                "leave it out of the call"
-            )
+    for name, value in given.items():
+        if value is not None:
+            raise SettingsError(f"{name} is given twice: in the call, and by {who}; leave it out of the call")
