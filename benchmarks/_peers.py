@@ -130,4 +130,5 @@ PEERS: dict[str, dict[str, PeerAttack]] = {
         "torchattacks": by_torchattacks("APGD", "APGDT", "FAB", "Square"),
     },
 }
+PEERS["fast"] = PEERS["standard"]
 """Attack -> library -> how to run it; PGD has 20 steps, the others the settings of AutoAttack's standard version."""
