@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from radapt.types import Index, PerSample
 
@@ -45,7 +46,7 @@ class Ensemble(Attack, ABC):
         """What the attacks see of the objective."""
         return objective
 
-    def _again(self, attack: SearchAttack, outcome: Outcome, lead: PerSample) -> tuple[Index, SearchAttack] | None:
+    def _again(self, attack: SearchAttack, outcome: Outcome, lead: PerSample) -> tuple[Tensor, SearchAttack] | None:
         """Which samples of a stage are to be attacked once more, and by what.
 
         Args:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, final
 
+from torch import Tensor
+
 from radapt.errors import InputError
-from radapt.types import Index, PerSample
+from radapt.types import PerSample
 
 from ._attack import SearchAttack
 from ._ensemble import Ensemble
@@ -121,7 +123,7 @@ class AutoAttack(Ensemble):
         """The mean of several passes, for models that are random."""
         return EOT(objective, self.samples) if self.version == "rand" else objective
 
-    def _again(self, attack: SearchAttack, outcome: Outcome, lead: PerSample) -> tuple[Index, SearchAttack] | None:
+    def _again(self, attack: SearchAttack, outcome: Outcome, lead: PerSample) -> tuple[Tensor, SearchAttack] | None:
         """Where Square was given up although it had come farther than the attacks with gradients: longer."""
         if not isinstance(attack, Square) or attack.growth is None or attack.growth >= SAFE_GROWTH:
             return None
