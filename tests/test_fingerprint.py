@@ -73,6 +73,7 @@ def test_tensors_are_told_apart_by_values_types_and_shapes() -> None:
     assert len({digest([each]) for each in tensors}) == 4
 
 
+@pytest.mark.slow
 def test_a_class_without_a_file_is_hashed_by_its_methods() -> None:
     """As in a notebook, where functions have a source and classes have none."""
     code = """

@@ -163,6 +163,7 @@ def test_seeds_settle_the_anchor(tiny_vlm: Any, pixels: Tensor) -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", ["static", "adaptive"])
 def test_a_killed_run_resumes_to_the_same_anchor(
     tiny_vlm: Any, pixels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adversary: str

@@ -140,6 +140,7 @@ def test_values_far_from_zero_lose_no_digits() -> None:
     assert torch.allclose(near, far, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_no_activation_outlives_its_batch(tiny_vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Tensor]] = []
     alive: list[int] = []

@@ -102,6 +102,7 @@ def test_losses_that_need_more_classes_are_replaced_with_a_warning(
         assert stages["apgd-t"].restarts == restarts == stages["fab-t"].restarts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classes", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)]
 )

@@ -87,6 +87,7 @@ def test_the_verdict_and_the_loss_are_those_of_the_returned_images(
     assert not outcome.unconfirmed.any()
 
 
+@pytest.mark.slow
 def test_neighbours_order_and_shards_change_roundings_only(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:
@@ -300,6 +301,7 @@ def test_an_image_on_which_a_model_gives_no_number_fools(name: str, norm: str, p
     assert (outcome.fooled | outcome.failed).any() or name in ("square", "band")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("mask", [float("-inf"), torch.finfo(torch.float32).min])
 @pytest.mark.parametrize("classes", [3, 4])

@@ -115,6 +115,7 @@ def linear(rows: int = 4) -> tuple[ClassificationObjective, Tensor, Tensor]:
     return ClassificationObjective(logits, torch.zeros(rows, dtype=torch.long), 2), clean, value / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
 def test_l2_finds_the_nearest_point_of_a_plane(kappa: float) -> None:
     objective, clean, distance = linear()

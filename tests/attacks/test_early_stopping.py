@@ -208,6 +208,7 @@ def test_attacks_of_small_steps_or_that_leave_the_ball_or_look_elsewhere_have_no
             make(name, eps=0.1, growth=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 16])
 def test_searches_that_go_on_as_a_check_are_chosen_by_their_keys(batch_size: int) -> None:
     clean, objective = torch.full((64, 3, 2, 2), 0.5), late(64)

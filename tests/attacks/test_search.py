@@ -48,6 +48,7 @@ def run(attack: Attack, pixels: Tensor, rows: list[int]) -> Outcome:
     return attack(objective, pixels[rows], keys=[str(row) for row in rows], batch_size=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.12)])
 def test_the_example_is_an_attack_like_any_other(example: ModuleType, norm: str, eps: float, pixels: Tensor) -> None:
     attack = example.HeavyBall(norm=norm, eps=eps)

@@ -197,6 +197,7 @@ def test_the_share_of_the_window_is_that_of_the_paper() -> None:
 draws = st.tuples(st.sampled_from(["linf", "l2"]), st.integers(0, 10**6), st.floats(1e-3, 1), st.integers(2, 13))
 
 
+@pytest.mark.slow
 @given(draws)
 @settings(deadline=None, max_examples=25)
 def test_every_candidate_is_in_the_ball_and_the_loss_never_falls(draw: tuple[str, int, float, int]) -> None:

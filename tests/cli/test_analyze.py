@@ -17,6 +17,7 @@ Run = Callable[..., Result]
 TWINS = ("micro/clip", "FARE=micro/fare")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("analysis", "options", "kind"),
     [

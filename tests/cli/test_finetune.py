@@ -20,6 +20,7 @@ from radapt.training.distributed import Workers
 SHORT = ("--n", 8, "--steps", 2, "--batch-size", 4, "--attack-steps", 1, "--lr", "1e-4", "-q")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", finetuning.names())
 def test_options_reach_the_training_and_its_recipe(run: Run, model: str, method: str) -> None:
     words = ("--layers", "head+lora:r2@0", "--accumulate", 2, "--optimizer", "sgd", "--ema", 0.5, "--log", "log")

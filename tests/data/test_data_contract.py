@@ -105,6 +105,7 @@ def test_labels_are_balanced(name: str) -> None:
     assert all(abs(count - n / classes) < slack for count in counts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_share_no_image(name: str) -> None:
     seen = [digest for split in SPLITS for digest in digests(load(name, split, 150))]

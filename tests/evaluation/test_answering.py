@@ -82,6 +82,7 @@ def test_captions_get_worse_goal_by_goal_and_the_worst_is_kept(model: VLM, capti
     assert (outcome.iterations[outcome.fooled] <= 16).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["captions", "questions"])
 def test_neighbours_order_and_shards_change_roundings_only(
     model: VLM, request: pytest.FixtureRequest, kind: str

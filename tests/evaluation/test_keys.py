@@ -221,6 +221,7 @@ def test_what_changes_no_output_changes_no_fingerprint(tmp_path: Path) -> None:
     assert radapt.load(tmp_path).fingerprint == radapt.load(tmp_path).fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file_name", "change"),
     [

@@ -153,6 +153,7 @@ def test_gradients_that_lead_nowhere_are_flagged_by_an_attack_without_them(
     assert "Square, which sees no gradients, fools" in figures[-1].flags["square beats gradients"]
 
 
+@pytest.mark.slow
 def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)

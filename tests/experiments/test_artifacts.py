@@ -41,6 +41,7 @@ def twin(tmp_path: Path) -> Callable[..., tuple[VLM, str]]:
     return ask
 
 
+@pytest.mark.slow
 def test_a_twin_that_is_not_whole_is_named_and_made_again(twin: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "twin"
     made, said = twin()
@@ -99,6 +100,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(twin: Callable[..., Any], tm
     assert (tmp_path / "twin").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_a_kill_while_the_twin_is_saved_loses_nothing(
     twin: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool

@@ -129,6 +129,7 @@ def test_a_sweep_over_attacks_takes_every_option_for_what_it_is(run: Run, tmp_pa
     assert points(plot, "white-box")["CLIP"] == ((0.0, 1.0), (found[0.0], found[0.3]))
 
 
+@pytest.mark.slow
 def test_a_sweep_of_images_may_name_the_mean(run: Run, tmp_path: Path) -> None:
     sweep = {"over": "image", "values": ["white", "mean"], "label": "image"}
     path = write(tmp_path, defences={"A": {**FREE, "alpha": "1/2", "data": "objects", "n": 4}}, sweep=sweep)
@@ -191,6 +192,7 @@ def test_analyses_are_made_once(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
     assert "CKA of FARE and CLIP" in Path("here/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_all_experiments_are_on_one_page_and_one_that_fails_costs_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def embedding_loss(original: Any, tuned: Any, clean: Tensor) -> float:
     return float(PGD(EmbeddingObjective(tuned.encode_image, reference), clean).loss.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [False, True])
 def test_fare_resists_its_attack_and_keeps_the_original(tiny_vlm: Any, tiny_shapes: Any, trainable: bool) -> None:
     data, before = tiny_shapes(8), bits(tiny_vlm)
@@ -66,6 +67,7 @@ def test_fare_starts_at_the_distance_of_the_attack(tiny_vlm: Any, tiny_shapes: A
     assert 0 < history[0] <= 1.05 * embedding_loss(tiny_vlm, tiny_vlm, data.pixels(range(8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["agft", "tecoa", "pmg", "tga"])
 def test_training_lowers_the_loss_under_attack(tiny_vlm: Any, tiny_shapes: Any, name: str) -> None:
     data, before = tiny_shapes(8), bits(tiny_vlm)
@@ -172,6 +174,7 @@ def test_the_attack_leaves_no_gradient_in_the_weights(
     assert steps[:2] != steps[2:]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(
     tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def test_only_what_was_chosen_changes(tiny_vlm: Any, tiny_shapes: Any, layers: s
     assert not any(parameter.requires_grad for parameter in tuned.model.parameters())
 
 
+@pytest.mark.slow
 def test_low_rank_updates_are_of_that_rank_and_leave_an_ordinary_model(
     tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path
 ) -> None:

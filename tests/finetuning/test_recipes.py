@@ -198,6 +198,7 @@ def test_minutes_take_the_place_of_a_recipe_s_steps_or_epochs(
     assert (again.losses, again.recipe) == (made.losses, made.recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), [("fare", "micro"), ("agft", "published"), ("lore", "published")])
 def test_measuring_the_speed_leaves_no_trace_in_the_training(
     tiny_vlm: Any, tiny_shapes: Any, name: str, recipe: str

@@ -155,6 +155,7 @@ def test_numbers_out_of_range_are_refused(
         finetune("fare", tiny_vlm, tiny_shapes(8), **{**SHORT, **wrong})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [math.inf, math.nan, 1e30])
 def test_a_training_that_breaks_is_an_error_that_keeps_the_checkpoint(
     tiny_vlm: Any, tiny_shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float

@@ -127,6 +127,7 @@ def test_the_qwen_vl_begins_with_the_patches_and_blocks_of_the_clip() -> None:
     assert torch.allclose(visual.patch_embed(frames).flatten(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_knows_the_world(shipped: VLM) -> None:
     data = load_dataset("shapeworld-captions", n=60)
     said = shipped.generate(data.pixels(range(60)), [data.prompt()] * 60)

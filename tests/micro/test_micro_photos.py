@@ -49,6 +49,7 @@ def test_training_saves_an_ordinary_clip_that_loads(tmp_path: Path) -> None:
     assert isinstance(again.model, CLIPModel)
 
 
+@pytest.mark.slow
 def test_a_killed_training_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = micro.train_photos(tmp_path / "whole", **SMALL | {"steps": 4})
     calls = list[int]()

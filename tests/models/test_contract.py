@@ -114,6 +114,7 @@ def test_an_adapter_changes_embeddings_and_leaves_no_trace(folder: Path, tmp_pat
             assert torch.equal(other.encode_image(pixels), adapted)
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_clean_by_transfer_and_white_box(folder: Path, sets: tuple[str, ...], tmp_path: Path) -> None:
     model = radapt.load(folder)
     data = [radapt.load_dataset(name, n=6) for name in sets]

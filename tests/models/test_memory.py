@@ -122,6 +122,7 @@ def compare(vlm: Any, folder: Path | str, batch_size: int, size: tuple[int, int]
         assert again.weights_bytes == plain.weights_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("kind", SAVED)
 def test_the_estimate_is_what_a_tiny_model_takes(kind: str, batch_size: int, tmp_path: Path) -> None:
@@ -131,6 +132,7 @@ def test_the_estimate_is_what_a_tiny_model_takes(kind: str, batch_size: int, tmp
     compare(vlm, folder, batch_size, vlm.image_size, torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MICRO)
 def test_the_estimate_is_what_a_small_model_takes_in_half_precision(kind: str, tmp_path: Path) -> None:
     vlm: Any = MICRO[kind](radapt.load("micro/clip"))

@@ -41,6 +41,7 @@ def test_an_unknown_format_is_named_with_the_nearest(results_file: Path, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_nothing_is_written_when_one_part_fails(
     results_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
