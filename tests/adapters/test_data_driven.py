@@ -203,6 +203,7 @@ def swapped(tensor: Tensor) -> Tensor:
     return tensor[[1, 0, *range(2, len(tensor))]]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_images_weights_or_labels_is_refused(
     tiny_vlm: Any, pixels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

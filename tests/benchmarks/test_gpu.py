@@ -118,6 +118,7 @@ def test_the_work_of_a_pass_is_that_of_its_products(script: Any) -> None:
     assert script("_gpu_measure").work(lambda: (x @ weight.T).sum().backward()) == 2 * 2 * 5 * 6 * 8
 
 
+@pytest.mark.slow
 def test_an_error_is_a_row_and_the_others_go_on(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

@@ -57,6 +57,7 @@ def test_a_recipe_is_what_options_take_precedence_over(run: Run, model: str, met
     assert (found["lr"], found["attack_steps"], found["batch_size"], found["steps"]) == (1e-4, 1, 4, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tecoa", "lore"])
 def test_several_datasets_and_minutes_go_with_a_recipe(run: Run, model: str, method: str) -> None:
     words = ("--data", "shapes,colours", "--n", "5,3", "--minutes", 0.0005, "--recipe", "published")

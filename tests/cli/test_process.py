@@ -72,6 +72,7 @@ def test_ctrl_c_in_the_middle_and_again(tmp_path: Path, model: str) -> None:
 MODULE = "import runpy; runpy.run_module('radapt', run_name='__main__')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [COMMAND, pytest.param(MODULE, marks=pytest.mark.slow)], ids=["script", "module"])
 def test_a_fault_of_the_library_is_one_line_and_shows_its_traceback_on_request(tmp_path: Path, code: str) -> None:
     broken = f"import radapt.attacks\nradapt.attacks.REGISTRY = None\n{code}"

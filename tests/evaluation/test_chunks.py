@@ -147,6 +147,7 @@ def test_another_order_of_candidates_gives_the_same_transferred_images(
     )
 
 
+@pytest.mark.slow
 def test_a_part_says_on_how_many_samples_it_is_and_the_whole_is_checked_afterwards(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_an_honest_model_gets_no_flag(tmp_path: Path) -> None:
     assert [dict(figure.flags) for figure in figures] == [{}, {}]
 
 
+@pytest.mark.slow
 def test_an_honest_model_that_partly_stands_gets_no_flag_for_its_gradients(tmp_path: Path) -> None:
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
     figures = flags_of(tiny_clip(), tmp_path, threat)

@@ -218,6 +218,7 @@ def test_tecoa_needs_classes(tiny_vlm: Any, tiny_shapes: Any) -> None:
     assert tuned.model is not tiny_vlm.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fare", "tecoa"])
 @pytest.mark.parametrize("names", [0, 1, 2])
 def test_several_datasets_are_joined_by_name_or_as_objects(method: str, names: int) -> None:

@@ -246,6 +246,7 @@ def small(name: str, n: int) -> tuple[Any, Tensor, list[str]]:
     return radapt.load(name), data.pixels(range(n)), [PROMPTS[1]] * n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["micro/llava", "micro/qwen-vl"])
 def test_decoding_is_greedy_whatever_the_checkpoint_prefers(name: str) -> None:
     vlm, pixels, prompts = small(name, 2)

@@ -283,6 +283,7 @@ def test_a_long_title_is_broken_into_lines() -> None:
         assert draw_plot(replace(plot, title=title)).get_figwidth() < 6.5
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_any_line_can_be_drawn(data: st.DataObject) -> None:

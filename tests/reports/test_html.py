@@ -196,6 +196,7 @@ def test_examples_show_the_three_images_and_the_answers(text: str) -> None:
     assert 'class="wrong">circle<' not in text
 
 
+@pytest.mark.slow
 def test_a_limit_of_examples_takes_some_of_every_setting(results_file: Path) -> None:
     with Results(results_file, read_only=True) as store:
         limited = page(store, max_examples=4)
