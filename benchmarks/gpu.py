@@ -49,6 +49,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,8 @@ PACKAGES = (
     *("pytest", "pyautoattack", "torchattacks", "torchvision", "nvidia-cudnn-cu13", "nvidia-cublas"),
 )
 ROOT = Path(__file__).parents[1]
+FOLDERS = re.compile(r"(?<![\w./])/(?:[\w.+\-\[\]]+/)+")
+"""The folders of an absolute path, but not the slash of a fraction, of a model's name or of an address."""
 
 
 class Report:
@@ -82,8 +85,17 @@ class Report:
             return
         self.out.parent.mkdir(parents=True, exist_ok=True)
         partial = self.out.with_name(f"{self.out.name}.partial")
-        partial.write_text(json.dumps(self.content, indent=1) + "\n")
+        partial.write_text(json.dumps(without_paths(self.content), indent=1) + "\n")
         partial.replace(self.out)
+
+
+def without_paths(value: Any) -> Any:
+    """What is to be kept, with files in its texts by their names alone: folders are those of the machine."""
+    if isinstance(value, dict):
+        return {name: without_paths(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_paths(each) for each in value]
+    return FOLDERS.sub("", value) if isinstance(value, str) else value
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:

@@ -138,3 +138,20 @@ def test_an_error_is_a_row_and_the_others_go_on(script: Any, capsys: pytest.Capt
     assert second["figure"] == 1
     assert "5 s needed" in third["skipped"]
     assert bench.failed
+
+
+def test_what_is_kept_has_no_folders_of_the_machine(script: Any, tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    report = script("gpu").Report(out, {"card": "a card", "text": ["at 4/255 of ViT-B/32 and micro/clip"]})
+    report.content["parts"]["tests"] = {"rows": [{"output": f"in {SCRIPT}:3 of {sys.executable}\n{ROOT}/src/a.py"}]}
+    report.write()
+    kept = out.read_text()
+    assert str(ROOT) not in kept
+    assert str(Path(sys.executable).parent) not in kept
+    assert "in gpu.py:3 of" in kept
+    assert "at 4/255 of ViT-B/32 and micro/clip" in kept
+
+
+def test_the_kept_figures_name_no_folder_of_the_machine() -> None:
+    kept = SCRIPT.with_suffix(".json").read_text()
+    assert [folder for folder in ("/work/", "/opt/", "/tmp/", "/usr/", "/root/", "/home/") if folder in kept] == []
