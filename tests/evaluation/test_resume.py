@@ -100,13 +100,13 @@ def test_a_killed_run_continues_with_equal_rows(folder: Path, tmp_path: Path, mo
 def test_a_figure_is_complete_only_with_its_checks(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*given: object, **named: object) -> dict[str, object]:
+    def interrupted(*given: object, **named: object) -> object:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("radapt.evaluation._units.check_white_box", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan(folder, tmp_path / "r.sqlite")
-    monkeypatch.setattr("radapt.evaluation._units.check_white_box", lambda *given, **named: {"checked": "yes"})
+    monkeypatch.setattr("radapt.evaluation._units.check_white_box", lambda *given, **named: ({"checked": "yes"}, {}))
     plan(folder, tmp_path / "r.sqlite")
     with Results(tmp_path / "r.sqlite", read_only=True) as results:
         flags = [figure.flags for figure in results.all() if figure.kind == "white-box"]

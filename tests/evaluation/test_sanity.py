@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation._sanity import Tally, check_model, check_undefended, check_white_box
 from radapt.evaluation.zero_shot import ZeroShot
 from radapt.models import VLM, ClassifierModel
-from radapt.results import Result, Results
+from radapt.results import CHECKS, WORST_CASE, Result, Results, with_worst_cases
 
 MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
 
@@ -47,7 +48,7 @@ def test_an_honest_model_gets_no_flag(tmp_path: Path) -> None:
     model = tiny_clip(factor=6.0)
     threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 30})
     figures = flags_of(model, tmp_path, threat, undefended=model)
-    assert figures[-1].percent <= 10
+    assert figures[1].percent <= 10
     assert [dict(figure.flags) for figure in figures] == [{}, {}]
 
 
@@ -55,7 +56,7 @@ def test_an_honest_model_gets_no_flag(tmp_path: Path) -> None:
 def test_an_honest_model_that_partly_stands_gets_no_flag_for_its_gradients(tmp_path: Path) -> None:
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
     figures = flags_of(tiny_clip(), tmp_path, threat)
-    assert 10 < figures[-1].percent < 100
+    assert 10 < figures[1].percent < 100
     assert [dict(figure.flags) for figure in figures] == [{}, {}]
 
 
@@ -64,8 +65,8 @@ def test_an_undefended_model_that_stands_is_flagged(tmp_path: Path) -> None:
     model = tiny_clip()
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
     figures = flags_of(model, tmp_path, threat, undefended=model)
-    assert set(figures[-1].flags) == {"undefended stands"}
-    assert "undefended stands: the undefended model keeps" in figures[-1].row()["flags"]
+    assert set(figures[1].flags) == {"undefended stands"}
+    assert "undefended stands: the undefended model keeps" in figures[1].row()["flags"]
 
 
 @pytest.mark.slow
@@ -81,26 +82,26 @@ def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.Monkey
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)  # the derivative of rounding is zero
     options = {"steps": 5, "random_start": False}
     figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=2 / 255, source="self", options=options))
-    assert figures[-1].percent == 100  # what the masked gradients pretend
-    assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[-1].flags)
-    assert figures[-1].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
+    assert figures[1].percent == 100  # what the masked gradients pretend
+    assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[1].flags)
+    assert figures[1].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
     assert figures[0].flags == {}
 
 
 def test_too_few_steps_are_flagged(tmp_path: Path) -> None:
     options = {"steps": 1, "step_size": 1 / 255, "random_start": False}
     figures = flags_of(tiny_clip(), tmp_path, Threat(attack="pgd", eps=8 / 255, source="self", options=options))
-    assert "three times the steps fool" in figures[-1].flags["more steps help"]
+    assert "three times the steps fool" in figures[1].flags["more steps help"]
 
 
 def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny_clip(), list[tuple[str, object]]()
     adapter = training_free(model, alpha=0.3)
 
-    def check(name: str) -> Callable[..., dict[str, object]]:
-        def checked(*given: Any, **named: Any) -> dict[str, object]:
+    def check(name: str) -> Callable[..., object]:
+        def checked(*given: Any, **named: Any) -> object:
             seen.append((name, model.tower.mounted() is not None))
-            return {}
+            return ({}, {}) if name == "check_white_box" else {}
 
         return checked
 
@@ -151,7 +152,23 @@ def test_gradients_that_lead_nowhere_are_flagged_by_an_attack_without_them(
     defend(model, monkeypatch, lambda pixels: pixels.detach() + 0 * pixels)
     threat = Threat(attack="apgd", eps=8 / 255, source="self", options={"steps": 5})
     figures = flags_of(model, tmp_path, threat)
-    assert "Square, which sees no gradients, fools" in figures[-1].flags["square beats gradients"]
+    clean, attacked, worst = figures
+    assert "Square, which sees no gradients, fools" in attacked.flags["square beats gradients"]
+    # What the checks found lowers robust accuracy, by at least as many samples as the flag tells.
+    (more,) = re.findall(r"fools (\d+) more of 12", str(attacked.flags["square beats gradients"]))
+    assert clean.percent == 100
+    assert worst.setting.attack == WORST_CASE
+    assert worst.setting.options["attacks"] == ["apgd from self", f"{CHECKS} from self"]
+    # No result by itself, it stays in the file, is found again, and travels with a merge.
+    assert flags_of(model, tmp_path, threat) == figures
+    with Results(tmp_path / "r.sqlite") as results, Results(tmp_path / "merged.sqlite") as merged:
+        assert CHECKS not in {each.setting.attack for each in results.all(superseded=True)}
+        (stored,) = (each for each in results.all(checks=True) if each.setting.attack == CHECKS)
+        assert stored.n >= int(more) > 0
+        assert stored.percent == 0
+        assert worst.percent == pytest.approx(attacked.percent - 100 * stored.n / 12)
+        merged.merge(results)
+        assert [each.percent for each in with_worst_cases(merged)] == [each.percent for each in figures]
 
 
 @pytest.mark.slow
@@ -164,9 +181,9 @@ def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [set(figure.flags) for figure in figures] == [set(), {"loss not rising", "zero gradient"}]
     assert [figure.checked for figure in figures] == [False, False]
     later = flags_of(model, tmp_path, threat)
-    assert [figure.checked for figure in later] == [True, True]
-    assert "large ball" in later[-1].flags
-    assert [figure.seconds for figure in later] == [figure.seconds for figure in figures]  # no sample was made again
+    assert [figure.checked for figure in later[:2]] == [True, True]
+    assert "large ball" in later[1].flags
+    assert [figure.seconds for figure in later[:2]] == [figure.seconds for figure in figures]  # no sample was made again
 
 
 def outcome(

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -454,3 +454,30 @@ def test_a_worst_case_is_over_one_model_and_one_content(tmp_path: Path) -> None:
         worst = [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]
     assert [result.percent for result in worst] == [80.0]
     assert worst[0].setting.options["attacks"] == ["fgsm from self", "square from self"]
+
+
+def test_a_worst_case_is_over_attacks_on_the_same_images(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+
+        def attacked(attack: str, source: str, fooled: set[int], images: Sequence[str]) -> None:
+            attack_setting = setting("x", source=source, attack=attack, n=4)
+            store.begin(attack_setting, images)
+            rows = [
+                Sample(position=at, label=0, prediction=0, score=float(at not in fooled), data=image)
+                for at, image in enumerate(images)
+            ]
+            store.add(attack_setting, rows)
+
+        attacked("pgd", "self", {0, 1, 2, 3}, "abcd")
+        attacked("fgsm", "undefended", {1, 2, 3}, "abcX")
+        attacked("apgd", "self", set(), "abXX")  # two images were replaced since, and this attack ran again
+        worst = [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]
+        # Of the new images, pgd says nothing and fgsm was tried on one; of the old ones, all count.
+        assert [(result.percent, result.n) for result in worst] == [(25.0, 4)]
+        attacked("apgd", "self", set(), "XXXX")  # all of them are other ones
+        worst = [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]
+        assert [(result.percent, result.setting.options["attacks"]) for result in worst] == [
+            (75.0, ["apgd from self", "fgsm from undefended"])
+        ]
+        attacked("fgsm", "undefended", set(), "YYYY")
+        assert not [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]

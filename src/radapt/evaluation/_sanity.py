@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from radapt.attacks import Attack, Outcome, SearchAttack
 from radapt.attacks.apgd import APGD
@@ -130,7 +131,7 @@ def check_white_box(
     *,
     survivors: Sequence[int],
     seed: int,
-) -> dict[str, object]:
+) -> tuple[dict[str, object], dict[int, Tensor]]:
     """Signs of masked gradients, on a few samples: a large ball must leave nothing, and neither more steps nor an
     attack without gradients must help.
 
@@ -140,11 +141,15 @@ def check_white_box(
         pixels, keys, positions: the samples that the check uses.
         survivors: rows of those that the attack did not fool.
         seed: as in the evaluation.
+
+    Returns:
+        The flags; and images within the threat's ball that fooled the model where the attack did not, by position.
     """
     flags: dict[str, object] = {}
+    found: dict[int, Tensor] = {}
 
-    def gained(attack: Attack, rows: Sequence[int]) -> int:
-        outcome = bound.attack(
+    def attacked(attack: Attack, rows: Sequence[int]) -> Outcome:
+        return bound.attack(
             attack,
             pixels[list(rows)],
             [positions[row] for row in rows],
@@ -153,10 +158,16 @@ def check_white_box(
             batch_size=len(rows),
             stop=True,
         )
+
+    def gained(attack: Attack) -> int:
+        outcome = attacked(attack, survivors)
+        for row in outcome.fooled.nonzero().flatten().tolist():
+            found[positions[survivors[row]]] = outcome.pixels[row].cpu()
         return int(outcome.fooled.sum())
 
     if threat.norm == "linf" and threat.eps < _LARGE_EPS:
-        left = len(positions) - gained(threat.make(eps=_LARGE_EPS), range(len(positions)))
+        large = attacked(threat.make(eps=_LARGE_EPS), range(len(positions)))
+        left = len(positions) - int(large.fooled.sum())
         if left > 0.05 * len(positions):
             flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
     if survivors:
@@ -169,20 +180,20 @@ def check_white_box(
             longer = threat.make(steps=steps)
         else:  # AutoAttack is long already: its first attack stands in for it
             longer = APGD(norm=threat.norm, eps=threat.eps, steps=steps)
-        more = gained(longer, survivors)
+        more = gained(longer)
         if more > 0.05 * len(positions):
             flags["more steps help"] = (
                 f"three times the steps fool {more} more of {len(positions)} samples: use more steps"
             )
         loss = "margin" if "margin" in bound.objective(positions, stop=False).losses else ""
         square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=SAFE_GROWTH, loss=loss)
-        more = gained(square, survivors)
+        more = gained(square)
         if more > 0.05 * len(positions):
             flags["square beats gradients"] = (
                 f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {_QUERIES} "
                 "queries: masked gradients?"
             )
-    return flags
+    return flags, found
 
 
 def check_undefended(scores: Sequence[float]) -> dict[str, object]:

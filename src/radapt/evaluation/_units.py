@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from radapt.errors import InputError
 from radapt.models import VLM
-from radapt.results import Example, Results, Sample, Setting
+from radapt.results import CHECKS, Example, Results, Sample, Setting
 from radapt.types import Pixels
 
 from ._candidates import Candidate
@@ -53,6 +54,11 @@ class Unit:
     def white_box(self) -> bool:
         """Whether the attacker sees the candidate itself."""
         return self.threat is not None and self.threat.source == "self"
+
+    @property
+    def found(self) -> Setting:
+        """The setting of what the sanity checks of this result find beyond it."""
+        return replace(self.setting, attack=CHECKS, options={"of": self.setting.attack, **self.setting.options})
 
     def __str__(self) -> str:
         what = "clean" if self.threat is None else f"{self.threat.name} from {self.threat.source}"
@@ -182,12 +188,8 @@ class Runner:
             raise InputError(
                 f"{unit.candidate.method} puts out NaN on every image of {data.name}; check its weights and precision"
             )
-        samples = []
-        for row, (position, answer) in enumerate(zip(positions, answers, strict=True)):
-            cost = {} if attacked is None else attacked[row].cost
-            scored: dict[str, Any] = {"prediction": answer.prediction, "score": answer.score, "also": answer.also}
-            scored |= {"answer": answer.text, "label": unit.task.label(position), "data": data.digests[position]}
-            samples.append(Sample(position=position, **scored, **cost))
+        costs = [{}] * len(answers) if attacked is None else [each.cost for each in attacked]
+        samples = [_sample(unit, *each) for each in zip(positions, answers, costs, strict=True)]
         rows = [row for row, position in enumerate(positions) if position in shown]
         if attacked is None or not rows:
             return samples, []
@@ -217,10 +219,28 @@ class Runner:
             scores = {each.position: each.score for each in (*self._results.samples(unit.setting), *last)}
             left = [position for position in few if scores[position] > unit.task.low]
             bound, keys = self._bind(unit.task, unit.candidate), data.keys[: len(few)]
-            flags = check_white_box(bound, unit.threat, images, keys, few, survivors=left, seed=self._seed)
+            flags, found = check_white_box(bound, unit.threat, images, keys, few, survivors=left, seed=self._seed)
+        if found:
+            answers = self._answer(unit, torch.stack(list(found.values())), list(found))
+            self._results.begin(unit.found)
+            fooled = [_sample(unit, *each) for each in zip(found, answers, strict=True)]
+            self._results.add(unit.found, fooled)
         if unit.candidate.adapter is None and model is self._undefended:
             flags |= check_undefended([float(score > unit.task.low) for score in scores.values()])
         return flags
+
+
+def _sample(unit: Unit, position: int, answer: Answer, cost: Mapping[str, Any] = MappingProxyType({})) -> Sample:
+    return Sample(
+        position=position,
+        label=unit.task.label(position),
+        prediction=answer.prediction,
+        score=answer.score,
+        also=answer.also,
+        answer=answer.text,
+        data=unit.task.data.digests[position],
+        **cost,
+    )
 
 
 def _png(image: Tensor) -> bytes:

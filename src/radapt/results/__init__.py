@@ -2,11 +2,12 @@
 
 from .intervals import mean_interval, ratio_interval, score_interval, wilson
 from .metrics import summarise
-from .records import Example, Result, Sample, Setting
+from .records import CHECKS, Example, Result, Sample, Setting
 from .store import Results
 from .worst_case import WORST_CASE, with_worst_cases
 
 __all__ = [
+    "CHECKS",
     "WORST_CASE",
     "Example",
     "Result",

@@ -9,13 +9,16 @@ from typing import Literal
 
 from radapt.io import digest_of
 
-__all__ = ["KINDS", "Example", "Kind", "Result", "Sample", "Setting"]
+__all__ = ["CHECKS", "KINDS", "Example", "Kind", "Result", "Sample", "Setting"]
 
 Kind = Literal["clean", "transfer", "white-box"]
 """Whether there was an attack, and whether it was made on the evaluated model itself (white-box) or on another."""
 
 KINDS: tuple[Kind, ...] = ("clean", "transfer", "white-box")
 """All kinds, in the order of tables and legends."""
+
+CHECKS = "sanity checks"
+"""Stands for the name of the attack in settings under which samples lie that the sanity checks fooled."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from radapt.errors import ResultsError
 
 from ._database import Database
 from .metrics import summarise
-from .records import Example, Result, Sample, Setting
+from .records import CHECKS, Example, Result, Sample, Setting
 
 __all__ = ["Results"]
 
@@ -166,8 +166,8 @@ class Results:
         """
         if other.path.expanduser().resolve() == self.path.expanduser().resolve():
             raise ResultsError(f"{self.path} cannot be merged into itself; name another file")
-        known = {result.setting.key: result.flags for result in self.all(superseded=True)}
-        for result in other.all(superseded=True):
+        known = {result.setting.key: result.flags for result in self.all(superseded=True, checks=True)}
+        for result in other.all(superseded=True, checks=True):
             setting = result.setting
             if result.main:
                 self.begin(setting)
@@ -194,7 +194,12 @@ class Results:
         rows = self._file.read("SELECT checked FROM settings WHERE key = ?", setting.key)
         return int(rows[0][0]) if rows else 0
 
-    def all(self, *, superseded: bool = False) -> list[Result]:
+    def asked(self, setting: Setting) -> int:
+        """When a setting was last asked for: a number that is larger than those of all settings asked for before."""
+        rows = self._file.read("SELECT asked FROM settings WHERE key = ?", setting.key)
+        return int(rows[0][0]) if rows else 0
+
+    def all(self, *, superseded: bool = False, checks: bool = False) -> list[Result]:
         """The results of every setting that has samples, in order of first registration; the own metric first.
 
         Each is over the ``n`` first samples, as it was last asked for.
@@ -202,6 +207,8 @@ class Results:
         Args:
             superseded: also those whose question was asked again since with other weights, another content of the
                 dataset's card, or another version of the library.
+            checks: also what the sanity checks fooled: images that a longer attack or one without gradients found.
+                No result by itself, it belongs to the worst case.
 
         Raises:
             ResultsError: a row is damaged.
@@ -215,7 +222,8 @@ class Results:
                 self._damaged("a setting")
         last = {question: asked for asked, question in sorted((row[3], row[1]) for row in rows)}
         shown = [row for row in rows if superseded or row[3] == last[row[1]]]
-        return [result for row in shown for result in self._results(*row[:-1])]
+        results = [result for row in shown for result in self._results(*row[:-1])]
+        return [result for result in results if checks or result.setting.attack != CHECKS]
 
     def _results(
         self, key: str, question: str, position: int, asked: int, n: int, text: str, seconds: float, flags: str,

@@ -9,7 +9,7 @@ from typing import Any
 
 from .labels import attack_text
 from .metrics import summarise
-from .records import Result, Sample
+from .records import CHECKS, Result, Sample
 from .store import Results
 
 __all__ = ["WORST_CASE", "with_worst_cases"]
@@ -23,51 +23,56 @@ def with_worst_cases(store: Results) -> list[Result]:
 
     One is made for each candidate, dataset, ball and metric that was attacked white-box and of which that attack is not
     all that is known: several white-box attacks, or an image from another model that fools it where its own attack did
-    not. An adversarial example is one whoever made it. Where nothing but transfer is known there is no worst case.
+    not. An adversarial example is one whoever made it, the sanity checks included. Where nothing but transfer is known
+    there is no worst case. Of each sample only what was measured on one image counts, the one last asked for.
 
     The setting of a worst case has ``worst case`` for its attack and the names of the attacks, each with its source,
     under ``options``; its flags are those of all of them, and one more where transferred images do better than those of
     the attacker who sees everything.
     """
-    results = store.all()
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
-    for result in results:
+    for result in store.all(checks=True):
         s = result.setting
         if s.source:
             groups[*s.ball, s.metric].append(result)
     worst = (_worst(store, group) for group in groups.values() if len(group) > 1)
-    return [*results, *(each for each in worst if each is not None)]
+    return [*store.all(), *(each for each in worst if each is not None)]
 
 
 def _worst(store: Results, group: Sequence[Result]) -> Result | None:
     """The worst case over some results of one candidate in one ball; None: it is that of the one white-box attack."""
-    own = [result for result in group if result.kind == "white-box"]
+    own = [each for each in group if each.kind == "white-box" and each.setting.attack != CHECKS]
+    if not own:
+        return None
+    name = "" if own[0].main else own[0].setting.metric
+    most = max(result.setting.n for result in own)
+    samples = [(each, store.samples(each.setting)) for each in group]
+    # Its image as it was when last attacked white-box: only the attacks on that one are compared.
+    asked = sorted((each for each in samples if each[0] in own), key=lambda each: store.asked(each[0].setting))
+    data = {sample.position: sample.data for _, own_samples in asked for sample in own_samples}
+    scores: dict[int, tuple[float, Sample]] = {}
+    used = list[Result]()
+    for result, its_samples in samples:
+        same = [each for each in its_samples if each.position < most and data.get(each.position) == each.data]
+        used += [result] if same else []
+        for sample in same:
+            score = sample.also[name] if name else sample.score
+            if sample.position not in scores or score < scores[sample.position][0]:
+                scores[sample.position] = score, sample
+    ordered = [scores[position] for position in sorted(scores)]
+    own = [each for each in own if each in used]
     if not own:
         return None
     first = own[0]
-    name = "" if first.main else first.setting.metric
-    most = max(result.setting.n for result in own)
-    scores: dict[int, tuple[float, Sample]] = {}
-    for result in [*own, *(each for each in group if each.kind != "white-box")]:
-        for sample in store.samples(result.setting):
-            score = sample.also[name] if name else sample.score
-            known = scores.get(sample.position)
-            if sample.position < most and (known is None or score < known[0]):
-                if known is None and result.kind != "white-box":
-                    continue  # transfer alone says nothing
-                scores[sample.position] = score, sample
-    ordered = [scores[position] for position in sorted(scores)]
-    if not ordered:
-        return None
     answers = [(sample.label, sample.prediction) for _, sample in ordered]
     percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers)
     if len(own) == 1 and percent >= first.percent and len(ordered) == first.n:
         return None
-    attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in group})
+    attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in used})
     flags: dict[str, Any] = {}
     for each in own:
         flags |= each.flags
-    best, others = min(own, key=lambda r: r.percent), [each for each in group if each.kind == "transfer"]
+    best, others = min(own, key=lambda r: r.percent), [each for each in used if each.kind == "transfer"]
     for each in others:
         if each.high < best.low:
             flags["weaker than transfer"] = (
@@ -80,9 +85,9 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
         percent=percent,
         low=low,
         high=high,
-        seconds=sum(each.seconds for each in group),
-        forwards=sum(each.forwards for each in group),
-        backwards=sum(each.backwards for each in group),
+        seconds=sum(each.seconds for each in used),
+        forwards=sum(each.forwards for each in used),
+        backwards=sum(each.backwards for each in used),
         flags=flags,
         checked=all(each.checked for each in own),
         main=first.main,
