@@ -5,13 +5,15 @@ The libraries are no dependencies of the project. They are installed without the
 
     pip install gitpython requests six
     pip install --no-deps pyautoattack==0.2.0 torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 \\
-        adversarial-robustness-toolbox==1.20.1
+        adversarial-robustness-toolbox==1.20.1 git+https://github.com/fra31/auto-attack@a39220048b3c
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +25,7 @@ PeerAttack = Callable[[nn.Module, Tensor, Tensor, str, float, int, int], Tensor]
 """(model, images, labels, norm, eps, classes, batch) -> adversarial images."""
 
 PACKAGES = {
+    "autoattack": "autoattack",
     "pyautoattack": "pyautoattack",
     "torchattacks": "torchattacks",
     "foolbox": "foolbox",
@@ -41,22 +44,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def by_pyautoattack(*attacks: str, steps: int = 100) -> PeerAttack:
-    """Attacks of pyautoattack, one after the other, on the device of the images."""
+def by_autoattack(*attacks: str, steps: int = 100, package: str = "autoattack") -> PeerAttack:
+    """Attacks of AutoAttack's authors, or of a package with their interface, in turn, on the device of the images."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, classes: int, batch: int) -> Tensor:
-        from pyautoattack import AutoAttack
-
         kind = {"linf": "Linf", "l2": "L2"}[norm]
-        attack = AutoAttack(model, norm=kind, eps=eps, version="standard", seed=0, device=x.device)
+        attack = import_module(package).AutoAttack(
+            model, norm=kind, eps=eps, version="standard", seed=0, device=x.device
+        )
         attack.version, attack.attacks_to_run, attack.verbose = "custom", list(attacks), False
         for part in (attack.apgd, attack.apgd_targeted, attack.fab):
             part.n_iter = steps
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
-        adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
+        if package == "autoattack":  # its logger prints whatever it is told
+            attack.logger.log = lambda text: None
+        size = {"bs" if package == "autoattack" else "batch_size": batch}
+        found = attack.run_standard_evaluation(x, y, **size)
+        adversarial: Tensor = found[0] if isinstance(found, tuple) else found
         return adversarial
 
     return run
+
+
+by_pyautoattack = partial(by_autoattack, package="pyautoattack")
 
 
 def _by_batches(attack: Any, x: Tensor, y: Tensor, batch: int) -> Tensor:
@@ -126,6 +136,7 @@ PEERS: dict[str, dict[str, PeerAttack]] = {
     "fab-t": {"pyautoattack": by_pyautoattack("fab-t")},
     "square": {"pyautoattack": by_pyautoattack("square")},
     "standard": {
+        "autoattack": by_autoattack("apgd-ce", "apgd-t", "fab-t", "square"),
         "pyautoattack": by_pyautoattack("apgd-ce", "apgd-t", "fab-t", "square"),
         "torchattacks": by_torchattacks("APGD", "APGDT", "FAB", "Square"),
     },
