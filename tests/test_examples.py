@@ -28,7 +28,8 @@ EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 DEFENCE = EXAMPLES / "03_your_own_defence.ipynb"
-PAGES = ("README", "docs/index", "docs/quickstart", "docs/concepts", "docs/analysis", "docs/finetuning")
+PAGES = ("docs/index", "docs/concepts", "docs/finetuning")
+SLOW_PAGES = ("README", "docs/quickstart", "docs/analysis", "docs/extending")
 BLOCK = re.compile(r"^((?:<!--.*?-->\n)*)```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CHANGE = re.compile(r"<!-- in the tests: (.+?) -> (.+?) -->")
 LEFT_OUT = "<!-- not run: "
@@ -87,7 +88,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(noise.numpy()).save("cat.jpg")
 
 
-@pytest.mark.parametrize("page", [*PAGES, pytest.param("docs/extending", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("page", [*PAGES, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW_PAGES)])
 def test_the_blocks_of_a_page_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
     code = Path("page.py")

@@ -71,6 +71,7 @@ def test_the_model_runs_no_more_often_than_full_batches_need() -> None:
     assert len(graded) == 26
 
 
+@pytest.mark.slow
 def test_a_lone_survivor_costs_hardly_more_than_it_does_alone() -> None:
     def sent(fall: list[int]) -> int:
         objective = Countdown(fall)

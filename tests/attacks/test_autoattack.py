@@ -169,6 +169,7 @@ def test_square_begins_again_where_it_came_farther_than_the_gradients(version: s
     assert not (outcome.given_up & outcome.fooled).any()
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_see_its_neighbours(images: Tensor) -> None:
     model, attack = network(5), AutoAttack(eps=0.02, **FAST)
     keys = [str(i) for i in range(len(images))]

@@ -24,9 +24,9 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-# Those that take longest: four in both norms, the others in one.
-SLOW = {(name, "l2") for name in ("apgd-ensemble", "band", "low-frequency")}
-SLOW |= {(name, norm) for name in ("autoattack", "cw", "fab", "square") for norm in ("linf", "l2")}
+# Those that take longest: five in both norms, the others in one.
+SLOW = {(name, "l2") for name in ("band", "low-frequency")}
+SLOW |= {(name, norm) for name in ("apgd-ensemble", "autoattack", "cw", "fab", "square") for norm in ("linf", "l2")}
 BALLS = [(name, norm, eps) for name in names() for norm, eps in (("linf", 0.02), ("l2", 0.12))]
 
 
@@ -249,6 +249,7 @@ def broken(model: nn.Module, wrong: Callable[[Tensor], Tensor], value: float) ->
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_a_sample_whose_logits_are_not_numbers_fails_and_the_others_are_attacked(

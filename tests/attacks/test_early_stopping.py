@@ -95,6 +95,7 @@ def attacked(growth: float | None, *, name: str = "apgd", stop: bool = True, **s
     return make(name, growth=growth, **settings)(objective, clean, batch_size=BATCH_SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -47,6 +47,7 @@ def test_there_is_a_test_for_every_analysis() -> None:
     assert set(names()) == tested
 
 
+@pytest.mark.slow
 def test_the_first_model_is_the_reference(run: Run) -> None:
     assert run("analyze", "cka", *TWINS, "--n", 12, "--out", "here", "--quiet").exit_code == 0
     (plot,) = read_plots("here/plots.json")
@@ -97,6 +98,7 @@ def test_what_is_wrong_is_said(run: Run, words: tuple[str, ...], message: str) -
     assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_models_without_attention_maps_or_of_another_size_are_refused(run: Run, model: str) -> None:
     result = run("analyze", "attention", "micro/qwen-vl", "--n", 2, "--quiet")
     assert result.exit_code == 1

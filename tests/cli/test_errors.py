@@ -58,6 +58,7 @@ def test_a_wrong_option_of_evaluate(run: Run, model: str, options: list[str], pa
     refused(run("evaluate", model, *n, "-q", *options), 2, *parts)
 
 
+@pytest.mark.slow
 def test_a_wrong_candidate(run: Run, model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "weights" / "clip").mkdir(parents=True)
     (tmp_path / "weights" / "clip" / "config.json").write_text("{}")

@@ -42,6 +42,7 @@ def shell(code: str, folder: Path, *words: object, **more: str) -> subprocess.Co
     return subprocess.CompletedProcess(command, done.returncode, out, told)
 
 
+@pytest.mark.slow
 def test_the_version_and_an_error(tmp_path: Path) -> None:
     done = shell(COMMAND, tmp_path, "--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"radapt {radapt.__version__}\n", "")
@@ -87,6 +88,7 @@ def test_a_fault_of_the_library_is_one_line_and_shows_its_traceback_on_request(t
     assert done.stderr.splitlines()[-1] == line
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_the_output_is_no_traceback(tmp_path: Path) -> None:
     code = f"import sys\nsys.stdin.readline()\n{COMMAND}"
     with subprocess.Popen(
@@ -106,6 +108,7 @@ def test_a_reader_that_closes_the_output_is_no_traceback(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:

@@ -156,6 +156,7 @@ def drawable(options: dict[str, Any]) -> bool:
     return options["balance"] == "background" or min(contrast.values()) > 0.3
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     options=st.fixed_dictionaries(

@@ -54,6 +54,7 @@ def attacked(bound: Any, attack: Any, rows: Sequence[int], *, stop: bool = True,
     return bound.attack(attack, bound.data.pixels(rows), rows, keys=keys, seed=0, batch_size=batch_size, stop=stop)
 
 
+@pytest.mark.slow
 def test_captions_get_worse_goal_by_goal_and_the_worst_is_kept(model: VLM, captions: Dataset) -> None:
     bound: Any = Captioning(captions).bind(model)
     assert [goal.name for goal in bound.goals] == ["caption 0", "caption 1", "caption 2", "again"]
@@ -120,6 +121,7 @@ def test_questions_stop_where_one_answer_alone_is_right(model: VLM, questions: D
     assert (spent.iterations >= 6).all()
 
 
+@pytest.mark.slow
 def test_a_question_is_settled_as_soon_as_its_one_answer_is_not_said() -> None:
     model = radapt.load("micro/llava")
     data = radapt.load_dataset("shapeworld-vqa", n=8)
@@ -150,6 +152,7 @@ def test_several_right_answers_are_attacked_in_order_of_frequency(model: VLM, qu
     assert bound.score("ring", 0).score == pytest.approx((2 * 1 / 3 + 2 * 2 / 3) / 4)
 
 
+@pytest.mark.slow
 def test_a_targeted_attack_makes_the_model_say_a_word(model: VLM, captions: Dataset) -> None:
     words = model.generate(torch.rand(30, 3, 48, 48), [captions.prompt()] * 30, longest=1)
     clean = " ".join(text for texts in captions.captions for text in texts).lower()

@@ -86,6 +86,7 @@ def test_there_are_ten_chunks_and_the_setting_says_so(whole: Path) -> None:
     assert {json.loads(row[3])["chunk_size"] for row in settings} == {CHUNK}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["3/3 1/3 2/3", "7/10 1/10 10/10 2/10 9/10 3/10 8/10 4/10 6/10 5/10"])
 def test_chunks_in_any_order_give_equal_files(folder: Path, whole: Path, tmp_path: Path, order: str) -> None:
     for shard in order.split():
@@ -126,6 +127,7 @@ def test_an_interrupted_run_gives_an_equal_file(
     assert content(tmp_path / "r.sqlite") == content(whole)
 
 
+@pytest.mark.slow
 def test_more_samples_and_then_fewer_keep_whole_chunks(folder: Path, whole: Path, tmp_path: Path) -> None:
     for n in (5, N, 7, N):
         plan(folder, tmp_path / "r.sqlite", n=n)

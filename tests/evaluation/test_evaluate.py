@@ -196,6 +196,7 @@ def test_a_figure_says_all_that_it_depends_on(clip: VLM, adapter: Adapter, tmp_p
     assert len({figure.setting.key for figure in figures[:5]}) == 5
 
 
+@pytest.mark.slow
 def test_more_samples_extend_a_figure(
     clip: VLM, adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

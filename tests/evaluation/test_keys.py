@@ -63,6 +63,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "r.sqlite"
 
 
+@pytest.mark.slow
 def test_a_corrected_template_is_measured_anew(file: Path, tmp_path: Path) -> None:
     card = tmp_path / "own.yaml"
     figures = []

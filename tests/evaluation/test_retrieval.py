@@ -47,6 +47,7 @@ def test_recall_is_that_of_sorted_cosines(clip: VLM) -> None:
     assert 0 < wrong < N
 
 
+@pytest.mark.slow
 def test_an_attack_spends_its_whole_budget_and_lowers_every_recall(clip: VLM) -> None:
     data = radapt.load_dataset("shapeworld-retrieval", n=N)
     bound = Retrieval(data).bind(clip)

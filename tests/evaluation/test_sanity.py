@@ -77,6 +77,7 @@ def test_a_random_model_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "EOT" in figures[0].flags["random"]
 
 
+@pytest.mark.slow
 def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)  # the derivative of rounding is zero
@@ -88,6 +89,7 @@ def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.Monkey
     assert figures[0].flags == {}
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_flagged(tmp_path: Path) -> None:
     options = {"steps": 1, "step_size": 1 / 255, "random_start": False}
     figures = flags_of(tiny_clip(), tmp_path, Threat(attack="pgd", eps=8 / 255, source="self", options=options))
@@ -183,7 +185,7 @@ def test_checks_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     later = flags_of(model, tmp_path, threat)
     assert [figure.checked for figure in later[:2]] == [True, True]
     assert "large ball" in later[1].flags
-    assert [figure.seconds for figure in later[:2]] == [figure.seconds for figure in figures]  # no sample was made again
+    assert [figure.seconds for figure in later[:2]] == [figure.seconds for figure in figures]  # none made again
 
 
 def outcome(

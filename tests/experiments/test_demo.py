@@ -76,6 +76,7 @@ def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str
     assert "trained again" not in again.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", ["static", "adaptive"])
 def test_the_anchors_that_ship_are_those_of_the_shipped_model(adversary: str) -> None:
     folder = DEMO._SHIPPED / f"r-adapt-plus-{adversary}"
@@ -113,6 +114,7 @@ def anchor(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return ask
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_recipe_is_trained_again(
     anchor: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, Any],
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_training_that_is_not_saved_is_kept_and_another_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

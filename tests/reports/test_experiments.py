@@ -149,6 +149,7 @@ def test_equal_names_get_addresses_of_their_own(tmp_path: Path) -> None:
     assert re.findall(r'<section class="experiment" id="([^"]+)"', text) == ["fig2a", "fig2a-2", "experiment"]
 
 
+@pytest.mark.slow
 def test_equal_parts_give_equal_pages(results_file: Path, tmp_path: Path) -> None:
     part = replace(PART, results=results_file, plots=(CURVES, IMAGES))
     assert written(tmp_path, part) == written(tmp_path, part)

@@ -259,6 +259,7 @@ def test_what_is_not_an_image_is_refused(image: object, message: str) -> None:
 ODD = ["$x_1$ 50% \\frac", "<b>&\"'", "_hidden", "模型", "line\nbreak", "", "\ud800", "$"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_names_are_drawn_as_they_are(name: str) -> None:
     shown = name.replace("\n", "\ufffd").replace("\ud800", "\ufffd")

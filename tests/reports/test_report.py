@@ -54,6 +54,7 @@ def test_nothing_is_written_when_one_part_fails(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_a_clear_error(results_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResultsError, match="cannot write the report"):

@@ -75,6 +75,7 @@ def test_svg_is_xml_with_readable_text_and_is_reproducible(table: Table) -> None
     assert svg(draw_tradeoff(table)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$x_1$ 50% \\frac", "<b>&\"'", "_hidden", "模型", "line\nbreak"])
 def test_odd_names_are_drawn_as_they_are(make: Callable[..., Results], name: str) -> None:
     entries = [(setting(name, data, source), 50) for data in ("a", "b") for source in ("", "undefended", "self")]

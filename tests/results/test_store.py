@@ -338,6 +338,7 @@ def everything(path: Path) -> list[object]:
         return [*results, *(store.samples(r.setting) for r in results), *(store.examples(r.setting) for r in results)]
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_shows_another_figure(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     filled(path)
