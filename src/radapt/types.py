@@ -62,5 +62,5 @@ Decayed = Literal["matrices", "all"]
 """Parameters that weight decay applies to: those of two dimensions or more, or all."""
 Precision = Literal["float32", "bfloat16"]
 """Of the attack and the loss of a fine-tuning; weights stay in float32."""
-ReplacementOrder = Literal["progressive", "single", "reverse"]
+ReplacementOrder = Literal["progressive", "single", "reverse", "interpolation"]
 Split = Literal["train", "validation", "test"]

@@ -13,7 +13,7 @@ from tests.tiny import tiny_clip
 from torch import Tensor
 
 import radapt
-from radapt.analysis import replaced, stages
+from radapt.analysis import interpolated, replaced, stages
 from radapt.errors import AdapterError, ModelError, SettingsError
 from radapt.models import VLM
 
@@ -66,6 +66,7 @@ def expected(twin: VLM, *parts: str) -> set[str]:
 def test_the_stages_have_the_names_of_the_paper(tiny_vlm: VLM, order: str) -> None:
     assert stages(tiny_vlm, order) == EVERY[order]
     assert stages(tiny_vlm) == EVERY["progressive"]
+    assert stages(tiny_vlm, "interpolation") == ("Original", "0.25", "0.5", "0.75", "Full")
 
 
 @pytest.mark.parametrize("order", EVERY)
@@ -98,6 +99,48 @@ def test_everything_is_the_twin_and_nothing_the_model_to_the_bit(tiny_vlm: VLM, 
     assert all(torch.equal(value, weights[name]) for name, value in tiny_vlm.model.state_dict().items())
     assert tiny_vlm.name == "tiny/clip"
     assert full.name == f"tiny/clip ({order} Full, twin)"
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 0.75])
+def test_interpolation_mixes_all_weights_and_ends_with_either_model(tiny_vlm: VLM, twin: VLM, weight: float) -> None:
+    half = replaced(tiny_vlm, twin, str(weight), order="interpolation")
+    mine, its, now = (each.image_parameters() for each in (tiny_vlm, twin, half))
+    assert set(now) == set(mine)
+    for name, value in now.items():
+        torch.testing.assert_close(value, (1 - weight) * mine[name] + weight * its[name])
+    assert torch.equal(interpolated(tiny_vlm, twin, weight).encode_image(PIXELS), half.encode_image(PIXELS))
+    for end, other in ((0, tiny_vlm), (1, twin)):
+        assert torch.equal(interpolated(tiny_vlm, twin, end).encode_image(PIXELS), other.encode_image(PIXELS))
+    assert torch.equal(interpolated(tiny_vlm, tiny_vlm, weight).encode_image(PIXELS), tiny_vlm.encode_image(PIXELS))
+    assert half.name == f"tiny/clip (interpolation {weight}, twin)"
+
+
+def test_every_part_may_have_a_weight_of_its_own(tiny_vlm: VLM, twin: VLM) -> None:
+    model = interpolated(tiny_vlm, twin, {"embedding": 1, "block:0": 0.5, "head": 0.0})
+    mine, its, now = (each.image_parameters() for each in (tiny_vlm, twin, model))
+    for name, value in now.items():
+        weight = 1.0 if name in expected(twin, "Emb.") else 0.5 if name in expected(twin, "B1") else 0.0
+        torch.testing.assert_close(value, torch.lerp(mine[name], its[name], weight))
+        assert (value.data_ptr() in (mine[name].data_ptr(), its[name].data_ptr())) == (weight != 0.5)
+    assert model.name == "tiny/clip (on the way to twin: embedding 1, block:0 0.5, head 0)"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (1.5, "the weight of all must be a number from 0 .the model. to 1 .the twin., got 1.5"),
+        (float("nan"), "got nan"),
+        (True, "got True"),
+        ({"embedding": "0.5"}, "the weight of embedding must be"),
+        ({"block:0": 1, "attention:0": 0.5}, "'attention:0' and another part both name .*self_attn"),
+        ({"block:7": 1}, "has blocks 0 to 1"),
+        ({"embeding": 1}, "did you mean 'embedding'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_weights_that_make_no_sense_are_refused(tiny_vlm: VLM, twin: VLM, weights: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        interpolated(tiny_vlm, twin, weights)
 
 
 def test_a_hybrid_takes_no_memory_of_its_own_and_changes_neither(tiny_vlm: VLM, twin: VLM) -> None:

@@ -140,11 +140,19 @@ def test_a_sweep_of_images_may_name_the_mean(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_replacement_goes_from_the_model_to_its_twin(run: Run, tmp_path: Path) -> None:
-    path = write(tmp_path, replacement={"twins": {"FARE": "micro/fare"}}, twins={"whole": "micro/fare"})
+    orders = {"twins": {"FARE": "micro/fare"}, "order": ["progressive", "interpolation"]}
+    path = write(tmp_path, replacement=orders, twins={"whole": "micro/fare"})
     result = run("reproduce", path, "--out", "here", *SMALL)
     assert result.exit_code == 0, result.output
-    (plot,) = plots("here/plots")
+    plot, control = plots("here/plots")
     assert isinstance(plot, Curves)
+    assert isinstance(control, Curves)
+    assert control.ticks == ("Original", "0.25", "0.5", "0.75", "Full")
+    assert control.title.startswith("Interpolation of weights")
+    # The control begins and ends where the replacement does.
+    for kind in ("clean", "white-box"):
+        (_, whole), (_, ways) = (points(each, kind)["FARE"] for each in (plot, control))
+        assert (ways[0], ways[-1]) == (whole[0], whole[-1])
     assert plot.ticks == ("Original", "Emb.", "B1-Attn", *(f"B{n}" for n in range(1, 9)), "Full")
     for kind in ("clean", "transfer", "white-box"):
         figures = percents("here/results.sqlite", kind)

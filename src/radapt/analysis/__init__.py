@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from ._analysis import REGISTRY, Analysis
 from ._analyze import analyze, make
+from ._interpolated import interpolated
 from .attention import attention_maps
 from .cka import cka
 from .insensitivity import insensitivity
 from .kernels import kernel_spectrum
 from .perturbations import perturbation_spectrum
-from .replacement import replaced, stage_candidates, stages
+from .replacement import DIAGRAMS, replaced, stage_candidates, stages
 from .response import frequency_response
 
 __all__ = [
+    "DIAGRAMS",
     "REGISTRY",
     "Analysis",
     "analyze",
@@ -24,6 +26,7 @@ __all__ = [
     "cka",
     "frequency_response",
     "insensitivity",
+    "interpolated",
     "kernel_spectrum",
     "make",
     "names",

@@ -42,7 +42,7 @@ def analyze(
 
     \b
     replacement     the original with more and more of its twin's weights, clean, by transfer and white-box
-                    (order=progressive, single or reverse; attack=apgd eps=4/255 steps=20)
+                    (order=progressive, single, reverse or interpolation; attack=apgd eps=4/255 steps=20)
     cka             how alike all blocks are to all others (tokens=all, class or mean)
     kernels         spectrum of the patch embedding, twin minus original (scale=relative or raw)
     response        gain of the patch embedding by frequency

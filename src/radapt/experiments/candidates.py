@@ -9,6 +9,7 @@ from typing import Any
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod
+from radapt.analysis import DIAGRAMS as REPLACEMENTS
 from radapt.analysis import stage_candidates
 from radapt.data import load_dataset
 from radapt.errors import SettingsError
@@ -23,10 +24,27 @@ from .artifacts import Report, trained_adapter, trained_twin
 from .parts import AttackSpec, DefenceSpec, Sweep
 from .spec import Profile
 
-__all__ = ["Builder", "Comparison", "axis_of"]
+__all__ = ["Builder", "Comparison", "Diagram", "axis_of"]
 
 _CHANGED = ("alpha", "mix")
 """Settings of an adapter that are changed on it as it was made; ``d0`` is one, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagram:
+    """Where candidates stand in a diagram.
+
+    Args:
+        title: of the diagram.
+        x_label: name of its axis.
+        positions: where the candidates stand.
+        ticks: names of the places on the axis, where they are no numbers.
+    """
+
+    title: str
+    x_label: str
+    positions: list[Position]
+    ticks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +54,12 @@ class Comparison:
     Args:
         base: the undefended model.
         candidates: the lines of the table.
-        positions: where they stand in a diagram, if there is one.
-        ticks: names of the places on its axis, where they are no numbers.
+        diagrams: where they stand, one after the other.
     """
 
     base: VLM
     candidates: list[Candidate]
-    positions: list[Position]
-    ticks: tuple[str, ...] = ()
+    diagrams: list[Diagram]
 
 
 def axis_of(sweep: Sweep) -> tuple[list[float], tuple[str, ...]]:
@@ -109,7 +125,7 @@ class Builder:
         candidates = [Candidate(method=label, model=base)]
         candidates += [Candidate(method=twin, model=each) for twin, each in twins.items()]
         fixed = [candidate.method for candidate in candidates]
-        positions, ticks = list[Position](), tuple[str, ...]()
+        positions, diagrams = list[Position](), list[Diagram]()
         for defence, spec in profile.defences.items():
             title = f"{label}, {defence}" if len(profile.models) > 1 else defence
             if sweep is None or sweep.over == "attack":
@@ -127,12 +143,17 @@ class Builder:
             else:  # what does not depend on the setting stands beside it as a level line
                 ends = dict.fromkeys((axis[0], axis[-1]))
                 positions = [Position(method=method, line=method, x=x) for method in fixed for x in ends] + positions
+            title = sweep.label[:1].upper() + sweep.label[1:]
+            diagrams.append(Diagram(title=title, x_label=sweep.label, positions=positions, ticks=ticks))
         if profile.replacement is not None and label == next(iter(profile.models)):
             others = {twin: self._model(name) for twin, name in profile.replacement.twins.items()}
-            stages, at, ticks = stage_candidates(label, base, others, profile.replacement.order)
-            candidates += stages
-            positions += at
-        return Comparison(base=base, candidates=candidates, positions=positions, ticks=ticks)
+            for order in profile.replacement.order:
+                stages, at, ticks = stage_candidates(label, base, others, order)
+                known = {candidate.method for candidate in candidates}  # every order ends with the whole twin
+                candidates += [each for each in stages if each.method not in known]
+                title, x_label = REPLACEMENTS[order]
+                diagrams.append(Diagram(title=title, x_label=x_label, positions=at, ticks=ticks))
+        return Comparison(base=base, candidates=candidates, diagrams=diagrams)
 
     def _swept(
         self, title: str, spec: DefenceSpec, sweep: Sweep, base: VLM, candidates: list[Candidate]

@@ -168,13 +168,13 @@ class ReplacementSpec:
 
     Args:
         twins: the twins, by label: names of models.
-        order: ``progressive``, ``single`` or ``reverse``.
+        order: ``progressive``, ``single``, ``reverse`` or ``interpolation``, or several of them, a diagram for each.
     """
 
     __pydantic_config__: ClassVar = STRICT
 
     twins: Annotated[Mapping[str, str], MinLen(1)]
-    order: ReplacementOrder = "progressive"
+    order: Annotated[tuple[ReplacementOrder, ...], BeforeValidator(_listed), MinLen(1)] = ("progressive",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from radapt.results.plots import Plot, dump_plots, read_plots
 from radapt.results.sweep import curves
 
 from .artifacts import identity
-from .candidates import Builder, Comparison
+from .candidates import Builder
 from .parts import AttackSpec
 from .spec import Experiment, Profile, experiments, read
 
@@ -235,7 +235,9 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
                 quiet=settings.quiet,
             )
             results += found
-            plots += _curves(profile, comparison, found)
+            for each in comparison.diagrams:
+                if each.positions:
+                    plots += curves(found, each.positions, title=each.title, x_label=each.x_label, ticks=each.ticks)
     return results, plots
 
 
@@ -246,19 +248,6 @@ def _threats(attacks: Sequence[AttackSpec]) -> list[Threat]:
         for eps in part.eps
         for source in part.source
     ]
-
-
-def _curves(profile: Profile, comparison: Comparison, results: Sequence[Result]) -> list[Plot]:
-    sweep = profile.sweep
-    if profile.replacement is not None:
-        title, label = f"{profile.replacement.order.capitalize()} replacement", "stages of the twin"
-    elif sweep is not None:
-        title, label = sweep.label[:1].upper() + sweep.label[1:], sweep.label
-    else:
-        return []
-    if not comparison.positions:
-        return []
-    return list(curves(results, comparison.positions, title=title, x_label=label, ticks=comparison.ticks))
 
 
 def _analyses(profile: Profile, model: Callable[[str], VLM], builder: Builder, settings: _Settings) -> list[Plot]:
