@@ -22,7 +22,7 @@ from radapt.models import VLM
 from radapt.models._dual import DualEncoder
 
 SETTINGS = {"steps": 1, "attack_steps": 1, "batch_size": 4, "lr": 1e-3}
-SPEC = TrainingSpec(method="fare", data="objects", n=8, settings=SETTINGS)
+SPEC = TrainingSpec(method="fare", data=("objects",), n=8, settings=SETTINGS)
 
 
 def weights(model: VLM) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_a_twin_that_is_not_whole_is_named_and_made_again(twin: Callable[..., An
 
 def test_a_twin_of_another_recipe_is_made_again(twin: Callable[..., Any]) -> None:
     made, _ = twin()
-    other, said = twin(TrainingSpec(method="fare", data="objects", n=8, settings={**SETTINGS, "seed": 1}))
+    other, said = twin(TrainingSpec(method="fare", data=("objects",), n=8, settings={**SETTINGS, "seed": 1}))
     assert "has another recipe" in said
     assert other.name != made.name
 

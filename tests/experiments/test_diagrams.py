@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import Result
 
+import radapt
 from radapt.analysis.cka import CKA
 from radapt.results import Results
 from radapt.results.plots import Curves, Plot, read_plots
@@ -215,6 +216,34 @@ def test_all_experiments_are_on_one_page_and_one_that_fails_costs_nothing(
     assert "radapt reproduce good --profile micro" in page
     assert "radapt reproduce fine --profile micro" in page
     assert {row["dataset"] for row in json.loads(Path("all.json").read_text())} == {"shapes", "colours"}
+
+
+@pytest.mark.slow
+def test_of_all_experiments_those_without_the_profile_are_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = yaml.safe_load(write(tmp_path, "other").read_text())
+    other["profiles"] = {"special": other["profiles"]["micro"]}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    files = {"good": write(tmp_path, "good"), "other": tmp_path / "other.yaml"}
+    monkeypatch.setattr(importlib.import_module("radapt.experiments.run"), "experiments", lambda: files)
+    monkeypatch.setattr("radapt.experiments.spec.experiments", lambda: files)
+    result = run("reproduce", "all", "--out", "here", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert "Without other: they have no profile micro" in result.stdout
+    assert radapt.reproduce("all", out="here", n=4, quiet=True).left_out == ("other",)
+    result = run("reproduce", "all", "--out", "there", "--profile", "specal", *SMALL)
+    assert "no profile 'specal'; did you mean 'special'" in result.stderr
+    assert not Path("there").exists()
+
+
+def test_without_photographs_one_error_says_how_to_get_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RADAPT_DATA", raising=False)
+    result = run("reproduce", "all", "--profile", "photos", "--out", "here")
+    assert result.exit_code != 0
+    assert result.stderr.count("error:") == 1
+    assert "name the one around it in --data-root or RADAPT_DATA" in " ".join(result.stderr.split())
+    assert not Path("here").exists()
 
 
 def test_settings_that_a_method_lacks_are_refused(run: Run, tmp_path: Path) -> None:

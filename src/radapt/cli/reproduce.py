@@ -26,7 +26,7 @@ def reproduce(
         ),
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="micro (ships with the package, minutes) or paper (its models).")
+        str, typer.Option(help="micro (ships with the package, minutes), photos (real ones) or paper (its models).")
     ] = "micro",
     out: Annotated[
         Path | None,
@@ -48,6 +48,7 @@ def reproduce(
       radapt reproduce
       radapt reproduce tab2 --profile micro
       radapt reproduce all
+      radapt reproduce all --profile photos --data-root copies/
       radapt reproduce lvlm --profile paper --device cuda --out runs/lvlm
     """
     from radapt.experiments import all_experiments, run

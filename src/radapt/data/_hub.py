@@ -113,7 +113,9 @@ def _reading(name: str, repository: str, part: str) -> Iterator[None]:
     except (*_BROKEN, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         local = "check the files of the folder"
-        remote = "Without network, put its files into a folder and write that as repository on a card of your own; "
+        folder = repository.rpartition("/")[2]
+        remote = f"Without network, put a copy into a folder {folder!r}, and name the one around it in --data-root or "
+        remote += "RADAPT_DATA; "
         advice = local if Path(repository).is_dir() else f"{remote}for a gated one set HF_TOKEN"
         raise SettingsError(f"{name}: cannot read {shown(repository)}, {part}: {reason}. {advice}") from error
 

@@ -19,13 +19,16 @@ __all__ = ["joined"]
 def joined(sets: Sequence[Dataset]) -> Dataset:
     """The samples of several zero-shot sets, one set after the other, with the classes of all.
 
-    Classes of one name are one class. The card is that of the first set, with the templates of all.
+    Classes of one name are one class. The card is that of the first set, with the templates of all. One set alone is
+    returned as it is, of whatever task.
 
     Raises:
         InputError: there is no set, one without labels, or images of different sizes.
     """
     if not sets:
         raise InputError("there are no datasets to join")
+    if len(sets) == 1:
+        return sets[0]
     if unlabelled := [each.name for each in sets if not each.classes]:
         raise InputError(f"only zero-shot sets can be joined; {', '.join(unlabelled)} has no classes")
     if len(sizes := {each.image_size for each in sets}) > 1:

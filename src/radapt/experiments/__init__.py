@@ -1,7 +1,8 @@
 """Experiments: the tables and figures of the paper, experiments of your own, and the demo."""
 
 from .demo import Demo, demo
-from .run import Event, Reproduction, all_experiments, run
+from .events import Event, Reproduction
+from .run import all_experiments, run
 from .spec import Experiment, Profile, experiments, read
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from radapt._version import __version__
 from radapt.adapters import Adapter, AdapterMethod
-from radapt.data import load_dataset
+from radapt.data import Dataset, joined, load_dataset
 from radapt.errors import SettingsError
 from radapt.finetuning import finetune
 from radapt.fingerprint import digest
@@ -20,9 +20,9 @@ from radapt.schema import read_json
 from radapt.text import one_line
 from radapt.types import Pixels
 
-from .parts import TrainingSpec
+from .parts import DefenceSpec, TrainingSpec
 
-__all__ = ["Report", "identity", "trained_adapter", "trained_twin"]
+__all__ = ["Report", "identity", "trained_adapter", "trained_twin", "training_images"]
 
 _Kind = TypeVar("_Kind")
 _RECIPE = "recipe.json"
@@ -72,6 +72,12 @@ def trained_adapter(
     )
 
 
+def training_images(spec: TrainingSpec | DefenceSpec, model: VLM) -> Dataset:
+    """The training images of a twin or an anchor: those of its datasets, one set after the other."""
+    size = model.image_size[0]
+    return joined([load_dataset(each, split="train", n=spec.n, size=size) for each in spec.data])
+
+
 def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report, quiet: bool) -> VLM:
     """A fine-tuned twin that is trained once; trained again where version, weights, data or settings differ.
 
@@ -82,12 +88,12 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
         report: called when something else lies there.
         quiet: no progress bar.
     """
-    images = load_dataset(spec.data, split="train", n=spec.n, size=model.image_size[0])
+    images = training_images(spec, model)
 
     def train(checkpoint: Path) -> VLM:
         return finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model
 
-    facts = {"method": spec.method, "data": spec.data, "n": spec.n, **spec.settings, "version": __version__}
+    facts = {"method": spec.method, "data": "+".join(spec.data), "n": spec.n, **spec.settings, "version": __version__}
     weights = next(model.model.parameters())
     pixels = digest([images.pixels(range(len(images)))])
     recipe = {**facts, "start": digest(model.model.parameters()), "images": pixels, "dtype": str(weights.dtype)}

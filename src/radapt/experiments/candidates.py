@@ -11,7 +11,6 @@ from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod
 from radapt.analysis import DIAGRAMS as REPLACEMENTS
 from radapt.analysis import stage_candidates
-from radapt.data import load_dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat
 from radapt.finetuning import finetune
@@ -20,7 +19,7 @@ from radapt.models import VLM
 from radapt.results.sweep import Position
 from radapt.schema import check_keywords
 
-from .artifacts import Report, trained_adapter, trained_twin
+from .artifacts import Report, trained_adapter, trained_twin, training_images
 from .parts import AttackSpec, DefenceSpec, Sweep
 from .spec import Profile
 
@@ -177,7 +176,9 @@ class Builder:
             return self.adapter(title, spec, base).change(cutoff=cutoff)
         if over in _CHANGED:
             return self.adapter(title, spec, base).change(**{over: value})
-        if over in ("n", "guide", "data", "on"):
+        if over == "data":
+            return self.adapter(title, replace(spec, data=(value,) if isinstance(value, str) else tuple(value)), base)
+        if over in ("n", "guide", "on"):
             return self.adapter(title, replace(spec, **{over: value}), base)
         return self.adapter(title, replace(spec, settings={**spec.settings, over: value}), base)
 
@@ -195,15 +196,15 @@ class Builder:
     def _make(self, title: str, spec: DefenceSpec, vlm: VLM) -> Adapter:
         method, settings = self._method(title, spec)
         pixels = None
-        if spec.data is not None and (method.needs_images or settings.get("image") == "mean"):
-            images = load_dataset(spec.data, split="train", n=spec.n, size=vlm.image_size[0])
+        if spec.data and (method.needs_images or settings.get("image") == "mean"):
+            images = training_images(spec, vlm)
             pixels = images.pixels(range(len(images)))
         if spec.guide is not None:
             return method.make(vlm, self._model(spec.guide), **settings, pixels=pixels)
         if not method.needs_images or pixels is None:
             return method.make(vlm, **settings, pixels=pixels)
         # Equal trainings of several experiments are one, whatever their names there.
-        facts = [vlm.name, spec.data, spec.n, settings]
+        facts = [vlm.name, "+".join(spec.data), spec.n, settings]
         kind = "anchor" if spec.method == "data-driven" else spec.method
         folder = self._artifacts / f"{kind}-{digest_of(facts, length=8, default=str)}"
         return trained_adapter(method, vlm, pixels, settings, folder, report=self._report, quiet=self._quiet)

@@ -84,8 +84,8 @@ class DefenceSpec:
         method: an adapter method, as in ``radapt adapt``.
         guide: the robust twin, for a method that needs one.
         on: the model on which the adapter is made, for the towers of others; None: the model itself.
-        data, n: for a method that is trained, and an anchor of a mean image: the dataset whose train split is used,
-            and how many of its images.
+        data, n: for a method that is trained, and an anchor of a mean image: the dataset whose train split is used, or
+            several, and how many images of each.
         settings: what else the method takes (``alpha``, ``eps``, ``steps``, ``adversary``...), or ``d0``, the cut-off
             as the paper's D0 at 224 pixels (0: no filter).
     """
@@ -95,7 +95,7 @@ class DefenceSpec:
     method: str
     guide: str | None = None
     on: str | None = None
-    data: str | None = None
+    data: Names = ()
     n: _Count = 2000
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,9 +103,9 @@ class DefenceSpec:
         method: AdapterMethod = METHODS.get(self.method)
         if method.needs_guide != (self.guide is not None):
             raise SettingsError("guide belongs to model-guided, and model-guided needs it")
-        if method.needs_images and self.data is None:
+        if method.needs_images and not self.data:
             raise SettingsError(f"{self.method} needs data")
-        if self.settings.get("image") == "mean" and self.data is None:
+        if self.settings.get("image") == "mean" and not self.data:
             raise SettingsError("the image mean needs data")
 
 
@@ -115,14 +115,14 @@ class TrainingSpec:
 
     Args:
         method: a method of fine-tuning.
-        data, n: the dataset whose train split is used, and how many of its images.
+        data, n: the dataset whose train split is used, or several, and how many images of each.
         settings: what else ``radapt.finetune`` takes (``layers``, ``eps``, ``steps``, ``batch_size``, ``lr``...).
     """
 
     __pydantic_config__: ClassVar = STRICT
 
     method: str
-    data: str
+    data: Annotated[Names, MinLen(1)]
     n: _Count = 2000
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from radapt._version import __version__
 from radapt.analysis import make as make_analysis
 from radapt.data import card, load_dataset
-from radapt.errors import SettingsError
+from radapt.errors import RadaptError, SettingsError
 from radapt.evaluation import Threat, evaluate
 from radapt.fingerprint import digest
 from radapt.io import digest_of, expanded, write_text
@@ -25,48 +25,11 @@ from radapt.results.sweep import curves
 
 from .artifacts import identity
 from .candidates import Builder
+from .events import Event, Reproduction
 from .parts import AttackSpec
 from .spec import Experiment, Profile, experiments, read
 
-__all__ = ["Event", "Reproduction", "all_experiments", "run"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """What a run tells while it goes on.
-
-    Args:
-        experiment: name of the experiment.
-        text: one line or more for the user.
-        part: the finished experiment; None until then.
-        written: files that were written for it.
-        failed: whether the experiment ended with an error, while others go on.
-    """
-
-    experiment: str
-    text: str
-    part: Part | None = None
-    written: tuple[Path, ...] = ()
-    failed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reproduction:
-    """What a run has made.
-
-    Args:
-        folder: where everything lies.
-        page: the page of all experiments.
-        parts: the experiments.
-        results: all their results.
-        failed: of ``all``, the experiments that failed, with what went wrong; the next run tries them again.
-    """
-
-    folder: Path
-    page: Path
-    parts: tuple[Part, ...]
-    results: tuple[Result, ...]
-    failed: Mapping[str, str] = field(default_factory=dict)
+__all__ = ["all_experiments", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +69,8 @@ def run(
 
     Args:
         experiment: name of the experiment, ``all``, the path of a YAML file, or an experiment itself.
-        profile: ``micro`` (ships with the package, minutes) or ``paper`` (its models).
+        profile: ``micro`` (ships with the package, minutes), ``photos`` (real photographs, which ``RADAPT_DATA`` must
+            name or the hub give) or ``paper`` (its models). With ``all``, experiments without it are left out.
         out: folder of results and reports; by default ``runs/NAME-PROFILE``.
         n: samples per dataset, and images of an analysis at most; None: the file's numbers.
         seed: of the attacks.
@@ -118,7 +82,7 @@ def run(
 
     Raises:
         SettingsError: there is no such experiment or profile, or its file is wrong.
-        RadaptError: what the experiment needs is unavailable.
+        RadaptError: what the experiment needs is unavailable; of ``all``, the data of every one.
     """
     if n is not None:
         whole("n", n, high=LARGEST_N)
@@ -130,12 +94,17 @@ def run(
     else:
         name = str(experiment)
         chosen = all_experiments() if every else {name: read(experiment)}
-    for each, found in chosen.items():
-        if profile not in found.profiles:
-            raise SettingsError(f"{each} has no profile {profile!r}{nearest(profile, found.profiles)}")
+    left_out = [each for each, found in chosen.items() if profile not in found.profiles]
+    if left_out and (not every or len(left_out) == len(chosen)):
+        known = {each: None for found in chosen.values() for each in found.profiles}
+        raise SettingsError(f"{left_out[0]} has no profile {profile!r}{nearest(profile, known)}")
+    chosen = {each: found for each, found in chosen.items() if each not in left_out}
+    _check_data([found.profiles[profile] for found in chosen.values()])
     stem = "experiment" if isinstance(experiment, Experiment) else Path(name).stem
     folder = expanded(out) if out is not None else Path("runs") / f"{stem}-{profile}"
     tell = progress or (lambda event: None)
+    if left_out:
+        tell(Event(experiment="all", text=f"Without {', '.join(left_out)}: they have no profile {profile}"))
     parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
     for each, found in chosen.items():
         tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
@@ -167,7 +136,33 @@ def run(
         tell(Event(experiment=each, text=f"Published: {part.published}", part=part, written=tuple(written)))
     if failed and progress is None:
         warnings.warn(f"{len(failed)} of {len(chosen)} experiments failed: {failed}; the rest is written", stacklevel=2)
-    return Reproduction(folder=folder, page=page, parts=tuple(parts), results=tuple(results), failed=failed)
+    return Reproduction(
+        folder=folder, page=page, parts=tuple(parts), results=tuple(results), failed=failed, left_out=tuple(left_out)
+    )
+
+
+def _check_data(profiles: Sequence[Profile]) -> None:
+    """That something can be measured, before anything is made.
+
+    Raises:
+        RadaptError: none of the experiments' datasets can be read, for this reason.
+    """
+    reason: RadaptError | None = None
+    for name in dict.fromkeys(each for profile in profiles for each in _datasets_of(profile)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # one sample leaves classes out
+                load_dataset(name, split="test", n=1)
+        except RadaptError as error:
+            reason = reason or error
+        else:
+            return
+    if reason is not None:
+        raise reason
+
+
+def _datasets_of(profile: Profile) -> tuple[str, ...]:
+    return (*profile.data, *(spec.data for spec in profile.analyses))
 
 
 def all_experiments() -> dict[str, Experiment]:

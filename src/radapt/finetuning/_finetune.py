@@ -257,7 +257,7 @@ def _images(given: Sequence[Any], numbers: Sequence[int], size: int) -> Dataset:
         each if isinstance(each, Dataset) else load_dataset(each, split="train", n=next(counts), size=size)
         for each in given
     ]
-    return sets[0] if len(sets) == 1 else joined(sets)
+    return joined(sets)
 
 
 def _digests(method: Method, model: VLM, images: Dataset, classifier: Classifier) -> dict[str, object]:
