@@ -38,8 +38,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         adversaries.append(named["adversary"])
         return data_driven(*given, **{**named, "steps": 1, "attack_steps": 1, "batch_size": 4})
 
-    def few(name: str, *, split: str = "test", n: int | None = None) -> Dataset:
-        return load_dataset(name, split=split, n=min(n or 8, 8))
+    def few(name: str, *, split: str = "test", n: int | None = None, size: int | None = None) -> Dataset:
+        return load_dataset(name, split=split, n=min(n or 8, 8), size=size)
 
     def short(**settings: Any) -> Threat:
         return Threat(**{**settings, "options": {"steps": 2}})
@@ -89,7 +89,7 @@ def test_the_anchors_that_ship_are_those_of_the_shipped_model(adversary: str) ->
         DEMO._STEPS[adversary],
         DEMO._ALPHA[adversary],
     )
-    adapter = DEMO._anchored(clip, adversary, None, print, quiet=True)
+    adapter = DEMO._anchored(clip, DEMO._WORLD, adversary, None, print, quiet=True)
     with adapter.attach(clip):
         assert clip.defended
 
@@ -107,7 +107,7 @@ def anchor(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def ask(model: VLM) -> str:
         reported: list[str] = []
         folder = Path("demo/r-adapt-plus-static")
-        found = DEMO._trained(model, "static", folder, reported.append, quiet=True)
+        found = DEMO._trained(model, DEMO._WORLD, "static", folder, reported.append, quiet=True)
         assert Adapter.from_pretrained(folder).fingerprint == found.fingerprint
         return "\n".join(reported)
 

@@ -105,7 +105,7 @@ class Ensemble(Attack, ABC):
                     progress(reported, fooled_before + fooled)
 
             # The first stage gets all arguments, so that its checks see them.
-            first = number == 0
+            first = number == 0 and len(rows) == len(pixels)
             return attack(
                 seen if first else Subset(seen, rows),
                 pixels if first else pixels[rows],

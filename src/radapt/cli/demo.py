@@ -10,7 +10,7 @@ import typer
 
 from radapt.text import one_line
 
-from ._shared import Json, Quiet, console, folder, tell_written, write_rows
+from ._shared import DataRoot, Json, Quiet, console, folder, refuse_unused, tell_written, write_rows
 
 __all__ = ["demo"]
 
@@ -21,6 +21,11 @@ def demo(
         typer.Option(parser=folder, metavar="FOLDER", help="Folder of the results, the adapters and the report."),
     ] = Path("radapt-demo"),
     n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
+    photos: Annotated[
+        bool,
+        typer.Option("--photos", help="On photographs of CIFAR-10 and Caltech-101, which the hub or a copy gives."),
+    ] = False,
+    data_root: DataRoot = None,
     train: Annotated[
         bool, typer.Option("--train", help="Train the anchors of R-Adapt+ here instead of taking those that ship.")
     ] = False,
@@ -32,15 +37,18 @@ def demo(
     The model, its robust twins and the images ship with the package. An interrupted demo continues where it was.
 
     \b
-    [bold]Example:[/]
+    [bold]Examples:[/]
       radapt demo --out radapt-demo --n 100
+      radapt demo --photos --data-root copies/
     """
     from radapt.experiments import demo as run
     from radapt.reports import print_table
     from radapt.results import Results
 
+    if not photos:
+        refuse_unused("without --photos", "data_root")
     started = time.perf_counter()
-    made = run(out, n=n, train=train, progress=console.print, quiet=quiet)
+    made = run(out, n=n, photos=photos, train=train, progress=console.print, quiet=quiet)
     write_rows(json, made.results)
     with Results(made.file, read_only=True) as results:
         print_table(results, console)

@@ -1,4 +1,4 @@
-"""The demo: the main job on the embedded world, in a few minutes and without a download."""
+"""The demo: the main job on the embedded world, in a few minutes and without a download; or on photographs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, model_guided, training_free
-from radapt.data import load_dataset
+from radapt.data import joined, load_dataset
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import expanded
 from radapt.models import VLM, load
@@ -24,10 +24,33 @@ __all__ = ["Demo", "demo"]
 
 # Set beforehand, the same for every dataset, and not tuned; `radapt tune` chooses them on a validation split.
 _ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
-_SETS = ("shapes", "textures", "compositions")
 _SHIPPED = Path(str(files("radapt"))) / "micro" / "adapters"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
 _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _World:
+    """Models, test sets, and the sets whose train splits an anchor is trained on."""
+
+    models: tuple[str, str, str]
+    sets: tuple[str, ...]
+    training: tuple[str, ...]
+    adapters: str
+
+
+_WORLD = _World(
+    models=("micro/clip", "micro/fare", "micro/tecoa"),
+    sets=("shapes", "textures", "compositions"),
+    training=("objects",),
+    adapters="r-adapt-plus",
+)
+_PHOTOS = _World(
+    models=("micro/photos", "micro/photos-fare", "micro/photos-tecoa"),
+    sets=("cifar-10", "caltech-101"),
+    training=("cifar-10", "caltech-101"),
+    adapters="photos-r-adapt-plus",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,25 +66,33 @@ def demo(
     out: str | Path = "radapt-demo",
     *,
     n: int = 100,
+    photos: bool = False,
     train: bool = False,
     progress: Callable[[str], None] | None = None,
     quiet: bool = False,
 ) -> Demo:
     """Adapt a CLIP in three ways, attack it from outside and through its defence, and write a report.
 
-    The model, its robust twins and the images ship with the package. An interrupted demo continues where it was.
+    The model, its robust twins and the images ship with the package; photographs are those of CIFAR-10 and Caltech-101,
+    in the folder that ``RADAPT_DATA`` names or from the hub. An interrupted demo continues where it was.
 
     Args:
         out: folder of the results, the adapters and the report.
         n: images per dataset.
+        photos: on photographs instead of the embedded world.
         train: train the anchors of R-Adapt+ here (minutes), instead of taking those that ship. They are made by the
             same call, but a training differs from machine to machine in its last bits, and its figures by an image.
         progress: called with lines of text on what happens.
         quiet: no progress bars.
+
+    Raises:
+        SettingsError: ``n`` is out of range, or there are no photographs.
     """
     whole("n", n, high=LARGEST_N)
+    world = _PHOTOS if photos else _WORLD
+    sets = [load_dataset(name, split="test", n=n) for name in world.sets]
     folder, report = expanded(out), progress or (lambda text: None)
-    clip, fare, tecoa = (load(f"micro/{name}") for name in ("clip", "fare", "tecoa"))
+    clip, fare, tecoa = map(load, world.models)
     candidates = [
         Candidate(method="CLIP", model=clip),
         Candidate(method="TeCoA", model=tecoa),
@@ -73,7 +104,7 @@ def demo(
             Candidate(
                 method=f"R-Adapt+ ({adversary})",
                 model=clip,
-                adapter=_anchored(clip, adversary, folder if train else None, report, quiet),
+                adapter=_anchored(clip, world, adversary, folder if train else None, report, quiet),
             )
             for adversary in ("static", "adaptive")
         ),
@@ -82,22 +113,27 @@ def demo(
         Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 20}),
         Threat(attack="apgd-ensemble", eps=4 / 255, source="self"),
     ]
-    sets = [load_dataset(name, split="test", n=n) for name in _SETS]
     file = folder / "results.sqlite"
     with Results(file) as results:
         found = evaluate(candidates, data=sets, threats=threats, results=results, undefended=clip, quiet=quiet)
     return Demo(results=tuple(found), file=file, written=tuple(write_report(file, folder / "report")))
 
 
-def _anchored(model: VLM, adversary: str, folder: Path | None, report: Callable[[str], None], quiet: bool) -> Adapter:
+def _anchored(
+    model: VLM, world: _World, adversary: str, folder: Path | None, report: Callable[[str], None], quiet: bool
+) -> Adapter:
     """R-Adapt+ with its anchor trained in a folder, or the one that ships."""
+    name = f"{world.adapters}-{adversary}"
     if folder is None:
-        return Adapter.from_pretrained(_SHIPPED / f"r-adapt-plus-{adversary}")
-    return _trained(model, adversary, folder / f"r-adapt-plus-{adversary}", report, quiet)
+        return Adapter.from_pretrained(_SHIPPED / name)
+    return _trained(model, world, adversary, folder / name, report, quiet)
 
 
-def _trained(model: VLM, adversary: str, folder: Path, report: Callable[[str], None], quiet: bool) -> Adapter:
-    images = load_dataset("objects", split="train", n=_IMAGES)
+def _trained(
+    model: VLM, world: _World, adversary: str, folder: Path, report: Callable[[str], None], quiet: bool
+) -> Adapter:
+    size = model.image_size[0]
+    images = joined([load_dataset(each, split="train", n=_IMAGES, size=size) for each in world.training])
     settings: dict[str, Any] = {"adversary": adversary, "steps": _STEPS[adversary], "alpha": _ALPHA[adversary]}
     pixels = images.pixels(range(len(images)))
     return trained_adapter(METHODS.get("data-driven"), model, pixels, settings, folder, report=report, quiet=quiet)
