@@ -84,6 +84,15 @@ def use_training_free(model: Any, folder: Path) -> None:
     assert adapter.settings.method == "training-free"
 
 
+@example("graft")
+def use_graft(model: Any, folder: Path) -> None:
+    guide = copy.copy(model)
+    guide.name, guide.model = "guide", copy.deepcopy(model.model)
+    with torch.no_grad():
+        guide.tower.blocks[0].mlp.fc1.weight += 1
+    assert list(radapt.graft(model, guide, weights="block:0").deltas) == ["encoder.layers.0.mlp.fc1.weight"]
+
+
 @example("model_guided")
 def use_model_guided(model: Any, folder: Path) -> None:
     guide = copy.copy(model)

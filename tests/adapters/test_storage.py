@@ -117,7 +117,7 @@ def test_truncated_weights_are_refused(folder: Path, size: int) -> None:
         ({"alfa": 1.0}, "unknown key 'alfa'; did you mean 'alpha'"),
         ({"adapter_type": "lora"}, "type 'lora', not 'radapt'"),
         ({"adapter_type": ..., "peft_type": "LORA"}, "type 'LORA', not 'radapt'"),
-        ({"format": 2}, "format 2, this version reads 1; update radapt"),
+        ({"format": 3}, "format 3, this version reads 2; update radapt"),
         ({"format": ...}, "format None"),
         ({"width": ...}, "width"),
         ({"grid": ...}, "grid"),

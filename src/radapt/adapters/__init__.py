@@ -12,6 +12,7 @@ from ._method import REGISTRY, AdapterMethod, adapt
 from ._settings import AdapterSettings
 from ._tune import Trial, Tuned, tune
 from .data_driven import data_driven
+from .graft import graft
 from .model_guided import model_guided
 from .training_free import training_free
 
@@ -32,6 +33,7 @@ __all__ = [
     "data_driven",
     "detach",
     "gaussian_filter",
+    "graft",
     "model_guided",
     "names",
     "training_free",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,77 +11,24 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from radapt.caching import apart
 from radapt.errors import AdapterError, SettingsError
-from radapt.models import VLM, Grid, Layout, Tower, place_tokens, tower_of
+from radapt.io import expanded
+from radapt.models import VLM, Delta, Tower, WeightChange, tensors_of, tower_of
 from radapt.registry import nearest
 from radapt.types import Anchor
 
-from ._anchor import blend
-from ._gaussian import gaussian_filter
+from ._mount import AdapterMount, fingerprint_of
+from ._peft import read_lora, write_lora
 from ._settings import AdapterSettings
 from ._storage import push, read, save
 
 __all__ = ["Adapter", "Attachment", "adapter_of", "attached", "detach"]
 
 
-_KEPT = 8
-
-
-class _AdapterMount:
-    """What the hooks call: filters images, blends attention outputs, and keeps the anchor as placed on a few grids."""
-
-    def __init__(self, settings: AdapterSettings, anchor: Tensor) -> None:
-        self.settings, self.anchor, self.block = settings, anchor, settings.block
-        self._kept: dict[object, Tensor] = {}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_kept": {}}
-
-    @property
-    def fingerprint(self) -> str:
-        return _fingerprint(self.settings, self.anchor)
-
-    def pixels(self, images: Tensor) -> Tensor:
-        return images if self.settings.cutoff is None else gaussian_filter(images, self.settings.cutoff)
-
-    def attention(self, output: Tensor, grids: Sequence[Grid], layout: Layout) -> Tensor:
-        settings = self.settings
-        if settings.alpha == 0:
-            return output
-        # An anchor in training gets a gradient from every pass, and what a compiler makes is a part of the pass.
-        now = self.anchor.requires_grad or torch.compiler.is_dynamo_compiling()
-        place = self._place if now else self._placed
-        scaled = [place(grid, layout, output.device, output.dtype) for grid in grids]
-        return blend(output, scaled[0] if len(scaled) == 1 else torch.cat(scaled), settings.alpha, settings.mix)
-
-    def _place(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """alpha A on the token grid of an image."""
-        return (self.settings.alpha * place_tokens(self.anchor, self.settings.grid, grid, layout)).to(device, dtype)
-
-    def _placed(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The same, made once. Threads may make it twice; what is kept is never changed."""
-        key = (grid, layout, device, dtype, self.anchor._version)
-        placed = self._kept.get(key)
-        if placed is None:
-            placed = apart(self._place, grid, layout, device, dtype)
-            if len(self._kept) >= _KEPT:
-                self._kept = {}
-            self._kept[key] = placed
-        return placed
-
-
-def _fingerprint(settings: AdapterSettings, anchor: Tensor) -> str:
-    s = settings
-    facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
-    weights = anchor.detach().float().cpu().contiguous().numpy().tobytes() if s.alpha else b""
-    return hashlib.sha256(facts.encode() + weights).hexdigest()[:16]
-
-
 class Attachment:
     """An adapter on a model; leaving the ``with`` block, or :meth:`detach`, restores the model exactly."""
 
-    def __init__(self, tower: Tower, mount: _AdapterMount) -> None:
+    def __init__(self, tower: Tower, mount: AdapterMount) -> None:
         self._tower, self._mount = tower, mount
         tower.mount(mount)
 
@@ -106,49 +52,48 @@ class Attachment:
 
 
 class Adapter:
-    """A Gaussian input filter and a fixed robustness anchor (arXiv 2603.12799), for one kind of vision tower.
+    """What makes a model robust, in parts that each may be absent, for one kind of vision tower.
+
+    A Gaussian filter before the tower and a fixed anchor in one of its blocks (arXiv 2603.12799), and deltas that are
+    added to some of its weights.
 
     Args:
-        settings: filter, blend and the tower that the anchor fits.
-        anchor: tokens x features, prefix tokens first, then patches row by row.
+        settings: filter, blend and the tower that the adapter fits.
+        anchor: tokens x features, prefix tokens first, then patches row by row; None, with alpha 0, for none.
+        deltas: what is added to weights of the vision encoder, by their names in it.
 
     Raises:
-        AdapterError: the anchor does not fit the settings, or is not finite.
+        AdapterError: the anchor does not fit the settings, or something is not finite.
     """
 
-    def __init__(self, settings: AdapterSettings, anchor: Anchor) -> None:
-        shape = (settings.prefix + settings.grid[0] * settings.grid[1], settings.width)
-        if not anchor.is_floating_point():
-            raise AdapterError(f"the anchor must be of a floating-point type, got {anchor.dtype}")
-        if tuple(anchor.shape) != shape:
-            raise AdapterError(f"the anchor has shape {tuple(anchor.shape)}, its settings ask for {shape}")
-        finite = torch.isfinite(anchor.float())  # as it is saved and used
-        if not bool(finite.all()):
-            raise AdapterError(f"the anchor holds {int((~finite).sum())} values that are not finite")
-        with torch.inference_mode(False):  # an anchor that was made in inference mode could be part of no gradient
-            self.anchor = anchor.clone() if anchor.is_inference() else anchor
-        self.settings = settings
+    def __init__(
+        self, settings: AdapterSettings, anchor: Anchor | None = None, deltas: Mapping[str, Delta] | None = None
+    ) -> None:
+        self.settings, self.anchor = settings, _checked(settings, anchor)
+        self.deltas = dict(deltas or {})
+        for name, delta in self.deltas.items():
+            _check_delta(name, delta)
         self._attachments: list[Attachment] = []
 
     def __repr__(self) -> str:
         s = self.settings
         d0 = "no filter" if s.d0 is None else f"cutoff={s.cutoff:.4g} (D0={s.d0:.3g} at 224 px)"
-        return (
-            f"Adapter({s.method}, {d0}, alpha={s.alpha:g}, mix={s.mix!r}, tokens={len(self.anchor)}, width={s.width})"
-        )
+        anchor = "no anchor" if self.anchor is None else f"alpha={s.alpha:g}, mix={s.mix!r}, tokens={len(self.anchor)}"
+        deltas = f", deltas of {len(self.deltas)} weights" if self.deltas else ""
+        return f"Adapter({s.method}, {d0}, {anchor}{deltas}, width={s.width})"
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that changes a model's output; names the adapter in results."""
-        return _fingerprint(self.settings, self.anchor)
+        return fingerprint_of(self.settings, self.anchor, self.deltas)
 
     def change(self, **settings: object) -> Adapter:
-        """A copy with other settings (``alpha``, ``cutoff``, ``mix``) and the same anchor."""
+        """A copy with other settings (``alpha``, ``cutoff``, ``mix``) and the same anchor and deltas."""
         known = asdict(self.settings)
         for name in settings:
             if name not in known:
                 raise SettingsError(f"unknown setting {name!r}{nearest(name, known)}")
-        return Adapter(replace(self.settings, **settings), self.anchor)  # type: ignore[arg-type]
+        return Adapter(replace(self.settings, **settings), self.anchor, self.deltas)  # type: ignore[arg-type]
 
     def attach(self, model: VLM | nn.Module) -> Attachment:
         """Put the adapter on a model; weights and state dict stay as they are.
@@ -173,7 +118,7 @@ class Adapter:
                 f"this adapter was made for another vision tower ({s.base_model}): the model has "
                 f"{', '.join(differing)}; make one for this model, e.g. radapt.training_free(model)"
             )
-        attachment = Attachment(tower, _AdapterMount(s, self.anchor))
+        attachment = Attachment(tower, AdapterMount(s, self.anchor, self.deltas))
         self._attachments = [*(a for a in self._attachments if a.active), attachment]  # forget those that are over
         return attachment
 
@@ -182,8 +127,58 @@ class Adapter:
         while self._attachments:
             self._attachments.pop().detach()
 
+    def merge(self, model: VLM) -> VLM:
+        """A copy of a model with the deltas in its weights: a plain model, to be saved and served as one.
+
+        Raises:
+            AdapterError: the adapter has a filter or an anchor, which are no weights, or no deltas.
+        """
+        s, anchored = self.settings, self.anchor is not None and self.settings.alpha
+        if s.cutoff is not None or anchored or not self.deltas:
+            parts = [*(["a filter"] if s.cutoff is not None else []), *(["an anchor"] if anchored else [])]
+            what = f"has {' and '.join(parts)}, which no weights can hold" if parts else "has no deltas"
+            raise AdapterError(
+                f"this adapter {what}; what weights can hold is merged by adapter.change(cutoff=None, alpha=0)"
+                ".merge(model), and the rest stays an adapter: Adapter(adapter.settings, adapter.anchor)"
+            )
+        with model.undefended():
+            merged = copy.copy(model)
+            merged.model = copy.deepcopy(model.model)
+        WeightChange(merged.tower.root, self.deltas)
+        merged.name = f"{model.name} with {self.fingerprint}"
+        return merged
+
+    def save_peft(self, folder: str | Path, model: VLM | nn.Module) -> Path:
+        """Write the deltas as a LoRA of PEFT for a model, to be read by ``peft.PeftModel.from_pretrained``.
+
+        Raises:
+            AdapterError: the adapter has a filter, an anchor, no deltas, or deltas that are not of low rank.
+        """
+        return write_lora(self.settings, self.anchor, self.deltas, model, Path(folder))
+
+    @classmethod
+    def from_peft(cls, folder: str | Path, model: VLM | nn.Module) -> Adapter:
+        """Read a LoRA of PEFT on the vision encoder of a model.
+
+        Raises:
+            AdapterError: it is none, changes other parts of the model, or does more than a LoRA does (DoRA, biases).
+        """
+        name, deltas = read_lora(expanded(folder), model)
+        tower = tower_of(model)
+        settings = AdapterSettings(
+            cutoff=None,
+            alpha=0.0,
+            width=tower.width,
+            grid=tower.grid,
+            prefix=tower.layout.prefix,
+            patch_size=tower.patch_size,
+            method="lora",
+            base_model=name,
+        )
+        return cls(settings, deltas=deltas)
+
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``radapt_config.json``, ``radapt_anchor.safetensors`` and a model card into a folder.
+        """Write ``radapt_config.json``, a file of tensors for each part, and a model card into a folder.
 
         The folder may be that of a model. A run that is killed leaves the old adapter, the new one, or something that
         :meth:`from_pretrained` refuses.
@@ -194,7 +189,7 @@ class Adapter:
         Warns:
             UserWarning: there is a ``README.md`` of others, or one that was edited; it is left as it is.
         """
-        return save(self.settings, self.anchor, self.fingerprint, Path(folder))
+        return save(self.settings, self.anchor, self.deltas, self.fingerprint, Path(folder))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> Adapter:
@@ -212,13 +207,43 @@ class Adapter:
         Raises:
             AdapterError: the hub refuses, or cannot be reached.
         """
-        return push(self.settings, self.anchor, self.fingerprint, repository, private=private, token=token)
+        parts = self.settings, self.anchor, self.deltas
+        return push(*parts, self.fingerprint, repository, private=private, token=token)
+
+
+def _checked(settings: AdapterSettings, anchor: Anchor | None) -> Anchor | None:
+    """An anchor that fits the settings, in a form that can be part of a gradient."""
+    if anchor is None:
+        if settings.alpha:
+            raise AdapterError(f"alpha is {settings.alpha:g}, and there is no anchor; without one alpha must be 0")
+        return None
+    shape = (settings.prefix + settings.grid[0] * settings.grid[1], settings.width)
+    if not anchor.is_floating_point():
+        raise AdapterError(f"the anchor must be of a floating-point type, got {anchor.dtype}")
+    if tuple(anchor.shape) != shape:
+        raise AdapterError(f"the anchor has shape {tuple(anchor.shape)}, its settings ask for {shape}")
+    finite = torch.isfinite(anchor.float())  # as it is saved and used
+    if not bool(finite.all()):
+        raise AdapterError(f"the anchor holds {int((~finite).sum())} values that are not finite")
+    with torch.inference_mode(False):  # one that was made in inference mode could be part of no gradient
+        return anchor.clone() if anchor.is_inference() else anchor
+
+
+def _check_delta(name: str, delta: Delta) -> None:
+    for tensor in tensors_of(delta):
+        if not tensor.is_floating_point():
+            raise AdapterError(f"the delta of {name} must be of a floating-point type, got {tensor.dtype}")
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise AdapterError(f"the delta of {name} holds values that are not finite")
+    if not isinstance(delta, Tensor) and (delta.up.ndim, delta.down.ndim, delta.up.shape[-1]) != (2, 2, delta.rank):
+        shapes = f"{tuple(delta.up.shape)} and {tuple(delta.down.shape)}"
+        raise AdapterError(f"the delta of {name} is a product of matrices that do not fit: {shapes}")
 
 
 def adapter_of(model: VLM | nn.Module) -> Adapter | None:
     """The adapter that a model carries, equal to the one that was attached; None without one."""
     mount = tower_of(model).mounted()
-    return Adapter(mount.settings, mount.anchor) if isinstance(mount, _AdapterMount) else None
+    return Adapter(mount.settings, mount.anchor, mount.deltas) if isinstance(mount, AdapterMount) else None
 
 
 def attached(model: VLM | nn.Module) -> bool:

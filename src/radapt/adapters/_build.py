@@ -1,10 +1,12 @@
-"""An adapter for a model's tower with a given anchor."""
+"""An adapter for a model's tower, from its parts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
-from radapt.models import VLM, tower_of
+from radapt.models import VLM, Delta, tower_of
 from radapt.types import Anchor, Mix
 
 from ._adapter import Adapter
@@ -18,7 +20,7 @@ D0 = 40.0
 
 def adapter_for(
     model: VLM | nn.Module,
-    anchor: Anchor,
+    anchor: Anchor | None,
     *,
     cutoff: float | None,
     alpha: float,
@@ -26,8 +28,9 @@ def adapter_for(
     method: str,
     origin: dict[str, object],
     block: int = 0,
+    deltas: Mapping[str, Delta] | None = None,
 ) -> Adapter:
-    """An adapter for a model's tower with a given anchor."""
+    """An adapter for a model's tower with a given anchor, or with deltas."""
     tower = tower_of(model)
     name = (
         model.name
@@ -47,4 +50,4 @@ def adapter_for(
         origin=origin,
         block=block,
     )
-    return Adapter(settings, anchor)
+    return Adapter(settings, anchor, deltas)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from radapt._version import __version__
+from radapt.models import Delta, tensors_of
 from radapt.text import markdown
 
 from ._settings import AdapterSettings
@@ -18,12 +20,19 @@ _MARK = "\n<!-- radapt wrote this card, {digest}, and replaces it until it is ed
 _LARGEST = 1 << 20
 
 
-def card(settings: AdapterSettings, fingerprint: str) -> str:
+def card(settings: AdapterSettings, anchor: bool, deltas: Mapping[str, Delta], fingerprint: str) -> str:
     """Model card: how the adapter was made, how to use it, and what it does not promise."""
     s, tokens = settings, settings.prefix + settings.grid[0] * settings.grid[1]
     filter_line = (
         "none" if s.cutoff is None else f"Gaussian, {s.cutoff:.4g} cycles per pixel (D0 = {s.d0:.3g} at 224 px)"
     )
+    held = dict[str, object]()
+    if anchor:
+        held = {"alpha": f"{s.alpha:g}", "mix": s.mix, "block": s.block + 1, "anchor": f"{tokens} tokens x {s.width}"}
+    if deltas:
+        numbers = sum(tensor.numel() for delta in deltas.values() for tensor in tensors_of(delta))
+        held["deltas"] = f"of {len(deltas)} weights, {numbers:,} numbers"
+    parts = "".join(f"| {name} | {text} |\n" for name, text in held.items())
     origin = "".join(f"| {markdown(name)} | {markdown(value)} |\n" for name, value in s.origin.items())
     text = f"""---
 library_name: radapt
@@ -38,11 +47,7 @@ license: apache-2.0
 |---|---|
 | method | {markdown(s.method)} |
 | filter | {filter_line} |
-| alpha | {s.alpha:g} |
-| mix | {s.mix} |
-| block | {s.block + 1} |
-| anchor | {tokens} tokens x {s.width} |
-| fingerprint | {fingerprint} |
+{parts}| fingerprint | {fingerprint} |
 {origin}
 ```python
 import radapt

@@ -79,7 +79,8 @@ class _Anchor:
         if self.fixed is not None:
             with self.adapter.attach(self.model):
                 return self.loss(self.fixed[rows].to(self.model.device), rows)
-        with Adapter(self.adapter.settings, self.adapter.anchor.detach()).attach(self.model):
+        anchor = self.adapter.anchor
+        with Adapter(self.adapter.settings, None if anchor is None else anchor.detach()).attach(self.model):
             pixels = self.adversarial(rows, f"adaptive/{step}")
         with self.adapter.attach(self.model):
             return self.loss(pixels, rows)
@@ -168,6 +169,7 @@ def data_driven(
         raise InputError(f"there must be one label per image, got {len(labels)} labels for {len(pixels)} images")
     vlm = load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
+    assert start.anchor is not None
     anchor = start.anchor.to(vlm.device).requires_grad_()
     training = _Anchor(
         vlm, Adapter(start.settings, anchor), pixels, labels, classifier, attack, adversary, batch_size, seed

@@ -6,9 +6,10 @@ class.
 
 from __future__ import annotations
 
+from radapt.models import interpolated
+
 from ._analysis import REGISTRY, Analysis
 from ._analyze import analyze, make
-from ._interpolated import interpolated
 from .attention import attention_maps
 from .cka import cka
 from .insensitivity import insensitivity

@@ -12,7 +12,7 @@ from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import fraction
-from radapt.models import VLM
+from radapt.models import VLM, interpolated
 from radapt.registry import nearest
 from radapt.results import Results
 from radapt.results.plots import Plot
@@ -20,7 +20,6 @@ from radapt.results.sweep import Position, curves
 from radapt.types import ReplacementOrder
 
 from ._analysis import Analysis, original_and_twins
-from ._interpolated import interpolated
 
 __all__ = ["ANALYSIS", "DIAGRAMS", "Replacement", "replaced", "stage_candidates", "stages"]
 

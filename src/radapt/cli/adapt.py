@@ -34,13 +34,15 @@ __all__ = ["adapt", "tune"]
 
 
 def adapt(
-    method: Annotated[str, typer.Argument(help="training-free, model-guided, data-driven, or one that was added.")],
+    method: Annotated[
+        str, typer.Argument(help="training-free, model-guided, data-driven, graft, or one that was added.")
+    ],
     model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model to adapt.")] = "micro/clip",
     out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the adapter.")] = Path(
         "adapter"
     ),
     guide: Annotated[
-        str | None, typer.Option(parser=named, metavar="MODEL", help="model-guided: the robust twin.")
+        str | None, typer.Option(parser=named, metavar="MODEL", help="model-guided, graft: the robust twin.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the anchor; default 1 (data-driven 0.8).")] = None,
     d0: Annotated[
@@ -79,6 +81,7 @@ def adapt(
       radapt adapt training-free --model micro/clip --out my-adapter
       radapt adapt model-guided --model micro/clip --guide micro/fare --out guided
       radapt adapt data-driven --model micro/clip --adversary adaptive --n 2000 --out plus
+      radapt adapt graft --guide micro/fare --option weights=embedding=1,block:0-1=0.75 --out grafted
     """
     from radapt.adapters import adapt as run
 

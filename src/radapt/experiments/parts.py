@@ -102,7 +102,7 @@ class DefenceSpec:
     def __post_init__(self) -> None:
         method: AdapterMethod = METHODS.get(self.method)
         if method.needs_guide != (self.guide is not None):
-            raise SettingsError("guide belongs to model-guided, and model-guided needs it")
+            raise SettingsError(f"{self.method} " + ("needs a guide" if method.needs_guide else "takes no guide"))
         if method.needs_images and not self.data:
             raise SettingsError(f"{self.method} needs data")
         if self.settings.get("image") == "mean" and not self.data:

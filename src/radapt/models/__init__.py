@@ -16,10 +16,12 @@ from radapt.io import expanded
 
 from ._checks import check_model
 from ._classifier import ClassifierModel
+from ._deltas import Delta, LowRank, WeightChange, difference, full, low_rank, tensors_of
 from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
 from ._generative import Generative, generative
 from ._hooks import Mount, PixelHook
+from ._interpolated import check_twins, interpolated
 from ._layout import Grid, Layout, place_tokens
 from ._memory import Memory, estimate
 from ._mode import evaluating
@@ -36,31 +38,40 @@ __all__ = [
     "VLM",
     "ClassifierModel",
     "Contrastive",
+    "Delta",
     "DualEncoder",
     "Generative",
     "Grid",
     "ImageTower",
     "Layout",
+    "LowRank",
     "Memory",
     "Mount",
     "PixelHook",
     "Tokens",
     "Tower",
+    "WeightChange",
     "ZeroShotModel",
     "check_device",
+    "check_twins",
     "common_image_size",
     "contrastive",
+    "difference",
     "estimate",
     "evaluating",
     "families",
+    "full",
     "generative",
+    "interpolated",
     "likelihood",
     "load",
+    "low_rank",
     "micro_models",
     "open_image",
     "parts",
     "place_tokens",
     "supports",
+    "tensors_of",
     "tower_of",
     "zero_shot",
 ]

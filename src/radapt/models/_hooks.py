@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import currentframe, signature
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from radapt.errors import AdapterError, InputError
 from radapt.fingerprint import code_digest
 
+from ._deltas import Delta, WeightChange
 from ._layout import Grid, Layout
 
 __all__ = ["ImageHook", "Mount", "PixelHook"]
@@ -28,9 +29,11 @@ class Mount(Protocol):
 
     Args:
         block: the block whose attention output it maps, from 0.
+        deltas: what it adds to weights of the tower, by the names of the root's parameters.
     """
 
     block: int
+    deltas: Mapping[str, Delta]
 
     def pixels(self, images: Tensor) -> Tensor:
         """Map images (batch x channels x height x width, as normalised by the model) as they enter the tower."""
@@ -61,6 +64,7 @@ class PixelHook(ABC):
     Attributes:
         argument: name under which the images enter the root.
         handles: what removes the hooks. A copy in another process needs them to know its hooks from later ones.
+        change_of_weights: the mount's deltas in the root, where it has any.
     """
 
     argument: ClassVar[str]
@@ -70,6 +74,7 @@ class PixelHook(ABC):
         parameters = signature(root.forward).parameters.values()
         self.fixed = not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         self.handles: tuple[RemovableHandle, ...] = ()
+        self.change_of_weights = WeightChange(root, mount.deltas) if mount.deltas else None
 
     @property
     def fingerprint(self) -> str:
@@ -127,6 +132,23 @@ class PixelHook(ABC):
                 "undefended model. Save the adapter too, into a folder of its own: adapter.save_pretrained(folder), "
                 "where adapter = radapt.adapter_of(model)",
                 stacklevel=level,
+            )
+
+    def saved(self, module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+        """Give a state dict the model's own weights."""
+        if self.change_of_weights is not None:
+            self.change_of_weights.saved(module, state, prefix)
+
+    def loading(self, module: nn.Module, *given: object) -> None:
+        """Refuse weights for a model whose weights are changed.
+
+        Raises:
+            AdapterError: they are.
+        """
+        if self.change_of_weights is not None:
+            raise AdapterError(
+                "this model carries an adapter that changes its weights, so that weights cannot be loaded into it; "
+                "detach the adapter first: radapt.detach(model)"
             )
 
     @abstractmethod

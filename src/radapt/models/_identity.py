@@ -12,6 +12,7 @@ from radapt.errors import SettingsError
 from radapt.fingerprint import code_digest, digest
 from radapt.io import digest_of
 
+from ._deltas import WeightChange
 from ._hooks import PixelHook
 
 __all__ = ["identity_of"]
@@ -33,7 +34,7 @@ def identity_of(module: nn.Module, attributes: Mapping[str, object]) -> str:
         module: the module, on any device and in any mode.
         attributes: what else decides the outputs, by name.
     """
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **_own(module)}
     config = getattr(module, "config", None)
     facts = {
         "tensors": [sorted(tensors), digest(tensors[name] for name in sorted(tensors))],
@@ -43,6 +44,17 @@ def identity_of(module: nn.Module, attributes: Mapping[str, object]) -> str:
         "attributes": {name: _described(value) for name, value in attributes.items()},
     }
     return digest_of(facts, default=repr)
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """The weights that an adapter keeps aside, by their names in the module."""
+    own = dict[str, Tensor]()
+    for name, each in module.named_modules():
+        for hook in each._forward_pre_hooks.values():
+            change = getattr(getattr(hook, "__self__", None), "change_of_weights", None)
+            if isinstance(change, WeightChange):
+                own |= {f"{name}.{key}".lstrip("."): weight for key, weight in change.own.items()}
+    return own
 
 
 def _structure(module: nn.Module) -> Iterator[object]:

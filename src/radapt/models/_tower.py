@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -92,6 +93,14 @@ class Tower(ABC):
             self.root.register_forward_pre_hook(hook.before, with_kwargs=True),
             attention.register_forward_hook(hook.after, with_kwargs=True),
             self.root.register_state_dict_pre_hook(hook.saving),
+            *(
+                (
+                    self.root.register_state_dict_post_hook(partial(hook.saved)),  # which marks it: no method can be
+                    self.root.register_load_state_dict_pre_hook(hook.loading),
+                )
+                if mount.deltas
+                else ()
+            ),
         )
         _forget_compiled()
 
@@ -102,6 +111,8 @@ class Tower(ABC):
             return False
         for handle in hook.handles:
             handle.remove()
+        if hook.change_of_weights is not None:
+            hook.change_of_weights.undo(self.root)
         _forget_compiled()
         return True
 

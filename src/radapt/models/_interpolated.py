@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from radapt.errors import AdapterError, ModelError, SettingsError
-from radapt.models import VLM, parts
 
-__all__ = ["interpolated"]
+from ._parts import parts
+from ._vlm import VLM
+
+__all__ = ["check_twins", "interpolated"]
 
 # What models of one depth and width may still differ in.
 _MATTERS = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads", "num_heads", "patch_size")
@@ -51,7 +53,7 @@ def interpolated(model: VLM, twin: VLM, weights: float | Mapping[str, float], *,
             if parameter in share:
                 raise SettingsError(f"{part!r} and another part both name {parameter}; give every part one weight")
             share[parameter] = float(weight)
-    _check_twins(model, twin)
+    check_twins(model, twin)
     copied = copy.copy(model)
     # Several copies of a large model would not fit beside each other: the weights themselves are not copied.
     shared: list[Tensor] = [*model.model.parameters(), *model.model.buffers()]
@@ -74,7 +76,16 @@ def _between(mine: Tensor, its: Tensor, weight: float) -> Tensor:
     return torch.lerp(mine.detach().float(), its.detach().to(mine.device).float(), weight).to(mine.dtype)
 
 
-def _check_twins(model: VLM, twin: VLM) -> None:
+def check_twins(model: VLM, twin: VLM) -> None:
+    """Refuse two models that differ in more than their weights.
+
+    Raises:
+        ModelError: they do.
+        AdapterError: the second carries an adapter.
+
+    Warns:
+        UserWarning: their weights differ outside of the vision encoders.
+    """
     if twin.tower.mounted() is not None:
         raise AdapterError(
             f"{twin.name} carries an adapter, which is no weight that another model could take; detach it first: "
