@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from radapt.adapters import Adapter, adapt, attached, data_driven, training_free
-from radapt.adapters.data_driven import digest
+from radapt.adapters._adversarial import TrainingImages
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, make
 from radapt.errors import AdapterError, InputError, ModelError, SettingsError
+from radapt.fingerprint import digest
 
 EPS = 16 / 255
 SHORT: dict[str, Any] = {"eps": EPS, "attack_steps": 2, "batch_size": 4, "quiet": True}
@@ -94,15 +95,13 @@ def test_the_first_loss_is_that_of_a_computation_by_hand(
 def test_every_epoch_passes_all_images_in_an_order_of_its_own(
     tiny_vlm: Any, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, batches = importlib.import_module("radapt.adapters.data_driven"), list[list[int]]()
-    loss = module._Anchor.loss
+    batches, loss = list[list[int]](), TrainingImages.loss
 
-    def watched(self: Any, adversarial: Tensor, rows: Tensor) -> Tensor:
+    def watched(self: Any, model: Any, adversarial: Tensor, rows: Tensor) -> Tensor:
         batches.append(rows.tolist())
-        result: Tensor = loss(self, adversarial, rows)
-        return result
+        return loss(self, model, adversarial, rows)
 
-    monkeypatch.setattr(module._Anchor, "loss", watched)
+    monkeypatch.setattr(TrainingImages, "loss", watched)
     data_driven(tiny_vlm, pixels, steps=6, **SHORT)
     epochs = [first + second for first, second in zip(batches[::2], batches[1::2], strict=True)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(8))] * 3

@@ -14,6 +14,7 @@ from ._tune import Trial, Tuned, tune
 from .data_driven import data_driven
 from .graft import graft
 from .model_guided import model_guided
+from .shallow import shallow
 from .training_free import training_free
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "graft",
     "model_guided",
     "names",
+    "shallow",
     "training_free",
     "tune",
 ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from radapt.data import Dataset, load_dataset
+from radapt.data import Dataset, listed, training_images
 from radapt.errors import AdapterError, SettingsError
 from radapt.io import check_writable, checkpoint_path, expanded
 from radapt.models import VLM, load, zero_shot
@@ -65,8 +65,8 @@ def adapt(
     model: str | Path | VLM | nn.Module = "micro/clip",
     *,
     guide: str | Path | VLM | nn.Module | None = None,
-    data: str | Path | Dataset | None = None,
-    n: int | None = None,
+    data: str | Path | Dataset | Sequence[str | Path | Dataset] | None = None,
+    n: int | Sequence[int] | None = None,
     out: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str = "cpu",
@@ -82,8 +82,9 @@ def adapt(
         model: the model to adapt, or its name; it is not changed.
         guide: the robust twin, for a method that needs one.
         data: the dataset, or its name, whose train split is used by a method that is trained, and for
-            ``image="mean"``; by default ``objects``.
-        n: how many images of a dataset by name; by default 2,000.
+            ``image="mean"``; several are joined; by default ``objects``.
+        n: how many images of each dataset by name; of several of them, one number for each, or for all; by default
+            2,000.
         out: folder that the adapter is saved to; None: it is not saved.
         checkpoint: file to resume from when a training is killed, by default beside ``out``; removed when the adapter
             is saved, and only then.
@@ -110,6 +111,8 @@ def adapt(
     if not (chosen.needs_images or taken.get("image") == "mean") and not (data is None and n is None):
         raise SettingsError(f"{name} is made without images here; leave data and n out, or take image='mean'")
     data, n = "objects" if data is None else data, 2000 if n is None else n
+    for each in listed(n):
+        whole("n", each)
     place: dict[str, Any] = {"device": device, "dtype": dtype}
     vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)
     if guide is not None:
@@ -118,7 +121,8 @@ def adapt(
     elif not chosen.needs_images:
         adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm))
     else:
-        adapter = _trained(chosen, vlm, _images(data, n, vlm), taken, checkpoint=file, quiet=quiet)
+        images = training_images(data, n, size=vlm.image_size[0])
+        adapter = _trained(chosen, vlm, images, taken, checkpoint=file, quiet=quiet)
     if folder is not None:
         adapter.save_pretrained(folder)
         if file is not None and chosen.needs_images:
@@ -145,16 +149,9 @@ def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[
     return method.make(model, images.pixels(range(len(images))), **settings, **labelled, **training)
 
 
-def _images(data: str | Path | Dataset, n: int, model: VLM) -> Dataset:
-    if isinstance(data, Dataset):
-        return data
-    whole("n", n)
-    return load_dataset(str(data), split="train", n=n, size=model.image_size[0])
-
-
-def _mean_pixels(settings: Mapping[str, Any], data: str | Path | Dataset, n: int, model: VLM) -> dict[str, Any]:
+def _mean_pixels(settings: Mapping[str, Any], data: Any, n: Any, model: VLM) -> dict[str, Any]:
     """The images that an anchor of a mean image is made of."""
     if settings.get("image") != "mean" or "pixels" in settings:
         return {}
-    images = _images(data, n, model)
+    images = training_images(data, n, size=model.image_size[0])
     return {"pixels": images.pixels(range(len(images)))}

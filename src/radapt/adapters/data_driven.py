@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective
 from radapt.attacks.pgd import PGD
-from radapt.errors import InputError, SettingsError
-from radapt.fingerprint import digest
+from radapt.errors import SettingsError
 from radapt.io import check_writable
-from radapt.models import VLM, load, zero_shot
+from radapt.models import VLM
 from radapt.numbers import check_seed, number, whole
 from radapt.registry import nearest
-from radapt.training import Schedule, epoch_rows, fit
-from radapt.types import Adversary, AnchorLoss, Classifier, Embeddings, Labels, Mix, Pixels
+from radapt.training import Schedule, fit
+from radapt.types import Adversary, AnchorLoss, Classifier, Labels, Mix, Pixels
 
 from ._adapter import Adapter
+from ._adversarial import TrainingImages, loaded
 from ._build import D0
 from ._gaussian import cutoff_from_d0
 from ._method import AdapterMethod
@@ -33,65 +30,25 @@ __all__ = ["METHOD", "data_driven"]
 
 
 class _Anchor:
-    """Loss of the adapter with a trainable anchor, over batches that depend on (seed, step) only."""
+    """Loss of the adapter with a trainable anchor."""
 
-    def __init__(
-        self, model: VLM, adapter: Adapter, clean: Pixels, labels: Labels | None, classifier: Classifier | None,
-        attack: PGD, adversary: Adversary, batch_size: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.model, self.adapter, self.clean, self.labels, self.classifier = model, adapter, clean, labels, classifier
-        self.attack, self.adversary, self.batch_size, self.seed = attack, adversary, batch_size, seed
-        self.reference = self._encode_all(clean)
+    def __init__(self, adapter: Adapter, images: TrainingImages, adversary: Adversary) -> None:
+        self.adapter, self.images, self.model = adapter, images, images.original
         self.fixed: Pixels | None = None
-
-    def _encode_all(self, pixels: Pixels) -> Embeddings:
-        device = self.model.device
-        with torch.no_grad():
-            return torch.cat(
-                [self.model.encode_image(part.to(device)).float() for part in pixels.split(self.batch_size)]
-            )
-
-    def objective(self, rows: Tensor) -> Objective:
-        """What the adversary maximises on these rows: the loss that the anchor minimises."""
-        if self.classifier is None or self.labels is None:
-            return EmbeddingObjective(self.model.encode_image, self.reference[rows])
-        logits = partial(zero_shot(self.model).logits, classifier=self.classifier)
-        return ClassificationObjective(logits, self.labels[rows], len(self.classifier), stop=False)
-
-    def adversarial(self, rows: Tensor, stream: str) -> Pixels:
-        """Adversarial images of these rows against the model as it stands."""
-        keys = [f"{stream}/{row}" for row in rows.tolist()]
-        pixels = self.clean[rows].to(self.model.device)
-        return self.attack(self.objective(rows), pixels, keys=keys, seed=self.seed, batch_size=len(rows)).pixels
-
-    def make_static(self) -> None:
-        """Adversarial images of everything, made once against the undefended model, as in the paper."""
-        rows = torch.arange(len(self.clean), device="cpu").split(self.batch_size)
-        self.fixed = torch.cat([self.adversarial(part, "static").cpu() for part in rows])
-
-    def rows(self, step: int) -> Tensor:
-        """Rows of a step: a fresh permutation of all images every epoch."""
-        total = len(self.clean)
-        return torch.from_numpy(epoch_rows(step, min(self.batch_size, total), total, self.seed))
+        if adversary == "static":  # made once against the undefended model, as in the paper
+            rows = torch.arange(len(images.clean), device="cpu").split(images.batch_size)
+            self.fixed = torch.cat([images.adversarial(self.model, part, "static").cpu() for part in rows])
 
     def __call__(self, step: int) -> Tensor:
-        rows = self.rows(step)
+        rows = self.images.rows(step)
         if self.fixed is not None:
             with self.adapter.attach(self.model):
-                return self.loss(self.fixed[rows].to(self.model.device), rows)
+                return self.images.loss(self.model, self.fixed[rows].to(self.model.device), rows)
         anchor = self.adapter.anchor
         with Adapter(self.adapter.settings, None if anchor is None else anchor.detach()).attach(self.model):
-            pixels = self.adversarial(rows, f"adaptive/{step}")
+            pixels = self.images.adversarial(self.model, rows, f"adaptive/{step}")
         with self.adapter.attach(self.model):
-            return self.loss(pixels, rows)
-
-    def loss(self, pixels: Pixels, rows: Tensor) -> Tensor:
-        """Embedding: ||f_A(x_adv) - f(x)||^2 (as FARE, eq. 3); text: cross-entropy of the logits (as TeCoA)."""
-        if self.classifier is not None and self.labels is not None:
-            logits = zero_shot(self.model).logits(pixels, self.classifier)
-            return F.cross_entropy(logits, self.labels[rows].to(logits.device))
-        embedding = self.model.encode_image(pixels).float()
-        return (embedding - self.reference[rows]).square().sum(1).mean()
+            return self.images.loss(self.model, pixels, rows)
 
 
 def data_driven(
@@ -157,25 +114,12 @@ def data_driven(
     file = None if checkpoint is None else check_writable(checkpoint)
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
-    if {labels is not None, classifier is not None} != {loss == "text"}:
-        raise InputError(
-            "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
-        )
-    if not isinstance(pixels, Tensor):
-        raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], got {type(pixels).__name__}")
-    if len(pixels) == 0:
-        raise InputError("no training images; the paper takes 2,000")
-    if labels is not None and len(labels) != len(pixels):
-        raise InputError(f"there must be one label per image, got {len(labels)} labels for {len(pixels)} images")
-    vlm = load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
+    vlm = loaded(model, loss, labels, classifier)
+    images = TrainingImages(vlm, pixels, labels, classifier, attack, batch_size, seed)
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
     assert start.anchor is not None
     anchor = start.anchor.to(vlm.device).requires_grad_()
-    training = _Anchor(
-        vlm, Adapter(start.settings, anchor), pixels, labels, classifier, attack, adversary, batch_size, seed
-    )
-    if adversary == "static":
-        training.make_static()
+    training = _Anchor(Adapter(start.settings, anchor), images, adversary)
     settings: dict[str, object] = {
         "loss": loss,
         "adversary": adversary,
@@ -184,9 +128,7 @@ def data_driven(
         "batch": batch_size,
         "seed": seed,
     }
-    data = {"images": pixels, "labels": labels, "classifier": classifier}
-    settings |= {"start": start.fingerprint, "weights": vlm.fingerprint}
-    settings |= {name: None if tensor is None else digest([tensor]) for name, tensor in data.items()}
+    settings |= {"start": start.fingerprint, "weights": vlm.fingerprint, **images.facts()}
     parameters = {"anchor": anchor}
     history = fit(
         parameters, training, schedule, label="anchor", checkpoint=file, every=20, settings=settings, quiet=quiet

@@ -27,6 +27,7 @@ from ._shared import (
     named,
     refuse_unused,
     split_names,
+    split_numbers,
     tell_written,
 )
 
@@ -35,7 +36,7 @@ __all__ = ["adapt", "tune"]
 
 def adapt(
     method: Annotated[
-        str, typer.Argument(help="training-free, model-guided, data-driven, graft, or one that was added.")
+        str, typer.Argument(help="training-free, model-guided, data-driven, graft, shallow, or an added one.")
     ],
     model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model to adapt.")] = "micro/clip",
     out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the adapter.")] = Path(
@@ -54,17 +55,20 @@ def adapt(
     ] = None,
     block: Annotated[int | None, typer.Option(help="Block of the anchor; the paper's is the first, 0.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="data-driven, mean: the dataset whose train split is used; default objects.")
+        str | None,
+        typer.Option(help="Of what is trained: the datasets whose train splits are used, by commas; default objects."),
     ] = None,
-    n: Annotated[int | None, typer.Option(help="data-driven, mean: number of images; default 2000.")] = None,
+    n: Annotated[
+        str | None, typer.Option(help="Number of images of each dataset, or one for each, by commas; default 2000.")
+    ] = None,
     data_root: DataRoot = None,
-    loss: Annotated[str | None, typer.Option(help="data-driven: embedding (default) or text.")] = None,
+    loss: Annotated[str | None, typer.Option(help="data-driven, shallow: embedding (default) or text.")] = None,
     adversary: Annotated[str | None, typer.Option(help="data-driven: static (default) or adaptive.")] = None,
     eps: Annotated[
-        str | None, typer.Option(help="data-driven: l-inf radius of the training attack; default 4/255.")
+        str | None, typer.Option(help="data-driven, shallow: l-inf radius of the training attack; default 4/255.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="data-driven: optimiser steps; default 120.")] = None,
-    seed: Annotated[int | None, typer.Option(help="data-driven: seed.")] = None,
+    steps: Annotated[int | None, typer.Option(help="data-driven (120), shallow (300): optimiser steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="data-driven, shallow: seed.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="What else the method takes: NAME=VALUE, repeatable.")
     ] = None,
@@ -109,8 +113,8 @@ def adapt(
         method,
         model,
         guide=guide,
-        data=data,
-        n=n,
+        data=None if data is None else split_names(data),
+        n=None if n is None else split_numbers(n, "--n"),
         out=out,
         device=device,
         dtype=dtype,

@@ -4,6 +4,7 @@ from ._cards import PROMPTS, REGISTRY, Card, TaskName, card, datasets
 from ._dataset import Dataset, fill
 from ._joined import joined
 from ._readers import READERS, load_dataset
+from ._training import listed, training_images
 
 __all__ = [
     "PROMPTS",
@@ -16,5 +17,7 @@ __all__ = [
     "datasets",
     "fill",
     "joined",
+    "listed",
     "load_dataset",
+    "training_images",
 ]

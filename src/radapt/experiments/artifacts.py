@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from radapt._version import __version__
 from radapt.adapters import Adapter, AdapterMethod
-from radapt.data import Dataset, joined, load_dataset
+from radapt.data import Dataset, training_images
 from radapt.errors import SettingsError
 from radapt.finetuning import finetune
 from radapt.fingerprint import digest
@@ -22,7 +22,7 @@ from radapt.types import Pixels
 
 from .parts import DefenceSpec, TrainingSpec
 
-__all__ = ["Report", "identity", "trained_adapter", "trained_twin", "training_images"]
+__all__ = ["Report", "identity", "images_of", "trained_adapter", "trained_twin"]
 
 _Kind = TypeVar("_Kind")
 _RECIPE = "recipe.json"
@@ -72,10 +72,9 @@ def trained_adapter(
     )
 
 
-def training_images(spec: TrainingSpec | DefenceSpec, model: VLM) -> Dataset:
+def images_of(spec: TrainingSpec | DefenceSpec, model: VLM) -> Dataset:
     """The training images of a twin or an anchor: those of its datasets, one set after the other."""
-    size = model.image_size[0]
-    return joined([load_dataset(each, split="train", n=spec.n, size=size) for each in spec.data])
+    return training_images(spec.data, spec.n, size=model.image_size[0])
 
 
 def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report, quiet: bool) -> VLM:
@@ -88,7 +87,7 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
         report: called when something else lies there.
         quiet: no progress bar.
     """
-    images = training_images(spec, model)
+    images = images_of(spec, model)
 
     def train(checkpoint: Path) -> VLM:
         return finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model

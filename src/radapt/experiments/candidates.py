@@ -19,7 +19,7 @@ from radapt.models import VLM
 from radapt.results.sweep import Position
 from radapt.schema import check_keywords
 
-from .artifacts import Report, trained_adapter, trained_twin, training_images
+from .artifacts import Report, images_of, trained_adapter, trained_twin
 from .parts import AttackSpec, DefenceSpec, Sweep
 from .spec import Profile
 
@@ -197,7 +197,7 @@ class Builder:
         method, settings = self._method(title, spec)
         pixels = None
         if spec.data and (method.needs_images or settings.get("image") == "mean"):
-            images = training_images(spec, vlm)
+            images = images_of(spec, vlm)
             pixels = images.pixels(range(len(images)))
         if spec.guide is not None:
             return method.make(vlm, self._model(spec.guide), **settings, pixels=pixels)

@@ -10,7 +10,7 @@ from typing import Any
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, model_guided, training_free
-from radapt.data import joined, load_dataset
+from radapt.data import load_dataset, training_images
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import expanded
 from radapt.models import VLM, load
@@ -132,8 +132,7 @@ def _anchored(
 def _trained(
     model: VLM, world: _World, adversary: str, folder: Path, report: Callable[[str], None], quiet: bool
 ) -> Adapter:
-    size = model.image_size[0]
-    images = joined([load_dataset(each, split="train", n=_IMAGES, size=size) for each in world.training])
+    images = training_images(world.training, _IMAGES, size=model.image_size[0])
     settings: dict[str, Any] = {"adversary": adversary, "steps": _STEPS[adversary], "alpha": _ALPHA[adversary]}
     pixels = images.pixels(range(len(images)))
     return trained_adapter(METHODS.get("data-driven"), model, pixels, settings, folder, report=report, quiet=quiet)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radapt.data import Dataset, joined, load_dataset
-from radapt.errors import InputError, SettingsError, shown
+from radapt.data import Dataset, listed, training_images
+from radapt.errors import InputError, SettingsError
 from radapt.fingerprint import code_digest, digest
 from radapt.io import check_writable, checkpoint_path, digest_of
 from radapt.models import VLM, load, zero_shot
@@ -140,10 +140,10 @@ def finetune(
     )  # fmt: skip
     if steps is not None and minutes is not None:
         raise SettingsError("give steps, or minutes, the time that they may take; not both")
+    for each in listed(n):
+        whole("n", each)
     if minutes is not None:
         number("minutes", minutes, 0, above=True)
-    for each in _listed(n):
-        whole("n", each)
     check_seed(seed)
     folder = None if out is None else check_writable(out, folder=True)
     file = checkpoint_path(folder) if checkpoint is None and folder is not None else checkpoint
@@ -158,7 +158,7 @@ def finetune(
             f"{vlm.name} carries an adapter or an input defence, and fine-tuning changes the weights of the bare "
             "model; detach it first (radapt.detach(model)), and make an adapter for the twin afterwards"
         )
-    images = _images(_listed(data), _listed(n), vlm.image_size[0])
+    images = training_images(data, n, size=vlm.image_size[0])
     label = chosen.name
     if chosen.needs_labels and not images.classes:
         raise InputError(f"{label} needs a dataset with classes; {images.name} has none")
@@ -235,29 +235,6 @@ def finetune(
     if group.main and folder is not None:
         save(tuned, made, folder, dtype, kept=file)
     return FineTuned(model=tuned, losses=tuple(history), recipe=made)
-
-
-def _listed(given: Any) -> list[Any]:
-    """One thing, or several, as a list."""
-    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-
-
-def _images(given: Sequence[Any], numbers: Sequence[int], size: int) -> Dataset:
-    """The images of some datasets as one; of those by name, the train splits."""
-    names = [each for each in given if isinstance(each, str | Path)]
-    wrong = [each for each in given if not isinstance(each, str | Path | Dataset)]
-    if wrong or not given:
-        got = shown(wrong[0]) if wrong else "none"
-        raise SettingsError(f"data must be a dataset, by name or as an object, or a list of datasets; got {got}")
-    if len(numbers) not in (1, len(names)):
-        got = f"{len(names)} datasets by name and {len(numbers)} n"
-        raise SettingsError(f"give n once, or once for each dataset by name; got {got}")
-    counts = iter(numbers if len(numbers) == len(names) else [numbers[0]] * len(names))
-    sets = [
-        each if isinstance(each, Dataset) else load_dataset(each, split="train", n=next(counts), size=size)
-        for each in given
-    ]
-    return joined(sets)
 
 
 def _digests(method: Method, model: VLM, images: Dataset, classifier: Classifier) -> dict[str, object]:

@@ -1,0 +1,101 @@
+"""Adversarial training on a few thousand images: batches, the adversary, and the two losses that adapters minimise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective
+from radapt.attacks.pgd import PGD
+from radapt.errors import InputError
+from radapt.fingerprint import digest
+from radapt.models import VLM, load, zero_shot
+from radapt.training import epoch_rows
+from radapt.types import AnchorLoss, Classifier, Embeddings, Labels, Pixels
+
+__all__ = ["TrainingImages", "loaded"]
+
+
+@dataclass(eq=False)
+class TrainingImages:
+    """The images that an adapter is trained on, in batches that depend on (seed, step) only.
+
+    Args:
+        original: the model without any adapter; its embeddings of the clean images are the reference.
+        clean: images in [0, 1], N x 3 x H x W.
+        labels, classifier: true classes and unit text embeddings, for the loss ``text``; None for ``embedding``.
+        attack: the adversary.
+        batch_size, seed: of the batches; the seed is the adversary's, too.
+
+    Raises:
+        InputError: no images, labels that do not match, or labels for a loss that takes none.
+    """
+
+    original: VLM
+    clean: Pixels
+    labels: Labels | None
+    classifier: Classifier | None
+    attack: PGD
+    batch_size: int
+    seed: int
+    reference: Embeddings = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.clean, Tensor):
+            raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], got {type(self.clean).__name__}")
+        if len(self.clean) == 0:
+            raise InputError("no training images; the paper takes 2,000")
+        if self.labels is not None and len(self.labels) != len(self.clean):
+            counts = f"{len(self.labels)} labels for {len(self.clean)} images"
+            raise InputError(f"there must be one label per image, got {counts}")
+        device = self.original.device
+        with torch.no_grad():
+            self.reference = torch.cat(
+                [self.original.encode_image(part.to(device)).float() for part in self.clean.split(self.batch_size)]
+            )
+
+    def facts(self) -> dict[str, object]:
+        """What tells a training on these images from others."""
+        data = {"images": self.clean, "labels": self.labels, "classifier": self.classifier}
+        return {name: None if tensor is None else digest([tensor]) for name, tensor in data.items()}
+
+    def rows(self, step: int) -> Tensor:
+        """Rows of a step: a fresh permutation of all images every epoch."""
+        total = len(self.clean)
+        return torch.from_numpy(epoch_rows(step, min(self.batch_size, total), total, self.seed))
+
+    def adversarial(self, model: VLM, rows: Tensor, stream: str) -> Pixels:
+        """Adversarial images of some rows against a model as it stands, for the loss that its training minimises."""
+        keys = [f"{stream}/{row}" for row in rows.tolist()]
+        pixels = self.clean[rows].to(model.device)
+        return self.attack(self._objective(model, rows), pixels, keys=keys, seed=self.seed, batch_size=len(rows)).pixels
+
+    def _objective(self, model: VLM, rows: Tensor) -> Objective:
+        if self.classifier is None or self.labels is None:
+            return EmbeddingObjective(model.encode_image, self.reference[rows])
+        logits = partial(zero_shot(model).logits, classifier=self.classifier)
+        return ClassificationObjective(logits, self.labels[rows], len(self.classifier), stop=False)
+
+    def loss(self, model: VLM, pixels: Pixels, rows: Tensor) -> Tensor:
+        """Embedding: ||f(x_adv) - f_original(x)||^2 (as FARE, eq. 3); text: cross-entropy of the logits (as TeCoA)."""
+        if self.classifier is not None and self.labels is not None:
+            logits = zero_shot(model).logits(pixels, self.classifier)
+            return F.cross_entropy(logits, self.labels[rows].to(logits.device))
+        return (model.encode_image(pixels).float() - self.reference[rows]).square().sum(1).mean()
+
+
+def loaded(model: VLM | nn.Module, loss: AnchorLoss, labels: Labels | None, classifier: Classifier | None) -> VLM:
+    """The model to be trained on, where the loss has what it needs.
+
+    Raises:
+        InputError: the loss ``text`` lacks labels or a classifier, or ``embedding`` was given some.
+    """
+    if {labels is not None, classifier is not None} != {loss == "text"}:
+        raise InputError(
+            "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
+        )
+    return load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model

@@ -1,0 +1,210 @@
+"""Shallow: deltas of the first layers, trained behind the filter against an attacker who sees them, without a twin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from radapt.attacks.pgd import PGD
+from radapt.errors import AdapterError, SettingsError
+from radapt.io import check_writable
+from radapt.models import VLM, Delta, LowRank, full, low_rank, parts
+from radapt.numbers import check_seed, number, whole
+from radapt.registry import nearest
+from radapt.training import Schedule, fit
+from radapt.types import AnchorLoss, Classifier, Labels, Pixels
+
+from ._adapter import Adapter
+from ._adversarial import TrainingImages, loaded
+from ._build import adapter_for
+from ._method import AdapterMethod
+from ._settings import check_settings
+
+__all__ = ["METHOD", "shallow"]
+
+
+class _Added(nn.Module):
+    """A frozen weight with a trainable delta: whole, or a product of two matrices."""
+
+    def __init__(self, delta: Delta) -> None:
+        super().__init__()
+        parts = {"delta": delta} if isinstance(delta, Tensor) else {"up": delta.up, "down": delta.down}
+        for name, tensor in parts.items():
+            self.register_parameter(name, nn.Parameter(tensor.detach().float().clone()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        own = dict(self.named_parameters())
+        added = own["delta"] if "delta" in own else (own["up"] @ own["down"]).view(weight.shape)
+        return weight + added.to(weight.dtype)
+
+    def current(self) -> Delta:
+        """The delta as it stands."""
+        own = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        return own["delta"] if "delta" in own else LowRank(up=own["up"], down=own["down"])
+
+
+def shallow(
+    model: VLM | nn.Module,
+    pixels: Pixels,
+    labels: Labels | None = None,
+    *,
+    classifier: Classifier | None = None,
+    loss: AnchorLoss = "embedding",
+    layers: str = "embedding+block:0-2",
+    rank: int | None = None,
+    cutoff: float | None = 0.35,
+    start: Adapter | None = None,
+    eps: float = 4 / 255,
+    attack_steps: int = 4,
+    steps: int = 300,
+    batch_size: int = 64,
+    lr: float = 3e-4,
+    weight_decay: float = 0.0,
+    share: float = 1.0,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    quiet: bool = False,
+) -> Adapter:
+    """Train deltas of some layers on at most a few thousand images, all other weights frozen.
+
+    Minimises ``E max_d ||f_adapted(x + d) - f(x)||^2`` over the deltas, FARE's loss (Schlarmann et al. 2024, eq. 3),
+    which needs neither labels nor a twin; the adversary sees filter and deltas as they are at each step.
+
+    Args:
+        model: the model to adapt; it is not changed.
+        pixels: training images in [0, 1], N x 3 x H x W; any photographs will do for ``embedding``, and the more kinds
+            of them there are, the better it holds on what it has not seen.
+        labels, classifier: for ``loss="text"``: true classes, and unit vectors from ``model.classifier(prompts)``.
+        loss: ``embedding`` or ``text``, the cross-entropy of zero-shot logits (as TeCoA).
+        layers: what is trained, in the words of :func:`radapt.models.parts`; the head is no part of an adapter.
+        rank: of the deltas of matrices; None trains them whole.
+        cutoff: of the filter before the vision encoder, in cycles per pixel; None for no filter.
+        start: an adapter whose deltas the training begins with, such as a graft; None: with none.
+        eps: l-inf radius of the training attack, in pixel units.
+        attack_steps: PGD steps at every step of the training.
+        steps, batch_size, lr: AdamW with a warm-up of 10 %, cosine decay, gradients clipped at norm 1.
+        weight_decay: decay of the deltas, which pulls the weights towards the model's own.
+        share: how much of the trained deltas the adapter has: below 1, it is interpolated towards the model.
+        seed: seed of the batches, the attack and the first matrices of low rank.
+        checkpoint: file to resume from when the training is killed; as in :func:`radapt.data_driven`.
+        quiet: no progress bar.
+
+    Raises:
+        InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
+        SettingsError: an unknown loss or part, a setting out of range, layers outside of the vision encoder, or a
+            checkpoint that cannot be written or belongs to another training.
+        AdapterError: ``start`` changes weights that are not trained, or another tower's.
+        CheckError: the loss or a delta is not finite; the last checkpoint is kept.
+    """
+    if loss not in get_args(AnchorLoss):
+        raise SettingsError(f"unknown loss {loss!r}{nearest(loss, get_args(AnchorLoss))}")
+    check_settings(cutoff, 0)
+    check_seed(seed)
+    number("eps", eps, 0, 1, above=True)
+    number("share", share, 0, 1, above=True)
+    for name, count in (("attack_steps", attack_steps), ("batch_size", batch_size), ("rank", rank)):
+        if count is not None:
+            whole(name, count)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, decayed="all", clip=1.0)
+    file = None if checkpoint is None else check_writable(checkpoint)
+    vlm = loaded(model, loss, labels, classifier)
+    if vlm.defended:
+        raise SettingsError(f"{vlm.name} carries an adapter or an input defence; detach it first: radapt.detach(model)")
+    names = _trained(vlm, layers)
+    first = _beginning(vlm, names, start, rank, seed)
+    attack = PGD(eps=eps, steps=attack_steps, step_size=2.5 * eps / attack_steps)
+    images = TrainingImages(vlm, pixels, labels, classifier, attack, batch_size, seed)
+    origin: dict[str, object] = {
+        "loss": loss,
+        "layers": layers,
+        "rank": "full" if rank is None else rank,
+        "images": len(pixels),
+        "eps": eps,
+        "attack": f"PGD-{attack_steps}",
+        "steps": steps,
+        "batch": batch_size,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "share": share,
+        "seed": seed,
+        **({} if start is None else {"start": start.fingerprint}),
+    }
+    with _open(vlm, first) as (tuned, added):
+        filtered = adapter_for(vlm, None, cutoff=cutoff, alpha=0.0, mix="interpolate", method="shallow", origin=origin)
+        with filtered.attach(tuned):
+
+            def batch_loss(step: int) -> Tensor:
+                rows = images.rows(step)
+                return images.loss(tuned, images.adversarial(tuned, rows, f"shallow/{step}"), rows)
+
+            trained = {f"{name}/{own}": each for name, part in added.items() for own, each in part.named_parameters()}
+            facts = {"weights": vlm.fingerprint, "cutoff": cutoff, **origin, **images.facts()}
+            history = fit(
+                trained, batch_loss, schedule, label="shallow", checkpoint=file, every=20, settings=facts, quiet=quiet
+            )
+        deltas = {name: _scaled(part.current(), share) for name, part in added.items()}
+    origin |= {"first_loss": round(history[0], 4), "last_loss": round(sum(history[-10:]) / len(history[-10:]), 4)}
+    return Adapter(filtered.change(origin=origin).settings, deltas=deltas)
+
+
+def _trained(model: VLM, layers: str) -> list[str]:
+    """Names, within the vision encoder, of the weights of some parts."""
+    inside = {id(parameter): name for name, parameter in model.tower.root.named_parameters()}
+    chosen = parts(model, layers)
+    outside = [name for name, parameter in chosen.items() if id(parameter) not in inside]
+    if outside:
+        raise SettingsError(
+            f"an adapter changes weights of the vision encoder alone, and {outside[0]} is outside of it; leave the "
+            "head out of layers, or fine-tune the model: radapt.finetune"
+        )
+    return [inside[id(parameter)] for parameter in chosen.values()]
+
+
+def _beginning(model: VLM, names: list[str], start: Adapter | None, rank: int | None, seed: int) -> dict[str, Delta]:
+    """The deltas that a training begins with: those of an adapter, or ones that change nothing."""
+    weights = dict(model.tower.root.named_parameters())
+    known = {} if start is None else start.deltas
+    if strange := [name for name in known if name not in names]:
+        raise AdapterError(f"the adapter to start from changes {strange[0]}, which is not among the trained layers")
+    generator = torch.Generator().manual_seed(seed)
+    first = dict[str, Delta]()
+    for name in names:
+        weight = weights[name]
+        delta: Delta = full(known[name], weight.shape) if name in known else torch.zeros(weight.shape, device="cpu")
+        if rank is not None and weight.ndim > 1 and rank * (len(weight) + weight[0].numel()) < weight.numel():
+            if name in known:
+                delta = low_rank(full(delta), rank)
+            else:  # as LoRA begins: one matrix is zero
+                down = torch.randn(rank, weight[0].numel(), generator=generator) / rank**0.5
+                delta = LowRank(up=torch.zeros(len(weight), rank, device="cpu"), down=down)
+        first[name] = delta
+    return first
+
+
+@contextmanager
+def _open(model: VLM, deltas: Mapping[str, Delta]) -> Iterator[tuple[VLM, dict[str, _Added]]]:
+    """A copy of a model whose weights have trainable deltas, and these by name."""
+    tuned = copy.copy(model)
+    tuned.model = copy.deepcopy(model.model).requires_grad_(False)
+    root, added = tuned.tower.root, dict[str, _Added]()
+    for name, delta in deltas.items():
+        owner, _, last = name.rpartition(".")
+        added[name] = _Added(delta).to(model.device)
+        parametrize.register_parametrization(root.get_submodule(owner), last, added[name], unsafe=True)
+    yield tuned, added
+
+
+def _scaled(delta: Delta, share: float) -> Delta:
+    if isinstance(delta, Tensor):
+        return (share * delta).cpu()
+    return LowRank(up=(share * delta.up).cpu(), down=delta.down.cpu())
+
+
+METHOD = AdapterMethod(shallow, needs_images=True)

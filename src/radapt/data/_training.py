@@ -1,0 +1,54 @@
+"""The training images that a method asks for by names of datasets, as objects, or as several of either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from radapt.errors import SettingsError, shown
+from radapt.numbers import whole
+
+from ._dataset import Dataset
+from ._joined import joined
+from ._readers import load_dataset
+
+__all__ = ["listed", "training_images"]
+
+
+def listed(given: Any) -> list[Any]:
+    """One thing, or several, as a list."""
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
+def training_images(
+    data: str | Path | Dataset | Sequence[str | Path | Dataset], n: int | Sequence[int], *, size: int
+) -> Dataset:
+    """The images of some datasets as one; of those by name, the train splits.
+
+    Args:
+        data: a dataset, by name or as an object, or several.
+        n: how many images of each dataset by name, or one number for all.
+        size: side of the images of datasets by name, in pixels.
+
+    Raises:
+        SettingsError: nothing that is a dataset, a number of numbers that does not match, or as :func:`load_dataset`.
+        InputError: several sets that cannot be joined.
+    """
+    given, numbers = listed(data), listed(n)
+    for each in numbers:
+        whole("n", each)
+    names = [each for each in given if isinstance(each, str | Path)]
+    wrong = [each for each in given if not isinstance(each, str | Path | Dataset)]
+    if wrong or not given:
+        got = shown(wrong[0]) if wrong else "none"
+        raise SettingsError(f"data must be a dataset, by name or as an object, or a list of datasets; got {got}")
+    if len(numbers) not in (1, len(names)):
+        got = f"{len(names)} datasets by name and {len(numbers)} n"
+        raise SettingsError(f"give n once, or once for each dataset by name; got {got}")
+    counts = iter(numbers if len(numbers) == len(names) else [numbers[0]] * len(names))
+    sets = [
+        each if isinstance(each, Dataset) else load_dataset(str(each), split="train", n=next(counts), size=size)
+        for each in given
+    ]
+    return joined(sets)
