@@ -9,7 +9,7 @@ import typer
 
 from radapt._version import __version__
 
-from . import adapt, analyze, catalogue, demo, evaluate, finetune, merge, micro, report, reproduce
+from . import adapt, analyze, catalogue, demo, evaluate, finetune, merge, micro, report, reproduce, search
 from ._commands import Command, Commands
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": finetune.finetune,
     "analyze": analyze.analyze,
     "reproduce": reproduce.reproduce,
+    "search": search.search,
     "merge": merge.merge,
     "report": report.report,
     "models": catalogue.models,

@@ -3,6 +3,7 @@
 from .demo import Demo, demo
 from .events import Event, Reproduction
 from .run import all_experiments, run
+from .search import Rung, SearchSpec, Trial, front, search
 from .spec import Experiment, Profile, experiments, read
 
 __all__ = [
@@ -11,9 +12,14 @@ __all__ = [
     "Experiment",
     "Profile",
     "Reproduction",
+    "Rung",
+    "SearchSpec",
+    "Trial",
     "all_experiments",
     "demo",
     "experiments",
+    "front",
     "read",
     "run",
+    "search",
 ]

@@ -58,6 +58,7 @@ def trained_adapter(
         quiet: no progress bar.
     """
     facts = {"version": __version__, "weights": digest(model.model.parameters()), "images": digest([pixels])}
+    plain = {name: value.fingerprint if isinstance(value, Adapter) else value for name, value in settings.items()}
 
     def make(checkpoint: Path) -> Adapter:
         return method.make(model, pixels, **settings, checkpoint=checkpoint, quiet=quiet)
@@ -67,7 +68,7 @@ def trained_adapter(
         lambda: Adapter.from_pretrained(folder),
         make,
         lambda adapter, place: adapter.save_pretrained(place),
-        {**settings, **facts},
+        {**plain, **facts},
         report,
     )
 

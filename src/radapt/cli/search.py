@@ -1,0 +1,45 @@
+"""``radapt search``: look for an adapter by successive halving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from radapt.text import one_line
+
+from ._shared import DataRoot, Quiet, console, existing, folder
+
+__all__ = ["search"]
+
+
+def search(
+    file: Annotated[Path, typer.Argument(parser=existing, metavar="FILE", help="YAML file of the search.")],
+    out: Annotated[
+        Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the adapters, results and trials.json.")
+    ] = Path("search"),
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try settings of an adapter that is trained: many short trainings, the best ones longer; on validation splits.
+
+    An interrupted search continues. What comes out is the front of clean and white-box accuracy, not one winner: judge
+    it on test with `radapt evaluate`.
+
+    \b
+    [bold]Example:[/]
+      radapt search shallow.yaml --out runs/shallow
+    """
+    from radapt.experiments import front
+    from radapt.experiments import search as run
+
+    trials = run(file, out=out, progress=lambda text: console.print(text, soft_wrap=True, markup=False), quiet=quiet)
+    last = [trial for trial in trials if trial.rung == trials[-1].rung]
+    table = Table("adapter", "clean %", "white-box %", "seconds", "images", "weights changed %", "settings")
+    for trial in front(last):
+        numbers = f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.seconds:.0f}", f"{trial.images:,}"
+        table.add_row(str(trial.folder), *numbers, f"{trial.changed:.0f}", one_line(dict(trial.settings)))
+    console.print(table)
+    console.print(f"every trial in {one_line(out / 'trials.json')}", soft_wrap=True)

@@ -1,0 +1,286 @@
+"""Searching for an adapter: many short trainings, the best ones longer, the last ones in full (successive halving)."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, MinLen
+
+from radapt.adapters import REGISTRY as METHODS
+from radapt.adapters import Adapter, AdapterMethod, adapt
+from radapt.data import Dataset, load_dataset, training_images
+from radapt.errors import SettingsError
+from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.io import digest_of, expanded, write_json
+from radapt.models import VLM, load
+from radapt.results import Result, Results
+from radapt.schema import STRICT, parse, read_json, read_yaml
+
+from .artifacts import trained_adapter
+from .parts import Names, number_of
+
+__all__ = ["Rung", "SearchSpec", "Trial", "front", "search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One round of a search.
+
+    Args:
+        steps: of every training.
+        n: images of each validation set.
+        keep: how many trials go on to the next round; of the last one it does not matter.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    steps: Annotated[int, Ge(1)]
+    n: Annotated[int, Ge(1)]
+    keep: Annotated[int, Ge(1)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    """What is searched, and how, as in a YAML file.
+
+    Args:
+        model: the model to adapt.
+        method: an adapter method that is trained.
+        data, n: the datasets whose train splits are used, and how many images of each.
+        settings: of the method, the same in every trial.
+        space: values of settings of which every trial takes one each. ``start`` may be settings of a method that is
+            not trained (``{method: graft, guide: ...}``), whose deltas the training begins with.
+        trials: how many combinations are tried, drawn without repetition; all of them where there are no more.
+        rungs: the rounds.
+        validation: the sets on which trials are compared, their validation splits.
+        attack, eps, options: the white-box attack of the comparison.
+        weight: of white-box accuracy in the score, against clean accuracy.
+        seed: of the draw, the trainings and the attack.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    model: str = "micro/clip"
+    method: str = "shallow"
+    data: Annotated[Names, MinLen(1)]
+    n: Annotated[int, Ge(1)] = 2000
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    space: Annotated[Mapping[str, list[Any]], MinLen(1)]
+    trials: Annotated[int, Ge(1)] = 30
+    rungs: Annotated[tuple[Rung, ...], MinLen(1)]
+    validation: Annotated[Names, MinLen(1)]
+    attack: str = "apgd-ensemble"
+    eps: float | str = 4 / 255
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise SettingsError(f"weight must lie in [0, 1], got {self.weight!r}")
+        if empty := [name for name, values in self.space.items() if not values]:
+            raise SettingsError(f"space: {empty[0]} has no values")
+        if twice := sorted({"steps", "seed", "quiet", "checkpoint"} & {*self.space, *self.settings}):
+            raise SettingsError(f"{twice[0]} is set by the search; leave it out of space and settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One combination of settings after one round.
+
+    Args:
+        name: of the trial, the same in every round.
+        rung: number of the round, from 0.
+        settings: those of the space.
+        clean, robust: mean accuracies over the validation sets, in per cent; ``robust`` is white-box.
+        score: ``(1 - weight) clean + weight robust``.
+        seconds: of the training.
+        images: that the training has seen, repeats included.
+        changed: share of the vision encoder's weights that the adapter changes, in per cent.
+        folder: of the adapter.
+    """
+
+    name: str
+    rung: int
+    settings: Mapping[str, Any]
+    clean: float
+    robust: float
+    score: float
+    seconds: float
+    images: int
+    changed: float
+    folder: Path
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that no other one beats both clean and white-box, by clean accuracy."""
+    best = [
+        each
+        for each in trials
+        if not any(
+            other.clean >= each.clean
+            and other.robust >= each.robust
+            and (other.clean, other.robust) != (each.clean, each.robust)
+            for other in trials
+        )
+    ]
+    return sorted(best, key=lambda trial: (-trial.clean, -trial.robust, trial.name))
+
+
+def search(
+    spec: str | Path | SearchSpec,
+    *,
+    out: str | Path = "search",
+    progress: Callable[[str], None] | None = None,
+    quiet: bool = False,
+) -> list[Trial]:
+    """Try combinations of an adapter's settings by successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943).
+
+    Every trial is trained and compared on validation splits, never on test. Those on the front of clean and white-box
+    accuracy go on first, then the others by their score. An interrupted search continues.
+
+    Args:
+        spec: what is searched, or the path of a YAML file that says so.
+        out: folder of the adapters, of the results of each round (``rung-1.sqlite``...), and of ``trials.json``.
+        progress: called with a line about every trial.
+        quiet: no progress bars.
+
+    Returns:
+        Every trial of every round, in order.
+
+    Raises:
+        SettingsError: the file is wrong, a setting that the method does not take, or a validation set that is one.
+        RadaptError: as of the method, and of evaluations.
+    """
+    plan = spec if isinstance(spec, SearchSpec) else _read(Path(spec))
+    folder, tell = expanded(out), progress or (lambda text: None)
+    method: AdapterMethod = METHODS.get(plan.method)
+    if not method.needs_images:
+        raise SettingsError(f"{plan.method} is not trained, so there are no steps to search with; take shallow")
+    drawn = _drawn(plan)
+    for name, settings in drawn.items():
+        method.settings(name, {**plan.settings, **{key: settings[key] for key in settings if key != "start"}})
+    model = load(plan.model)
+    images = training_images(plan.data, plan.n, size=model.image_size[0])
+    earlier = _seconds(folder / "trials.json")
+    found = list[Trial]()
+    for number, rung in enumerate(plan.rungs):
+        sets = [load_dataset(each, split="validation", n=rung.n, size=model.image_size[0]) for each in plan.validation]
+        trials = list[Trial]()
+        for name, settings in drawn.items():
+            place = folder / f"rung-{number + 1}" / name
+            known = earlier.get((number, name), 0.0) if (place / "recipe.json").exists() else 0.0
+            adapter, seconds = _trained(plan, method, model, images, settings, rung.steps, place, tell, quiet)
+            results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
+            clean, robust = (_mean(results, kind) for kind in ("clean", "white-box"))
+            batch = int(adapter.settings.origin["batch"])  # type: ignore[call-overload]
+            trial = Trial(
+                name=name,
+                rung=number,
+                settings=settings,
+                clean=clean,
+                robust=robust,
+                score=(1 - plan.weight) * clean + plan.weight * robust,
+                seconds=max(known, seconds),
+                images=batch * rung.steps,
+                changed=_changed(model, adapter),
+                folder=place,
+            )
+            trials.append(trial)
+            tell(f"round {number + 1}, {name}: clean {clean:.1f}, white-box {robust:.1f}; {settings}")
+            write_json(folder / "trials.json", [_row(each) for each in (*found, *trials)])
+        found += trials
+        kept = _kept(trials, rung.keep)
+        drawn = {name: settings for name, settings in drawn.items() if name in kept}
+    return found
+
+
+def _read(path: Path) -> SearchSpec:
+    spec: SearchSpec = parse(SearchSpec, read_yaml(expanded(path), what="search"), where=path.name)
+    return spec
+
+
+def _drawn(plan: SearchSpec) -> dict[str, dict[str, Any]]:
+    """The combinations to be tried, by name."""
+    values = ([number_of(value) for value in each] for each in plan.space.values())
+    every = [dict(zip(plan.space, combination, strict=True)) for combination in itertools.product(*values)]
+    chosen = every if len(every) <= plan.trials else random.Random(plan.seed).sample(every, plan.trials)
+    return {f"trial-{digest_of(settings, length=6, default=str)}": settings for settings in chosen}
+
+
+def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
+    first = [trial.name for trial in front(trials)]
+    others = [trial.name for trial in sorted(trials, key=lambda each: -each.score) if trial.name not in first]
+    if len(first) > keep:  # the front itself is too long: its best by score
+        first = [trial.name for trial in sorted(front(trials), key=lambda each: -each.score)]
+    return set([*first, *others][:keep])
+
+
+def _trained(
+    plan: SearchSpec,
+    method: AdapterMethod,
+    model: VLM,
+    images: Dataset,
+    settings: Mapping[str, Any],
+    steps: int,
+    place: Path,
+    tell: Callable[[str], None],
+    quiet: bool,
+) -> tuple[Adapter, float]:
+    """The adapter of a trial, and the seconds that its training took when it was made."""
+    chosen = {**plan.settings, **settings}
+    start = chosen.pop("start", None)
+    if isinstance(start, Mapping):
+        chosen["start"] = adapt(model=model, **start)
+    elif start is not None:
+        raise SettingsError(
+            f"start must be settings of an adapter, such as {{method: graft, guide: ...}}, got {start!r}"
+        )
+    given = method.settings(place.name, {**chosen, "steps": steps, "seed": plan.seed})
+    began = time.monotonic()
+    adapter = trained_adapter(method, model, images.pixels(range(len(images))), given, place, report=tell, quiet=quiet)
+    taken = time.monotonic() - began
+    return adapter, taken
+
+
+def _measured(
+    plan: SearchSpec, model: VLM, adapter: Adapter, name: str, sets: Sequence[Dataset], file: Path, quiet: bool
+) -> list[Result]:
+    threat = Threat(attack=plan.attack, eps=float(number_of(plan.eps)), source="self", options=plan.options)
+    with Results(file) as results:
+        return evaluate(
+            [Candidate(method=name, model=model, adapter=adapter)],
+            data=list(sets),
+            threats=[threat],
+            results=results,
+            seed=plan.seed,
+            sanity=False,  # whoever wins is judged on test, with them
+            quiet=quiet,
+        )
+
+
+def _changed(model: VLM, adapter: Adapter) -> float:
+    """Share of the vision encoder's weights that an adapter changes, in per cent."""
+    sizes = {name: parameter.numel() for name, parameter in model.tower.root.named_parameters()}
+    return 100 * sum(sizes[name] for name in adapter.deltas) / sum(sizes.values())
+
+
+def _seconds(file: Path) -> dict[tuple[int, str], float]:
+    """How long the trainings of an earlier run took, by round and trial."""
+    rows = read_json(file) if file.is_file() else []
+    return {(row["rung"], row["name"]): float(row["seconds"]) for row in rows} if isinstance(rows, list) else {}
+
+
+def _mean(results: Sequence[Result], kind: str) -> float:
+    own = [result.percent for result in results if result.kind == kind and result.main]
+    return sum(own) / len(own)
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {**asdict(replace(trial, folder=Path(trial.folder.name))), "folder": str(trial.folder)}
