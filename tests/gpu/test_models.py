@@ -18,7 +18,7 @@ from radapt.models import contrastive, generative
 
 pytestmark = pytest.mark.gpu
 
-MICRO = ("micro/clip", "micro/fare", "micro/tecoa", "micro/pmg", "micro/tga", "micro/llava", "micro/qwen-vl")
+MICRO = ("micro/clip", "micro/fare", "micro/tecoa", "micro/tga", "micro/llava", "micro/qwen-vl")
 
 
 def close(found: Tensor, expected: Tensor, digits: float = 1e-3) -> None:

@@ -36,7 +36,7 @@ class PMG(Method):
             eps=1 / 255, attack_steps=2, step_size=1 / 255, last_iterate=True,
             epochs=10, batch_size=256, optimizer="sgd", lr=5e-5, warmup_steps=1000, weight_decay=0.0,
         ),
-        # How micro/pmg was made.
+        # For micro/clip, in minutes.
         "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, clip=1.0),
     }  # fmt: skip
 
