@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib
 from dataclasses import replace
 from typing import Any
@@ -8,11 +9,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from radapt.adapters import Adapter, attached, training_free, tune
+from radapt.adapters import Adapter, attached, graft, training_free, tune
 from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import card
 from radapt.errors import SettingsError
-from radapt.models import tower_of
+from radapt.models import full, tower_of
 
 PGD = make("pgd", eps=4 / 255, steps=2)
 
@@ -46,6 +47,8 @@ def test_keeps_the_best_of_all_pairs(tiny_vlm: Any, tiny_shapes: Any) -> None:
     assert (tuned.adapter.settings.alpha, tuned.adapter.settings.cutoff) == (0.5, 0.2)
     assert torch.equal(tuned.adapter.anchor, adapter.anchor)
     assert not attached(tiny_vlm)
+    # The front has what no other one beats clean and white-box, not one point.
+    assert [(trial.alpha, trial.cutoff) for trial in tuned.front] == [(0.1, 0.2), (0.5, 0.2), (0.9, 0.2)]
 
 
 @pytest.mark.usefixtures("rigged")
@@ -147,3 +150,60 @@ def test_numbers_out_of_range_are_refused_before_anything_is_tried(
 def test_no_data_is_refused(tiny_vlm: Any) -> None:
     with pytest.raises(SettingsError, match="nothing to try"):
         tune(tiny_vlm, training_free(tiny_vlm), data=[], attack=PGD)
+
+
+@pytest.fixture
+def grafted(tiny_vlm: Any) -> Adapter:
+    """Deltas of the embedding and the first block, from a twin whose weights are all others."""
+    twin = copy.copy(tiny_vlm)
+    twin.name, twin.model = "twin", copy.deepcopy(tiny_vlm.model)
+    with torch.no_grad():
+        for parameter in twin.image_parameters().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return graft(tiny_vlm, twin, weights="embedding+block:0")
+
+
+def test_shares_of_deltas_are_tried_by_part(tiny_vlm: Any, tiny_shapes: Any, grafted: Adapter) -> None:
+    data = [tiny_shapes(4, "validation")]
+    shares = {"embedding": [0, 1], "block:0": [0.5, 1]}
+    tuned = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=shares)
+    assert sorted(tuple(trial.shares.items()) for trial in tuned.trials) == [
+        (("embedding", embedding), ("block:0", block)) for embedding in (0, 1) for block in (0.5, 1)
+    ]
+    assert {trial.alpha for trial in tuned.trials} == {0.0}  # there is no anchor
+    best = tuned.trials[0].shares
+    for name, delta in grafted.deltas.items():
+        share = best["block:0" if "layers.0" in name else "embedding"]
+        if share:
+            torch.testing.assert_close(full(tuned.adapter.deltas[name]), share * full(delta))
+        else:
+            assert name not in tuned.adapter.deltas
+    whole = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=[1])
+    assert whole.adapter.fingerprint == grafted.fingerprint
+    drawn = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=shares, trials=2, seed=3)
+    again = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=shares, trials=2, seed=3)
+    assert len(drawn.trials) == 2
+    assert drawn.trials == again.trials
+    assert set(drawn.trials[0].shares) == set(shares)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([2], "the share of all must"),
+        ({"blok:0": [1]}, "did you mean 'block:0'"),
+        ({"embedding": [1], "embedding+block:0": [1]}, "another part both name"),
+        ([], "nothing to try"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(
+    tiny_vlm: Any, tiny_shapes: Any, grafted: Adapter, shares: Any, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        tune(tiny_vlm, grafted, data=[tiny_shapes(4, "validation")], attack=PGD, shares=shares)
+
+
+def test_shares_need_deltas(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    with pytest.raises(SettingsError, match="this one has none"):
+        tune(tiny_vlm, training_free(tiny_vlm), data=[tiny_shapes(4, "validation")], attack=PGD, shares=[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.conftest import Run
@@ -33,7 +34,7 @@ ADAPTER = {
 TRAINED = {
     "loss", "adversary", "images", "eps", "attack", "steps", "batch", "lr", "seed", "first_loss", "last_loss",
 }  # fmt: skip
-TRIAL = {"alpha", "cutoff", "clean", "robust", "score"}
+TRIAL = {"alpha", "cutoff", "shares", "clean", "robust", "score"}
 TWIN = {
     "method", "options", "recipe", "model", "data", "n", "layers", "eps", "attack_steps", "step_size",
     "attack_momentum", "last_iterate", "steps", "batch_size", "accumulate", "workers", "optimizer", "lr", "warmup",
@@ -52,6 +53,16 @@ def documented(heading: str) -> set[str]:
 
 def read(path: str) -> Any:
     return json.loads(Path(path).read_text())
+
+
+def twin_of(model: str) -> str:
+    """A folder with the model whose weights are all changed."""
+    twin = radapt.load(model)
+    with torch.no_grad():
+        for parameter in twin.image_parameters().values():
+            parameter += 0.01 * torch.randn_like(parameter)
+    twin.save_pretrained("changed")
+    return "changed"
 
 
 @pytest.mark.slow
@@ -76,6 +87,14 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
     assert all(trial.keys() == TRIAL for trial in trials)
     assert documented("Trials") == TRIAL
     assert Adapter.from_pretrained("a").settings == adapter.settings  # --out: the first is left alone
+
+    graft = ("adapt", "graft", "--model", model, "--guide", twin_of(model), "--option", "weights=block:0")
+    assert run(*graft, "--out", "g").exit_code == 0
+    words = ("--data", "shapes", "--n", 4, "--share", "block:0=0.5,1", "--steps", 1, "--out", "shared")
+    result = run("tune", "g", "--model", model, *words, "--json", "shares.json")
+    assert result.exit_code == 0, result.output
+    assert sorted(trial["shares"]["block:0"] for trial in read("shares.json")) == [0.5, 1]
+    assert Adapter.from_pretrained("shared").deltas
 
     words = ("--data", "shapes,colours", "--attack", "pgd", "--option", "steps=2", "--n", 4, "--batch-size", 4, "-q")
     result = run("evaluate", f"CLIP={model}", f"R-Adapt={model}+best", *words, "--json", "rows.json")

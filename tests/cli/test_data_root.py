@@ -33,6 +33,13 @@ def experiment(data: str) -> str:
     return "own.yaml"
 
 
+def a_search(model: str) -> str:
+    rounds = [{"steps": 1, "n": 2}]
+    content = {"model": model, "data": "pets", "n": 4, "space": {"layers": ["block:0"]}, "rungs": rounds}
+    Path("search.yaml").write_text(yaml.safe_dump({**content, "validation": "pets"}))
+    return "search.yaml"
+
+
 @pytest.mark.slow
 def test_images_come_from_the_mirror(run: Run, root: Path, model: str) -> None:
     for words in (
@@ -49,7 +56,9 @@ def test_images_come_from_the_mirror(run: Run, root: Path, model: str) -> None:
     assert len(read_plots("plots/plots.json")) == 1
 
 
-@pytest.mark.parametrize("command", ["adapt", "tune", "analyze", "evaluate", "finetune", "micro photos", "reproduce"])
+@pytest.mark.parametrize(
+    "command", ["adapt", "tune", "analyze", "evaluate", "finetune", "micro photos", "reproduce", "search"]
+)
 def test_a_set_that_the_mirror_lacks_is_one_error(run: Run, root: Path, model: str, command: str) -> None:
     data = ("--data", "pets", "--n", 4)
     assert run("adapt", "training-free", "--model", model, "--out", "adapter").exit_code == 0
@@ -61,6 +70,7 @@ def test_a_set_that_the_mirror_lacks_is_one_error(run: Run, root: Path, model: s
         "finetune": ("finetune", "fare", "--model", model, *data, "--steps", 1),
         "micro photos": ("micro", "photos", *data, "--shares", 1, "--steps", 1),
         "reproduce": ("reproduce", experiment("pets")),
+        "search": ("search", a_search(model)),
     }
     result = run(*words[command], "--data-root", root)
     assert result.exit_code != 0
@@ -70,7 +80,7 @@ def test_a_set_that_the_mirror_lacks_is_one_error(run: Run, root: Path, model: s
 
 
 @pytest.mark.parametrize(
-    "words", [("adapt", "training-free"), ("adapt", "data-driven", "--steps", 1), ("reproduce",)], ids=str
+    "words", [("adapt", "training-free"), ("adapt", "data-driven", "--steps", 1), ("reproduce",), ("demo",)], ids=str
 )
 def test_a_mirror_that_would_have_no_effect_is_refused(run: Run, root: Path, words: tuple[object, ...]) -> None:
     result = run(*words, "--data-root", root)

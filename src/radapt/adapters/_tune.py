@@ -1,25 +1,30 @@
-"""Choosing alpha and the cut-off on a validation split, by white-box accuracy."""
+"""Choosing alpha, the cut-off and the shares of deltas on a validation split, by clean and white-box accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from radapt.attacks import Attack, ClassificationObjective, make
 from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
 from radapt.io import fraction
-from radapt.models import VLM, load, zero_shot
+from radapt.models import VLM, Delta, LowRank, load, parts, zero_shot
 from radapt.numbers import check_seed, number, whole
 
 from ._adapter import Adapter
 from ._gaussian import cutoff_from_d0
 from ._settings import check_settings
 
-__all__ = ["Trial", "Tuned", "tune"]
+__all__ = ["Trial", "Tuned", "scaled", "tune"]
+
+_ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class Trial:
 
     alpha: float
     cutoff: float | None
+    shares: Mapping[str, float] = field(default_factory=dict)
     clean: float
     robust: float
     score: float
@@ -40,6 +46,17 @@ class Tuned:
     adapter: Adapter
     trials: tuple[Trial, ...]
 
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other one beats both clean and white-box, by clean accuracy."""
+        best = [a for a in self.trials if not any(_beats(b, a) for b in self.trials)]
+        return tuple(sorted(best, key=lambda trial: (-trial.clean, -trial.robust)))
+
+
+def _beats(one: Trial, other: Trial) -> bool:
+    ahead = one.clean >= other.clean and one.robust >= other.robust
+    return ahead and (one.clean, one.robust) != (other.clean, other.robust)
+
 
 def tune(
     model: str | Path | VLM,
@@ -50,16 +67,18 @@ def tune(
     attack: str | Attack = "pgd",
     eps: float | str = 4 / 255,
     steps: int = 10,
-    alphas: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
+    alphas: Sequence[float] | None = None,
     cutoffs: Sequence[float | None] | None = None,
     d0s: Sequence[float] | None = None,
+    shares: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    trials: int = 64,
     weight: float = 0.5,
     seed: int = 0,
 ) -> Tuned:
-    """Try every alpha with every cut-off and keep the best.
+    """Try every alpha with every cut-off and every share of the deltas, and keep the best.
 
     The score is ``(1 - weight) clean + weight robust``, where robust is the accuracy under a white-box attack (the
-    attacker sees the adapter). The anchor itself is not trained again.
+    attacker sees the adapter); ``Tuned.front`` has what no other setting beats in both. Nothing is trained again.
 
     Args:
         model: the model, without an adapter, or its name.
@@ -69,14 +88,17 @@ def tune(
         n: images of each dataset by name.
         attack: the white-box attack by name, or the attack itself, with its own settings.
         eps, steps: radius in pixel units, and steps, of an attack by name.
-        alphas: weights of the anchor to try.
+        alphas: weights of the anchor to try; by default 0.2, 0.4... 1.2, and 0 for an adapter without one.
         cutoffs: cut-offs to try, in cycles per pixel; by default the adapter's own.
         d0s: the same as the paper's D0 at 224 pixels (0: no filter); give one of the two.
+        shares: how much of its deltas the adapter keeps: some numbers from 0 to 1 for all of them, or some for each of
+            several parts, in the words of :func:`radapt.models.parts`; other parts keep theirs whole.
+        trials: settings that are tried at most; of more, so many are drawn.
         weight: weight of the robust accuracy in the score, 0 to 1.
-        seed: seed of the attack.
+        seed: seed of the attack, and of the draw.
 
     Raises:
-        SettingsError: a test split, nothing to try, or a setting out of range.
+        SettingsError: a test split, nothing to try, shares for an adapter without deltas, or a setting out of range.
         AdapterError: the model carries an adapter, or the adapter is for another tower.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
@@ -89,7 +111,8 @@ def tune(
         for d0 in d0s:
             number("d0", d0, 0)
         cutoffs = [cutoff_from_d0(d0) if d0 else None for d0 in d0s]
-    for alpha in alphas:
+    whole("trials", trials)
+    for alpha in alphas or ():
         check_settings(None, alpha)
     for cutoff in cutoffs or ():
         check_settings(cutoff, 0)
@@ -104,18 +127,60 @@ def tune(
     if on_test:
         raise SettingsError(f"settings are never tuned on a test split ({', '.join(on_test)}); load split='validation'")
     chosen = make(attack, eps=fraction(eps), steps=steps) if isinstance(attack, str) else attack
-    pairs = [(a, c) for c in ((start.settings.cutoff,) if cutoffs is None else cutoffs) for a in alphas]
-    if not pairs or not sets:
+    weights = (_ALPHAS if start.anchor is not None else (0.0,)) if alphas is None else alphas
+    kept = [start.settings.cutoff] if cutoffs is None else cutoffs
+    every = [(a, c, s) for c in kept for a in weights for s in _combinations(start, shares)]
+    if not every or not sets:
         raise SettingsError("nothing to try: give at least one alpha, one cut-off (if any are given) and one dataset")
-    trials = []
-    for alpha, cutoff in pairs:
-        with start.change(alpha=alpha, cutoff=cutoff).attach(vlm):
+    chosen_ones = every if len(every) <= trials else random.Random(seed).sample(every, trials)
+    tried = []
+    for alpha, cutoff, portions in chosen_ones:
+        with scaled(start.change(alpha=alpha, cutoff=cutoff), vlm, portions).attach(vlm):
             accuracies = [_accuracies(vlm, each, chosen, seed) for each in sets]
         clean, robust = (sum(values) / len(values) for values in zip(*accuracies, strict=True))
         score = (1 - weight) * clean + weight * robust
-        trials.append(Trial(alpha=alpha, cutoff=cutoff, clean=clean, robust=robust, score=score))
-    trials.sort(key=lambda trial: -trial.score)
-    return Tuned(adapter=start.change(alpha=trials[0].alpha, cutoff=trials[0].cutoff), trials=tuple(trials))
+        tried.append(Trial(alpha=alpha, cutoff=cutoff, shares=portions, clean=clean, robust=robust, score=score))
+    tried.sort(key=lambda trial: -trial.score)
+    best = tried[0]
+    found = scaled(start.change(alpha=best.alpha, cutoff=best.cutoff), vlm, best.shares)
+    return Tuned(adapter=found, trials=tuple(tried))
+
+
+def _combinations(
+    adapter: Adapter, shares: Sequence[float] | Mapping[str, Sequence[float]] | None
+) -> list[dict[str, float]]:
+    """Every combination of shares by part."""
+    if shares is None:
+        return [{}]
+    if not adapter.deltas:
+        raise SettingsError("shares are of an adapter's deltas, and this one has none")
+    parts_ = shares if isinstance(shares, Mapping) else {"all": shares}
+    for part, values in parts_.items():
+        for value in values:
+            number(f"the share of {part}", value, 0, 1)
+    return [dict(zip(parts_, each, strict=True)) for each in itertools.product(*parts_.values())]
+
+
+def scaled(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Adapter:
+    """An adapter with a share of its deltas in some parts of the vision encoder, and the others whole.
+
+    Raises:
+        SettingsError: an unknown part, or parts that overlap.
+    """
+    names = {id(parameter): name for name, parameter in model.tower.root.named_parameters()}
+    portion = dict[str, float]()
+    for part, share in shares.items():
+        for parameter in parts(model, part).values():
+            name = names.get(id(parameter), "")
+            if name in portion:
+                raise SettingsError(f"{part!r} and another part both name {name}; give every part its own shares")
+            portion |= {name: share} if name else {}
+    deltas: dict[str, Delta] = {}
+    for name, delta in adapter.deltas.items():
+        share = portion.get(name, 1.0)
+        if share:
+            deltas[name] = share * delta if isinstance(delta, Tensor) else LowRank(up=share * delta.up, down=delta.down)
+    return Adapter(adapter.settings, adapter.anchor, deltas)
 
 
 def _accuracies(model: VLM, data: Dataset, attack: Attack, seed: int) -> tuple[float, float]:

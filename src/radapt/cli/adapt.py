@@ -138,8 +138,15 @@ def tune(
     ] = "shapes,colours",
     n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
     data_root: DataRoot = None,
-    alphas: Annotated[str, typer.Option(help="Weights to try, separated by commas.")] = "0.2,0.4,0.6,0.8,1,1.2",
+    alphas: Annotated[
+        str | None, typer.Option(help="Weights of the anchor to try, by commas; default 0.2,0.4,0.6,0.8,1,1.2.")
+    ] = None,
     d0s: Annotated[str | None, typer.Option(help="Cut-offs to try (D0 at 224 px); default: the adapter's own.")] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(help="Shares of the deltas to try: 0.5,1 for all, PART=0.5,1 for a part; repeatable."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Settings that are tried at most; of more, so many are drawn.")] = 64,
     attack: Annotated[str, typer.Option(help="The white-box attack.")] = "pgd",
     steps: Annotated[int, typer.Option(help="Its steps.")] = 10,
     eps: Annotated[str, typer.Option(help="Its radius.")] = "4/255",
@@ -150,11 +157,14 @@ def tune(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Choose alpha and the cut-off of an adapter on a validation split, by clean and white-box accuracy.
+    """Choose alpha, the cut-off and the shares of an adapter on a validation split, by clean and white-box accuracy.
+
+    Settings that no other one beats in both are marked with a star.
 
     \b
-    [bold]Example:[/]
+    [bold]Examples:[/]
       radapt tune my-adapter --data shapes,colours --alphas 0.2,0.6,1 --d0s 30,40
+      radapt tune grafted --share embedding=0.5,1 --share block:0-1=0.25,0.5,0.75,1
     """
     from radapt.adapters import tune as run
 
@@ -166,15 +176,30 @@ def tune(
         attack=attack,
         eps=eps,
         steps=steps,
-        alphas=[fraction(a) for a in split_names(alphas)],
+        alphas=None if alphas is None else [fraction(a) for a in split_names(alphas)],
         d0s=None if d0s is None else [fraction(d) for d in split_names(d0s)],
+        shares=_shares(share or []),
+        trials=trials,
         weight=weight,
     )
-    table = Table("alpha", "D0 at 224 px", "clean %", f"white-box % ({attack}, {eps})", "score")
+    table = Table("", "alpha", "D0 at 224 px", "shares", "clean %", f"white-box % ({attack}, {eps})", "score")
     for trial in tuned.trials:
         d0 = "none" if trial.cutoff is None else f"{trial.cutoff * 224:.0f}"
-        table.add_row(f"{trial.alpha:g}", d0, f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.score:.1f}")
+        shares = ", ".join(f"{part} {value:g}" for part, value in trial.shares.items())
+        numbers = f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.score:.1f}"
+        table.add_row("*" if trial in tuned.front else "", f"{trial.alpha:g}", d0, shares, *numbers)
     console.print(table)
     if json is not None:
         write_json(json, [asdict(trial) for trial in tuned.trials])
     tell_written(tuned.adapter.save_pretrained(out or adapter))
+
+
+def _shares(given: list[str]) -> list[float] | dict[str, list[float]] | None:
+    """Shares for all deltas, or for each of some parts."""
+    pairs = [each.rpartition("=") for each in given]
+    if len({bool(part) for part, _, _ in pairs}) > 1 or (len(pairs) > 1 and not pairs[0][0]):
+        raise SettingsError("give --share once with numbers alone, or PART=NUMBERS for every part")
+    values = {part: [fraction(value) for value in split_names(numbers)] for part, _, numbers in pairs}
+    if len(values) < len(pairs):
+        raise SettingsError("--share names a part twice; give all its numbers at once")
+    return (values.get("") or values) if values else None
