@@ -11,8 +11,9 @@ of the processor: those of the clock on an idle core, and undisturbed by other w
 `--survivors` shows a peer only the images that ours left: whatever it fools there is an image that ours should have
 fooled, and the time says nothing. Rows with a peer are kept in `benchmarks/attacks_vs_peers.json`. `--quick` is
 `standard` and `fast` on 16 images of micro/clip and micro/fare beside all peers, within ten minutes; where none is
-installed, ours beside the kept rows. `--table` runs nothing, and prints the kept rows as Markdown. The exit status is 1
-where ours leaves more than 0.2 % of 1,000 images, or more than one of fewer, beyond the best peer. A row:
+installed, ours beside the kept rows. `--table` runs nothing, and prints the kept rows as Markdown, those of an earlier
+engine with a star. The exit status is 1 where ours leaves more than 0.2 % of 1,000 images, or more than one of fewer,
+beyond the best peer. A row:
 
     library, version             who attacked: radapt or a peer
     model, dataset, attack, norm, eps, n
@@ -240,14 +241,16 @@ def table(rows: Rows) -> str:
     lines = [head, re.sub("[^|]+", "---", head)]
     ours = {tuple(row[key] for key in SAME): row for row in rows if row["library"] == "radapt"}
     order = {name: at for at, name in enumerate(reversed(OURS))}
-    for row in sorted(rows, key=lambda row: (order[row["attack"]], *(str(row[key]) for key in SAME), row["library"])):
+    for row in sorted(
+        rows, key=lambda row: (order[row["attack"]], *(str(row[key]).rjust(9) for key in SAME), row["library"])
+    ):
         mine = ours[tuple(row[key] for key in SAME)]
         if row is mine and len(_of(rows, mine)) > 1:
             continue
         size = f"{255 * row['eps']:.0f}/255" if row["norm"] == "linf" else f"{row['eps']:g}"
         left = f"{row['robust_accuracy']:.1f}" + (" of ours" if row["shown"] == "survivors" else "")
         peer, left = ("", "") if row is mine else (f"{row['library']} {row['version']}", left)
-        ratio = f"{row['ratio']:.1f}" if "ratio" in row else ""
+        ratio = f"{row['ratio']:.1f}" + ("" if "wall" in row else "*") if "ratio" in row else ""
         cells = [row["attack"], row["model"], row["dataset"], f"{row['norm']} {size}", row["n"]]
         cells += [f"{mine['robust_accuracy']:.1f}", peer, left, ratio]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from radapt.results import Results
+from radapt.results import WORST_CASE, Results
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -139,10 +139,13 @@ def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_notebook_shows_what_a_masked_gradient_hides(monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_notebook(DEFENCE, monkeypatch)
-    masked, honest = names["masked"][-1], names["honest"][-1]
+    _, masked, worst = names["masked"]
+    honest = names["honest"][-1]
     assert masked.kind == honest.kind == "white-box"
     assert "zero gradient" in masked.flags
     assert honest.percent < masked.percent / 2
+    assert worst.setting.attack == WORST_CASE
+    assert worst.percent < masked.percent / 2  # the checks find what the attack does not
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
