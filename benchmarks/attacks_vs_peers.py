@@ -241,9 +241,11 @@ def table(rows: Rows) -> str:
     lines = [head, re.sub("[^|]+", "---", head)]
     ours = {tuple(row[key] for key in SAME): row for row in rows if row["library"] == "radapt"}
     order = {name: at for at, name in enumerate(reversed(OURS))}
-    for row in sorted(
-        rows, key=lambda row: (order[row["attack"]], *(str(row[key]).rjust(9) for key in SAME), row["library"])
-    ):
+
+    def place(row: dict[str, Any]) -> tuple[object, ...]:
+        return (order[row["attack"]], *(str(row[key]) for key in SAME if key != "n"), row["n"], row["library"])
+
+    for row in sorted(rows, key=place):
         mine = ours[tuple(row[key] for key in SAME)]
         if row is mine and len(_of(rows, mine)) > 1:
             continue
