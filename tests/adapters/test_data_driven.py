@@ -41,6 +41,7 @@ def transferred(model: Any, clean: Tensor) -> Tensor:
     return adversarial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", ["static", "adaptive"])
 def test_the_trained_anchor_brings_embeddings_back(tiny_vlm: Any, pixels: Tensor, adversary: str) -> None:
     start = training_free(tiny_vlm, alpha=0.8)

@@ -459,6 +459,7 @@ def test_replicas_of_data_parallel_are_defended(kind: str) -> None:
     assert torch.equal(replicas[model](images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "llava", "qwen3_vl"])
 @pytest.mark.parametrize("first", ["adapter", "accelerate"])
 def test_accelerate_and_adapters_share_a_model(kind: str, first: str) -> None:

@@ -81,6 +81,7 @@ def test_the_loss_that_it_ends_with_is_that_of_the_adapter(tiny_vlm: VLM, pixels
         torch.testing.assert_close(tiny_vlm.encode_image(pixels), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_low_rank_whole_share_and_start(tiny_vlm: VLM, pixels: Tensor) -> None:
     adapter = shallow(tiny_vlm, pixels, rank=2, **{**SHORT, "layers": "block:0"})
     kinds = {name: type(delta) for name, delta in adapter.deltas.items()}
@@ -104,6 +105,7 @@ def test_low_rank_whole_share_and_start(tiny_vlm: VLM, pixels: Tensor) -> None:
         shallow(tiny_vlm, pixels, start=start, **{**SHORT, "layers": "embedding"})
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_adapter(
     tiny_vlm: VLM, pixels: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def test_it_is_the_attack_on_the_model_in_evaluation_mode(classifier: nn.Module,
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_default_is_the_whole_ensemble(classifier: nn.Module, images: Tensor) -> None:
     classifier.eval()
     labels = classifier(images).argmax(1)

@@ -103,6 +103,7 @@ def test_neighbours_order_and_shards_change_roundings_only(
         assert near.float().mean() >= 0.75
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_change_verdicts(
     attack: Attack, model: nn.Module, pixels: Tensor, attacked: Attacked
 ) -> None:

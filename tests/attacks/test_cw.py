@@ -79,6 +79,7 @@ def test_every_l2_step_is_that_of_the_paper(kappa: float) -> None:
     assert 0 < downs < 30
 
 
+@pytest.mark.slow
 def test_the_nearest_success_in_the_ball_is_the_result() -> None:
     land, eps = Landscape(CLEAN), 0.03
     attack = CW(norm="l2", eps=eps, steps=120, search_steps=4, initial_c=0.1)

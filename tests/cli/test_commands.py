@@ -198,6 +198,7 @@ def test_an_interrupt_is_one_line_and_the_same_command_continues(
     assert [row["n"] for row in read("rows.json")] == [4, 4]  # clean, and white-box: it is its own source
 
 
+@pytest.mark.slow
 def test_a_data_driven_adapter_is_trained_and_says_how(run: Run, model: str) -> None:
     words = ("--model", model, "--n", 6, "--steps", 2, "--eps", "2/255", "--d0", 0, "-q", "--json", "a.json")
     for loss in ("embedding", "text"):

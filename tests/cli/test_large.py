@@ -55,6 +55,7 @@ def test_evaluate_tells_the_memory_and_loads_as_it_is_told(run: Run, model: str)
     assert "images of" not in run("evaluate", "micro/clip", *words).output
 
 
+@pytest.mark.slow
 def test_candidates_of_one_model_load_it_once(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("adapt", "training-free", "--model", model, "--out", "a").exit_code == 0
     load, names = radapt.models.load, []

@@ -81,6 +81,7 @@ def test_a_damaged_file_is_rendered_again_with_a_warning(
     assert renders == [100, 100]
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_goes_unnoticed(folder: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     _cache.cached("key", images.shape, lambda: images)

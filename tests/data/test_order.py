@@ -124,6 +124,7 @@ def test_the_number_on_the_card_and_single_samples_are_not_warned_of(
     assert len(data) == (asked or own_n or 20)
 
 
+@pytest.mark.slow
 def test_a_balanced_order_takes_classes_in_turn_and_keeps_rows_in_their_split(tmp_path: Path) -> None:
     labels = datasets.ClassLabel(names=["many", "some", "rare", "none"])
     folder = parquet(tmp_path / "data", {"label": [0] * 60 + [1] * 30 + [2] * 10}, label=labels)

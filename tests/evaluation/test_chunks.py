@@ -78,6 +78,7 @@ def merged(parts: Sequence[Path], file: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_there_are_ten_chunks_and_the_setting_says_so(whole: Path) -> None:
     samples, examples, settings = content(whole)
     assert len(settings) == 5
@@ -107,6 +108,7 @@ def test_three_processes_give_equal_files(folder: Path, whole: Path, tmp_path: P
     assert content(merged(parts[::-1], tmp_path / "all.sqlite")) == content(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_gives_an_equal_file(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_more_samples_and_then_fewer_keep_whole_chunks(folder: Path, whole: Path
     assert content(tmp_path / "r.sqlite") == content(whole)
 
 
+@pytest.mark.slow
 def test_another_order_of_candidates_gives_the_same_transferred_images(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ def test_a_file_is_not_merged_into_itself(whole: Path, tmp_path: Path) -> None:
         results.merge(results)
 
 
+@pytest.mark.slow
 def test_flags_of_both_files_are_kept(folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "1.sqlite", tmp_path / "2.sqlite"
     for number, file in enumerate((first, second), 1):

@@ -218,6 +218,7 @@ def test_more_samples_extend_a_figure(
     assert rows(tmp_path / "grown.sqlite") == rows(tmp_path / "once.sqlite")
 
 
+@pytest.mark.slow
 def test_sizes_in_any_order_give_the_same_rows(clip: VLM, tmp_path: Path) -> None:
     candidates = [Candidate(method="CLIP", model=clip)]
     for n in (7, 2, 12, 4):

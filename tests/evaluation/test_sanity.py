@@ -245,6 +245,7 @@ def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, object]:
     return {name: text for name, text in flags.items() if name in ("loss not rising", "zero gradient")}
 
 
+@pytest.mark.slow
 def test_signs_of_a_part_stay_and_say_of_how_many_samples_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

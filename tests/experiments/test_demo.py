@@ -137,6 +137,7 @@ def test_an_adapter_of_another_recipe_is_trained_again(
     assert Adapter.from_pretrained(folder).settings.alpha == 0.7
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_not_as_it_was_made_is_trained_again(anchor: Callable[..., str]) -> None:
     model, folder = tiny_clip(), Path("demo/r-adapt-plus-static")
     assert anchor(model) == ""

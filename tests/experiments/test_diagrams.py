@@ -116,6 +116,7 @@ def test_a_sweep_over_attacks_puts_every_model_under_each(run: Run, tmp_path: Pa
     assert points(plot, "clean")["FARE"][0] == (0.05, 0.5)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_attacks_takes_every_option_for_what_it_is(run: Run, tmp_path: Path) -> None:
     options = [{"steps": 2}, {"steps": 2, "low": 0.3}]  # the first is no special case of the second
     attacks = [{"attack": "band", "eps": "1/255", "options": each} for each in options]

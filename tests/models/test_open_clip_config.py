@@ -125,6 +125,7 @@ def test_every_configuration_of_open_clip_is_its_own_model_or_refused(tmp_path: 
     assert refused > 15
 
 
+@pytest.mark.slow
 def test_configurations_of_open_clip_in_their_own_size() -> None:
     names = dict.fromkeys(shipped(), "")
     for name, cfg in shipped().items():

@@ -28,6 +28,7 @@ def test_a_report_is_all_its_files_and_nothing_else(results_file: Path, tmp_path
     assert len(json.loads((tmp_path / "new" / "report" / "results.json").read_text())) == 69
 
 
+@pytest.mark.slow
 def test_only_the_asked_formats_are_written_over_older_ones(results_file: Path, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("old")
     written = reports.write_report(results_file, tmp_path, formats=("csv",))
