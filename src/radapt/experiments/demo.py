@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ from .artifacts import trained_adapter
 __all__ = ["Demo", "demo"]
 
 # Set beforehand, the same for every dataset, and not tuned; `radapt tune` chooses them on a validation split.
-_ALPHA = {"clip": 0.4, "fare": 0.4, "tecoa": 0.4, "static": 0.8, "adaptive": 0.8}
+_ALPHA = {"clip": 0.4, "twin": 0.4, "static": 0.8, "adaptive": 0.8}
 _SHIPPED = Path(str(files("radapt"))) / "micro" / "adapters"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
 _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
@@ -31,22 +31,25 @@ _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
 @dataclass(frozen=True, kw_only=True)
 class _World:
-    """Models, test sets, and the sets whose train splits an anchor is trained on."""
+    """A model and its twins by label, test sets, and the sets whose train splits an anchor is trained on."""
 
-    models: tuple[str, str, str]
+    model: str
+    twins: Mapping[str, str]
     sets: tuple[str, ...]
     training: tuple[str, ...]
     adapters: str
 
 
 _WORLD = _World(
-    models=("micro/clip", "micro/fare", "micro/tecoa"),
+    model="micro/clip",
+    twins={"TeCoA": "micro/tecoa", "FARE": "micro/fare"},
     sets=("shapes", "textures", "compositions"),
     training=("objects",),
     adapters="r-adapt-plus",
 )
 _PHOTOS = _World(
-    models=("micro/photos", "micro/photos-fare", "micro/photos-tecoa"),
+    model="micro/photos",
+    twins={"FARE": "micro/photos-fare"},
     sets=("cifar-10", "caltech-101"),
     training=("cifar-10", "caltech-101"),
     adapters="photos-r-adapt-plus",
@@ -92,14 +95,17 @@ def demo(
     world = _PHOTOS if photos else _WORLD
     sets = [load_dataset(name, split="test", n=n) for name in world.sets]
     folder, report = expanded(out), progress or (lambda text: None)
-    clip, fare, tecoa = map(load, world.models)
+    clip, twins = load(world.model), {label: load(name) for label, name in world.twins.items()}
     candidates = [
         Candidate(method="CLIP", model=clip),
-        Candidate(method="TeCoA", model=tecoa),
-        Candidate(method="FARE", model=fare),
+        *(Candidate(method=label, model=twin) for label, twin in twins.items()),
         Candidate(method="R-Adapt_CLIP", model=clip, adapter=training_free(clip, alpha=_ALPHA["clip"])),
-        Candidate(method="R-Adapt_FARE", model=clip, adapter=model_guided(clip, fare, alpha=_ALPHA["fare"])),
-        Candidate(method="R-Adapt_TeCoA", model=clip, adapter=model_guided(clip, tecoa, alpha=_ALPHA["tecoa"])),
+        *(
+            Candidate(
+                method=f"R-Adapt_{label}", model=clip, adapter=model_guided(clip, twins[label], alpha=_ALPHA["twin"])
+            )
+            for label in reversed(twins)
+        ),
         *(
             Candidate(
                 method=f"R-Adapt+ ({adversary})",
