@@ -89,7 +89,7 @@ def test_the_anchors_that_ship_are_those_of_the_shipped_model(adversary: str) ->
         DEMO._STEPS[adversary],
         DEMO._ALPHA[adversary],
     )
-    adapter = DEMO._anchored(clip, DEMO._WORLD, adversary, None, print, quiet=True)
+    adapter = DEMO._anchored(clip, DEMO._WORLD, adversary, Path("nowhere"), False, print, quiet=True)
     with adapter.attach(clip):
         assert clip.defended
 

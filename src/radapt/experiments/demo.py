@@ -83,8 +83,9 @@ def demo(
         out: folder of the results, the adapters and the report.
         n: images per dataset.
         photos: on photographs instead of the embedded world.
-        train: train the anchors of R-Adapt+ here (minutes), instead of taking those that ship. They are made by the
-            same call, but a training differs from machine to machine in its last bits, and its figures by an image.
+        train: train the anchors of R-Adapt+ here (minutes), instead of taking those that ship, where they do. They are
+            made by the same call, but a training differs from machine to machine in its last bits, and its figures by
+            an image.
         progress: called with lines of text on what happens.
         quiet: no progress bars.
 
@@ -110,7 +111,7 @@ def demo(
             Candidate(
                 method=f"R-Adapt+ ({adversary})",
                 model=clip,
-                adapter=_anchored(clip, world, adversary, folder if train else None, report, quiet),
+                adapter=_anchored(clip, world, adversary, folder, train, report, quiet),
             )
             for adversary in ("static", "adaptive")
         ),
@@ -126,12 +127,19 @@ def demo(
 
 
 def _anchored(
-    model: VLM, world: _World, adversary: str, folder: Path | None, report: Callable[[str], None], quiet: bool
+    model: VLM,
+    world: _World,
+    adversary: str,
+    folder: Path,
+    train: bool,
+    report: Callable[[str], None],
+    quiet: bool,
 ) -> Adapter:
-    """R-Adapt+ with its anchor trained in a folder, or the one that ships."""
+    """R-Adapt+ with the anchor that ships, or, where none does or training is asked for, trained in a folder."""
     name = f"{world.adapters}-{adversary}"
-    if folder is None:
+    if not train and (_SHIPPED / name).is_dir():
         return Adapter.from_pretrained(_SHIPPED / name)
+    report(f"the anchor of R-Adapt+ ({adversary}) is trained here, which takes minutes, or read if it was before")
     return _trained(model, world, adversary, folder / name, report, quiet)
 
 
