@@ -10,7 +10,7 @@ from ._build import adapter_for
 from ._gaussian import cutoff_from_d0, gaussian_filter
 from ._method import REGISTRY, AdapterMethod, adapt
 from ._settings import AdapterSettings
-from ._tune import Trial, Tuned, tune
+from ._tune import Trial, Tuned, front, tune
 from .data_driven import data_driven
 from .graft import graft
 from .model_guided import model_guided
@@ -33,6 +33,7 @@ __all__ = [
     "cutoff_from_d0",
     "data_driven",
     "detach",
+    "front",
     "gaussian_filter",
     "graft",
     "model_guided",

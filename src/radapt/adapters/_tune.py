@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ._adapter import Adapter
 from ._gaussian import cutoff_from_d0
 from ._settings import check_settings
 
-__all__ = ["Trial", "Tuned", "scaled", "tune"]
+__all__ = ["Trial", "Tuned", "front", "scaled", "tune"]
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
@@ -49,11 +50,27 @@ class Tuned:
     @property
     def front(self) -> tuple[Trial, ...]:
         """The trials that no other one beats both clean and white-box, by clean accuracy."""
-        best = [a for a in self.trials if not any(_beats(b, a) for b in self.trials)]
-        return tuple(sorted(best, key=lambda trial: (-trial.clean, -trial.robust)))
+        return tuple(front(self.trials))
 
 
-def _beats(one: Trial, other: Trial) -> bool:
+class _Compared(Protocol):
+    @property
+    def clean(self) -> float: ...
+
+    @property
+    def robust(self) -> float: ...
+
+
+_Kind = TypeVar("_Kind", bound=_Compared)
+
+
+def front(trials: Sequence[_Kind]) -> list[_Kind]:
+    """The trials that no other one beats both clean and white-box, by clean accuracy."""
+    best = [a for a in trials if not any(_beats(b, a) for b in trials)]
+    return sorted(best, key=lambda trial: (-trial.clean, -trial.robust))
+
+
+def _beats(one: _Compared, other: _Compared) -> bool:
     ahead = one.clean >= other.clean and one.robust >= other.robust
     return ahead and (one.clean, one.robust) != (other.clean, other.robust)
 

@@ -1,9 +1,11 @@
 """Experiments: the tables and figures of the paper, experiments of your own, and the demo."""
 
+from radapt.adapters import front
+
 from .demo import Demo, demo
 from .events import Event, Reproduction
 from .run import all_experiments, run
-from .search import Rung, SearchSpec, Trial, front, search
+from .search import Rung, SearchSpec, Trial, search
 from .spec import Experiment, Profile, experiments, read
 
 __all__ = [

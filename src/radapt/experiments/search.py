@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, MinLen
 
 from radapt.adapters import REGISTRY as METHODS
-from radapt.adapters import Adapter, AdapterMethod, adapt
+from radapt.adapters import Adapter, AdapterMethod, adapt, front
 from radapt.data import Dataset, load_dataset, training_images
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
@@ -25,7 +25,7 @@ from radapt.schema import STRICT, parse, read_json, read_yaml
 from .artifacts import trained_adapter
 from .parts import Names, number_of
 
-__all__ = ["Rung", "SearchSpec", "Trial", "front", "search"]
+__all__ = ["Rung", "SearchSpec", "Trial", "search"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,21 +116,6 @@ class Trial:
     images: int
     changed: float
     folder: Path
-
-
-def front(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that no other one beats both clean and white-box, by clean accuracy."""
-    best = [
-        each
-        for each in trials
-        if not any(
-            other.clean >= each.clean
-            and other.robust >= each.robust
-            and (other.clean, other.robust) != (each.clean, each.robust)
-            for other in trials
-        )
-    ]
-    return sorted(best, key=lambda trial: (-trial.clean, -trial.robust, trial.name))
 
 
 def search(

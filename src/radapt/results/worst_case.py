@@ -31,12 +31,14 @@ def with_worst_cases(store: Results) -> list[Result]:
     the attacker who sees everything.
     """
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
-    for result in store.all(checks=True):
+    results = store.all(checks=True)
+    for result in results:
         s = result.setting
         if s.source:
             groups[*s.ball, s.metric].append(result)
     worst = (_worst(store, group) for group in groups.values() if len(group) > 1)
-    return [*store.all(), *(each for each in worst if each is not None)]
+    shown = [result for result in results if result.setting.attack != CHECKS]
+    return [*shown, *(each for each in worst if each is not None)]
 
 
 def _worst(store: Results, group: Sequence[Result]) -> Result | None:
