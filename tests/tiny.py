@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -61,3 +62,13 @@ def finetuned(*given: Any, **settings: Any) -> tuple[VLM, list[float]]:
 
     made = finetune(*given, **settings)
     return made.model, list(made.losses)
+
+
+def changed_twin(model: VLM) -> VLM:
+    """A copy of a model called ``twin``, all weights of its vision encoder changed, with the same text encoder."""
+    found = copy.copy(model)
+    found.name, found.model = "twin", copy.deepcopy(model.model)
+    with torch.no_grad():
+        for parameter in found.image_parameters().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return found

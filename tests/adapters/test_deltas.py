@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import tiny_clip
+from tests.tiny import changed_twin, tiny_clip
 from torch import Tensor
 
 import radapt
@@ -30,12 +30,7 @@ PIXELS = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 @pytest.fixture
 def twin(tiny_vlm: VLM) -> VLM:
     """The tiny CLIP with all weights of its vision encoder changed."""
-    found = copy.copy(tiny_vlm)
-    found.name, found.model = "twin", copy.deepcopy(tiny_vlm.model)
-    with torch.no_grad():
-        for parameter in found.image_parameters().values():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return found
+    return changed_twin(tiny_vlm)
 
 
 def embedded(model: VLM) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.tiny import changed_twin
 from torch import Tensor
 
 import radapt
@@ -91,12 +91,7 @@ def test_low_rank_whole_share_and_start(tiny_vlm: VLM, pixels: Tensor) -> None:
     half = shallow(tiny_vlm, pixels, share=0.5, **{**SHORT, "layers": "block:0"})
     for name, delta in whole.deltas.items():
         torch.testing.assert_close(full(half.deltas[name]), 0.5 * full(delta))
-    twin = copy.copy(tiny_vlm)
-    twin.name, twin.model = "twin", copy.deepcopy(tiny_vlm.model)
-    with torch.no_grad():
-        for parameter in twin.image_parameters().values():
-            parameter += 0.1 * torch.randn_like(parameter)
-    start = graft(tiny_vlm, twin, weights="block:0")
+    start = graft(tiny_vlm, changed_twin(tiny_vlm), weights="block:0")
     still = shallow(tiny_vlm, pixels, start=start, **{**SHORT, "layers": "block:0", "lr": 1e-12})
     assert still.settings.origin["start"] == start.fingerprint
     for name, delta in start.deltas.items():

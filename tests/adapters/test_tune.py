@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import importlib
 from dataclasses import replace
 from typing import Any
@@ -8,6 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from tests.tiny import changed_twin
 
 from radapt.adapters import Adapter, attached, graft, training_free, tune
 from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
@@ -155,12 +155,7 @@ def test_no_data_is_refused(tiny_vlm: Any) -> None:
 @pytest.fixture
 def grafted(tiny_vlm: Any) -> Adapter:
     """Deltas of the embedding and the first block, from a twin whose weights are all others."""
-    twin = copy.copy(tiny_vlm)
-    twin.name, twin.model = "twin", copy.deepcopy(tiny_vlm.model)
-    with torch.no_grad():
-        for parameter in twin.image_parameters().values():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return graft(tiny_vlm, twin, weights="embedding+block:0")
+    return graft(tiny_vlm, changed_twin(tiny_vlm), weights="embedding+block:0")
 
 
 def test_shares_of_deltas_are_tried_by_part(tiny_vlm: Any, tiny_shapes: Any, grafted: Adapter) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import tiny_clip
+from tests.tiny import changed_twin, tiny_clip
 from torch import Tensor
 
 import radapt
@@ -38,12 +38,7 @@ PIXELS = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)
 @pytest.fixture
 def twin(tiny_vlm: VLM) -> VLM:
     """The tiny CLIP with all image weights changed, each by itself, and the same text encoder."""
-    found = copy.copy(tiny_vlm)
-    found.name, found.model = "twin", copy.deepcopy(tiny_vlm.model)
-    with torch.no_grad():
-        for parameter in found.image_parameters().values():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return found
+    return changed_twin(tiny_vlm)
 
 
 def taken(model: VLM, stage: VLM, twin: VLM) -> set[str]:
