@@ -81,6 +81,24 @@ def test_the_loss_that_it_ends_with_is_that_of_the_adapter(tiny_vlm: VLM, pixels
         torch.testing.assert_close(tiny_vlm.encode_image(pixels), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_the_clean_images_count_by_their_weight(tiny_vlm: VLM, pixels: Tensor) -> None:
+    settings = {**SHORT, "steps": 1, "cutoff": 0.2}
+    alone, both = (shallow(tiny_vlm, pixels, clean_weight=weight, **settings).settings.origin for weight in (0, 3))
+    with torch.no_grad():
+        reference = tiny_vlm.encode_image(pixels)
+        with training_free(tiny_vlm, cutoff=0.2, alpha=0).attach(tiny_vlm):
+            clean = (tiny_vlm.encode_image(pixels) - reference).square().sum(1).mean()
+    assert both["first_loss"] == pytest.approx(alone["first_loss"] + 3 * float(clean), rel=1e-5)
+    assert (alone["clean_weight"], both["clean_weight"]) == (0, 3)
+
+
+def test_the_moving_average_lags_behind(tiny_vlm: VLM, pixels: Tensor) -> None:
+    settings = {**SHORT, "layers": "block:0", "steps": 1}
+    last, mean = (shallow(tiny_vlm, pixels, ema=ema, **settings).deltas for ema in (0, 0.75))
+    for name, delta in last.items():
+        torch.testing.assert_close(full(mean[name]), 0.25 * full(delta))
+
+
 @pytest.mark.slow
 def test_low_rank_whole_share_and_start(tiny_vlm: VLM, pixels: Tensor) -> None:
     adapter = shallow(tiny_vlm, pixels, rank=2, **{**SHORT, "layers": "block:0"})
@@ -141,6 +159,8 @@ def test_by_name_it_is_made_saved_and_read(tiny_vlm: VLM, pixels: Tensor, tmp_pa
         ({"rank": 0}, SettingsError, "rank must be"),
         ({"share": 0}, SettingsError, "share must be"),
         ({"share": 2}, SettingsError, "share must be"),
+        ({"clean_weight": -1}, SettingsError, "clean_weight must be"),
+        ({"ema": 1}, SettingsError, "ema"),
         ({"eps": 0}, SettingsError, "eps must be"),
         ({"cutoff": 0}, SettingsError, "cutoff must be > 0"),
         ({"loss": "text"}, InputError, "loss='text' needs labels"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from radapt.adapters import Adapter
 from radapt.errors import SettingsError
 from radapt.experiments import SearchSpec, Trial, front, search
-from radapt.experiments.search import _kept
+from radapt.experiments.search import _drawn, _kept
 from radapt.results import Results
 from radapt.schema import parse
 
@@ -88,11 +88,20 @@ def test_every_trial_is_tried_and_the_best_go_on(tmp_path: Path) -> None:
     assert again == trials
 
 
+def test_several_spaces_are_drawn_from_together() -> None:
+    spaces = [{"layers": ["embedding", "block:0"], "lr": ["3e-4"]}, {"cutoff": [None], "ema": [0, 0.9, 0.99]}]
+    drawn = _drawn(spec(space=spaces))
+    kinds = [tuple(settings) for settings in drawn.values()]
+    assert kinds == [("layers", "lr")] * 2 + [("cutoff", "ema")] * 3
+    assert [settings.get("lr") for settings in drawn.values()][:2] == [3e-4, 3e-4]
+    assert set(_drawn(spec(space=spaces, trials=4))) < set(drawn)
+
+
 @pytest.mark.slow
 def test_a_search_may_begin_with_grafts_and_draws_some_of_many(tmp_path: Path) -> None:
     graft = {"method": "graft", "guide": "micro/fare", "weights": "embedding"}
     chosen = spec(
-        space={"start": [None, graft], "lr": ["3e-4", 1e-3, 1e-2]},
+        space={"start": [None, graft], "lr": ["3e-4", 1e-3, 1e-2], "data": [["objects", "shapes"]], "n": [4]},
         settings={**SPEC["settings"], "layers": "embedding"},
         trials=2,
         rungs=[{"steps": 1, "n": 2}],
@@ -102,13 +111,19 @@ def test_a_search_may_begin_with_grafts_and_draws_some_of_many(tmp_path: Path) -
     assert [trial.settings for trial in search(chosen, out=tmp_path, quiet=True)] == [t.settings for t in trials]
     begun = [t for t in search(replace(chosen, trials=6), out=tmp_path, quiet=True) if t.settings["start"] is not None]
     assert len(begun) == 3
+    assert {Adapter.from_pretrained(trial.folder).settings.origin["images"] for trial in begun} == {8}
     assert all("start" in Adapter.from_pretrained(trial.folder).settings.origin for trial in begun)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {}}, "space: dictionary should have at least 1 item"),
+        ({"space": {}}, "space: 0: dictionary should have at least 1 item"),
+        ({"space": {"start": ["graft"]}}, "space: start: 0: input should be an object, got 'graft'"),
+        ({"space": {"n": [0]}}, "space: n: 0: input should be greater"),
+        ({"settings": {"data": "objects"}}, "data"),
+        ({"space": []}, "space: value should have at least 1 item"),
+        ({"space": [{"layers": ["embedding"]}, {"steps": [1]}]}, "steps is set by the search"),
         ({"space": {"layers": []}}, "layers has no values"),
         ({"space": {"steps": [1]}}, "steps is set by the search"),
         ({"rungs": []}, "rungs"),

@@ -67,6 +67,8 @@ def shallow(
     batch_size: int = 64,
     lr: float = 3e-4,
     weight_decay: float = 0.0,
+    clean_weight: float = 0.0,
+    ema: float = 0.0,
     share: float = 1.0,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -91,6 +93,9 @@ def shallow(
         attack_steps: PGD steps at every step of the training.
         steps, batch_size, lr: AdamW with a warm-up of 10 %, cosine decay, gradients clipped at norm 1.
         weight_decay: decay of the deltas, which pulls the weights towards the model's own.
+        clean_weight: weight of the same loss on the clean images, beside that on the adversarial ones (as the natural
+            term of TRADES, Zhang et al. 2019); it costs one more pass at every step.
+        ema: decay of the moving average of the deltas that is then the result; 0: the last ones.
         share: how much of the trained deltas the adapter has: below 1, it is interpolated towards the model.
         seed: seed of the batches, the attack and the first matrices of low rank.
         checkpoint: file to resume from when the training is killed; as in :func:`radapt.data_driven`.
@@ -109,10 +114,11 @@ def shallow(
     check_seed(seed)
     number("eps", eps, 0, 1, above=True)
     number("share", share, 0, 1, above=True)
+    number("clean_weight", clean_weight, 0, 1000)
     for name, count in (("attack_steps", attack_steps), ("batch_size", batch_size), ("rank", rank)):
         if count is not None:
             whole(name, count)
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, decayed="all", clip=1.0)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, decayed="all", clip=1.0, ema=ema)
     file = None if checkpoint is None else check_writable(checkpoint)
     vlm = loaded(model, loss, labels, classifier)
     if vlm.defended:
@@ -132,6 +138,8 @@ def shallow(
         "batch": batch_size,
         "lr": lr,
         "weight_decay": weight_decay,
+        "clean_weight": clean_weight,
+        "ema": ema,
         "share": share,
         "seed": seed,
         **({} if start is None else {"start": start.fingerprint}),
@@ -142,7 +150,10 @@ def shallow(
 
             def batch_loss(step: int) -> Tensor:
                 rows = images.rows(step)
-                return images.loss(tuned, images.adversarial(tuned, rows, f"shallow/{step}"), rows)
+                total = images.loss(tuned, images.adversarial(tuned, rows, f"shallow/{step}"), rows)
+                if clean_weight:
+                    total = total + clean_weight * images.loss(tuned, images.clean[rows].to(tuned.device), rows)
+                return total
 
             trained = {f"{name}/{own}": each for name, part in added.items() for own, each in part.named_parameters()}
             facts = {"weights": vlm.fingerprint, "cutoff": cutoff, **origin, **images.facts()}

@@ -25,6 +25,8 @@ __all__ = [
     "Sweep",
     "TrainingSpec",
     "collect",
+    "listed",
+    "names",
     "number_of",
 ]
 
@@ -37,24 +39,24 @@ def number_of(value: Any) -> Any:
         return value
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """A single value, or a list of them, as a tuple."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _names(value: Any) -> Any:
-    return tuple(str(each) if isinstance(each, int | float) else each for each in _listed(value))
+def names(value: Any) -> Any:
+    return tuple(str(each) if isinstance(each, int | float) else each for each in listed(value))
 
 
 def _radii(value: Any) -> Any:
-    return tuple(fraction(each) if isinstance(each, str | int | float) else each for each in _listed(value))
+    return tuple(fraction(each) if isinstance(each, str | int | float) else each for each in listed(value))
 
 
 def _numbers(value: Any) -> Any:
     return tuple(number_of(each) for each in value) if isinstance(value, list) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Names = Annotated[tuple[str, ...], BeforeValidator(names)]
 """A name, or a list of names."""
 _Radii = Annotated[tuple[float, ...], BeforeValidator(_radii), MinLen(1)]
 _Count = Annotated[int, Ge(1)]
@@ -174,7 +176,7 @@ class ReplacementSpec:
     __pydantic_config__: ClassVar = STRICT
 
     twins: Annotated[Mapping[str, str], MinLen(1)]
-    order: Annotated[tuple[ReplacementOrder, ...], BeforeValidator(_listed), MinLen(1)] = ("progressive",)
+    order: Annotated[tuple[ReplacementOrder, ...], BeforeValidator(listed), MinLen(1)] = ("progressive",)
 
 
 @dataclass(frozen=True, kw_only=True)

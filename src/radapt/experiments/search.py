@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
+from pydantic import BeforeValidator
+from torch import Tensor
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, adapt, front
@@ -23,9 +27,17 @@ from radapt.results import Result, Results
 from radapt.schema import STRICT, parse, read_json, read_yaml
 
 from .artifacts import trained_adapter
-from .parts import Names, number_of
+from .parts import Names, listed, names, number_of
 
 __all__ = ["Rung", "SearchSpec", "Trial", "search"]
+
+_Space = Annotated[Mapping[str, list[Any]], MinLen(1)]
+_OWN: Mapping[str, Any] = {
+    "start": tuple[Mapping[str, Any] | None, ...],
+    "data": tuple[Names, ...],
+    "n": tuple[Annotated[int, Ge(1)], ...],
+}
+"""Settings of a trial that the search reads itself, and what their values may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +66,9 @@ class SearchSpec:
         method: an adapter method that is trained.
         data, n: the datasets whose train splits are used, and how many images of each.
         settings: of the method, the same in every trial.
-        space: values of settings of which every trial takes one each. ``start`` may be settings of a method that is
-            not trained (``{method: graft, guide: ...}``), whose deltas the training begins with.
+        space: values of settings of which every trial takes one each, or several such spaces, as one list. ``start``
+            may be settings of a method that is not trained (``{method: graft, guide: ...}``), whose deltas the training
+            begins with; ``data`` and ``n`` stand for those above.
         trials: how many combinations are tried, drawn without repetition; all of them where there are no more.
         rungs: the rounds.
         validation: the sets on which trials are compared, their validation splits.
@@ -71,7 +84,7 @@ class SearchSpec:
     data: Annotated[Names, MinLen(1)]
     n: Annotated[int, Ge(1)] = 2000
     settings: Mapping[str, Any] = field(default_factory=dict)
-    space: Annotated[Mapping[str, list[Any]], MinLen(1)]
+    space: Annotated[tuple[_Space, ...], BeforeValidator(listed), MinLen(1)]
     trials: Annotated[int, Ge(1)] = 30
     rungs: Annotated[tuple[Rung, ...], MinLen(1)]
     validation: Annotated[Names, MinLen(1)]
@@ -84,9 +97,12 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise SettingsError(f"weight must lie in [0, 1], got {self.weight!r}")
-        if empty := [name for name, values in self.space.items() if not values]:
+        if empty := [name for space in self.space for name, values in space.items() if not values]:
             raise SettingsError(f"space: {empty[0]} has no values")
-        if twice := sorted({"steps", "seed", "quiet", "checkpoint"} & {*self.space, *self.settings}):
+        for space in self.space:
+            for name, kind in _OWN.items():
+                parse(kind, space.get(name, []), where=f"space: {name}")
+        if twice := sorted({"steps", "seed", "quiet", "checkpoint"} & {*self.settings}.union(*self.space)):
             raise SettingsError(f"{twice[0]} is set by the search; leave it out of space and settings")
 
 
@@ -150,9 +166,18 @@ def search(
         raise SettingsError(f"{plan.method} is not trained, so there are no steps to search with; take shallow")
     drawn = _drawn(plan)
     for name, settings in drawn.items():
-        method.settings(name, {**plan.settings, **{key: settings[key] for key in settings if key != "start"}})
+        method.settings(name, _others(plan, settings))
     model = load(plan.model)
-    images = training_images(plan.data, plan.n, size=model.image_size[0])
+
+    @cache
+    def images(data: Names, n: int) -> Tensor:
+        chosen = training_images(data, n, size=model.image_size[0])
+        return chosen.pixels(range(len(chosen)))
+
+    @cache
+    def beginning(recipe: str) -> Adapter:
+        return adapt(model=model, **json.loads(recipe))
+
     earlier = _seconds(folder / "trials.json")
     found = list[Trial]()
     for number, rung in enumerate(plan.rungs):
@@ -161,7 +186,15 @@ def search(
         for name, settings in drawn.items():
             place = folder / f"rung-{number + 1}" / name
             known = earlier.get((number, name), 0.0) if (place / "recipe.json").exists() else 0.0
-            adapter, seconds = _trained(plan, method, model, images, settings, rung.steps, place, tell, quiet)
+            given = {**_others(plan, settings), "steps": rung.steps, "seed": plan.seed}
+            if settings.get("start") is not None:
+                given["start"] = beginning(json.dumps(settings["start"], sort_keys=True))
+            pixels = images(names(settings.get("data", plan.data)), settings.get("n", plan.n))
+            began = time.monotonic()
+            adapter = trained_adapter(
+                method, model, pixels, method.settings(name, given), place, report=tell, quiet=quiet
+            )
+            seconds = time.monotonic() - began
             results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
             clean, robust = (_mean(results, kind) for kind in ("clean", "white-box"))
             batch = int(adapter.settings.origin["batch"])  # type: ignore[call-overload]
@@ -193,8 +226,11 @@ def _read(path: Path) -> SearchSpec:
 
 def _drawn(plan: SearchSpec) -> dict[str, dict[str, Any]]:
     """The combinations to be tried, by name."""
-    values = ([number_of(value) for value in each] for each in plan.space.values())
-    every = [dict(zip(plan.space, combination, strict=True)) for combination in itertools.product(*values)]
+    every = [
+        dict(zip(space, combination, strict=True))
+        for space in plan.space
+        for combination in itertools.product(*([number_of(value) for value in each] for each in space.values()))
+    ]
     chosen = every if len(every) <= plan.trials else random.Random(plan.seed).sample(every, plan.trials)
     return {f"trial-{digest_of(settings, length=6, default=str)}": settings for settings in chosen}
 
@@ -207,31 +243,9 @@ def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
     return set([*first, *others][:keep])
 
 
-def _trained(
-    plan: SearchSpec,
-    method: AdapterMethod,
-    model: VLM,
-    images: Dataset,
-    settings: Mapping[str, Any],
-    steps: int,
-    place: Path,
-    tell: Callable[[str], None],
-    quiet: bool,
-) -> tuple[Adapter, float]:
-    """The adapter of a trial, and the seconds that its training took when it was made."""
-    chosen = {**plan.settings, **settings}
-    start = chosen.pop("start", None)
-    if isinstance(start, Mapping):
-        chosen["start"] = adapt(model=model, **start)
-    elif start is not None:
-        raise SettingsError(
-            f"start must be settings of an adapter, such as {{method: graft, guide: ...}}, got {start!r}"
-        )
-    given = method.settings(place.name, {**chosen, "steps": steps, "seed": plan.seed})
-    began = time.monotonic()
-    adapter = trained_adapter(method, model, images.pixels(range(len(images))), given, place, report=tell, quiet=quiet)
-    taken = time.monotonic() - began
-    return adapter, taken
+def _others(plan: SearchSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial that are the method's."""
+    return {**plan.settings, **{key: value for key, value in settings.items() if key not in _OWN}}
 
 
 def _measured(
