@@ -18,7 +18,7 @@ from torch import Tensor
 
 import radapt
 from radapt import __version__
-from radapt.adapters import Adapter, training_free
+from radapt.adapters import Adapter, micro_adapters, training_free
 from radapt.errors import AdapterError, SettingsError
 
 
@@ -168,6 +168,17 @@ def test_no_such_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(AdapterError, match=r"radapt_config.json and radapt_anchor.safetensors missing"):
         Adapter.from_pretrained(tmp_path / "empty")
+
+
+def test_adapters_that_ship_are_read_by_name() -> None:
+    assert "micro/r-adapt-plus-static" in micro_adapters()
+    for name in micro_adapters():
+        model = "micro/photos" if "photos" in name else "micro/clip"
+        adapter = Adapter.from_pretrained(name)
+        with adapter.attach(radapt.load(model)):
+            pass
+    with pytest.raises(AdapterError, match="unknown adapter 'micro/r-adapt-plus'; did you mean 'micro/r-adapt-plus-"):
+        Adapter.from_pretrained("micro/r-adapt-plus")
 
 
 def test_a_folder_that_cannot_be_written(adapter: Adapter, tmp_path: Path) -> None:

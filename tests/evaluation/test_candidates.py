@@ -38,6 +38,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("my+missing", None, "my", "missing"),
         ("my+runs/alpha=0.5", None, "my", "runs/alpha=0.5"),
         ("micro/clip+owner/adapter", None, "micro/clip", "owner/adapter"),
+        ("a=b=micro/clip+micro/r-adapt-plus-static", "a=b", "micro/clip", "micro/r-adapt-plus-static"),
         ("CLIP=openai/clip-vit-base-patch32+my", "CLIP", "openai/clip-vit-base-patch32", "my"),
         ("eps 4/255=my", "eps 4/255", "my", None),
         ("hf-hub:owner/name", None, "hf-hub:owner/name", None),

@@ -13,6 +13,7 @@ from tests.cli.conftest import Run
 from tests.tiny import tiny_clip
 
 from radapt.adapters import Adapter, AdapterMethod, data_driven
+from radapt.adapters._shipped import shipped
 from radapt.data import Dataset, load_dataset
 from radapt.evaluation import Threat, evaluate
 from radapt.experiments import artifacts
@@ -79,7 +80,8 @@ def test_the_demo_compares_all_methods_and_continues(run: Run, trained: list[str
 @pytest.mark.slow
 @pytest.mark.parametrize("adversary", ["static", "adaptive"])
 def test_the_anchors_that_ship_are_those_of_the_shipped_model(adversary: str) -> None:
-    folder = DEMO._SHIPPED / f"r-adapt-plus-{adversary}"
+    folder = shipped(f"micro/r-adapt-plus-{adversary}")
+    assert folder is not None
     made = json.loads((folder / "recipe.json").read_text())["recipe"]
     clip, images = load("micro/clip"), load_dataset("objects", split="train", n=DEMO._IMAGES)
     assert made["weights"] == digest(clip.model.parameters())

@@ -166,6 +166,34 @@ def test_replacement_goes_from_the_model_to_its_twin(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_twins_on_the_way_adapters_that_are_there_and_adapters_on_twins(run: Run, tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        twins={"FARE": "micro/fare", "half": {"twin": "micro/fare", "weights": 0.5}},
+        defences={
+            "shipped": {"adapter": "micro/r-adapt-plus-static"},
+            "FARE, filtered": {**FREE, "twin": "FARE", "alpha": 0, "cutoff": 0.25},
+        },
+    )
+    result = run("reproduce", path, "--out", "here", *SMALL)
+    assert result.exit_code == 0, result.output
+    methods = {"CLIP", "FARE", "half", "shipped", "FARE, filtered"}
+    assert set(percents("here/results.sqlite", "white-box")) == methods
+    fare = radapt.load("micro/fare")
+    half = radapt.models.interpolated(radapt.load("micro/clip"), fare, 0.5)
+    with Results("here/results.sqlite", read_only=True) as results:
+        depends = {figure.setting.method: dict(figure.setting.depends) for figure in results.all()}
+        adapters = {figure.setting.method: figure.setting.adapter for figure in results.all()}
+        models = {figure.setting.method: figure.setting.model for figure in results.all()}
+    assert models["half"] == half.name
+    assert depends["FARE, filtered"]["model"] == depends["FARE"]["model"] != depends["half"]["model"]
+    assert depends["half"]["model"] != depends["shipped"]["model"] == depends["CLIP"]["model"]
+    assert adapters["shipped"] == radapt.Adapter.from_pretrained("micro/r-adapt-plus-static").fingerprint
+    filtered = radapt.training_free(fare, alpha=0, cutoff=0.25)
+    assert adapters["FARE, filtered"] == filtered.fingerprint
+
+
+@pytest.mark.slow
 def test_a_twin_is_trained_once_and_read_afterwards(run: Run, tmp_path: Path) -> None:
     how = {"method": "fare", "data": "objects", "n": 8, "steps": 1, "batch_size": 4, "attack_steps": 1, "lr": 1e-3}
     path = write(tmp_path, trained={"shallow": {**how, "layers": "embedding"}, "deep": {**how, "layers": "deep:7-"}})

@@ -10,6 +10,7 @@ from ._build import adapter_for
 from ._gaussian import cutoff_from_d0, gaussian_filter
 from ._method import REGISTRY, AdapterMethod, adapt
 from ._settings import AdapterSettings
+from ._shipped import micro_adapters
 from ._tune import Trial, Tuned, front, tune
 from .data_driven import data_driven
 from .graft import graft
@@ -36,6 +37,7 @@ __all__ = [
     "front",
     "gaussian_filter",
     "graft",
+    "micro_adapters",
     "model_guided",
     "names",
     "shallow",

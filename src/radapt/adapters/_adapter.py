@@ -193,7 +193,7 @@ class Adapter:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> Adapter:
-        """Read an adapter from a folder or from the Hugging Face hub.
+        """Read an adapter: ``micro/...`` (ships with the package), a folder, or a name on the Hugging Face hub.
 
         Raises:
             AdapterError: missing, truncated, of another format, with unknown keys or values out of range, or a

@@ -27,6 +27,7 @@ from radapt.types import Anchor
 
 from ._card import card, ours
 from ._settings import AdapterSettings
+from ._shipped import shipped
 
 __all__ = ["ANCHOR", "CONFIG", "DELTAS", "FORMATS", "push", "read", "save"]
 
@@ -127,10 +128,10 @@ def _named(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 
 
 def read(name_or_folder: str | Path) -> tuple[AdapterSettings, Anchor | None, dict[str, Delta]]:
-    """Settings, anchor and deltas of an adapter in a folder, or on the hub when the name is no folder."""
+    """Settings, anchor and deltas of an adapter: one that ships, in a folder, or on the hub when it is no folder."""
     if not isinstance(name_or_folder, str | Path):
         raise AdapterError(f"an adapter is read from a folder or a name on the hub, got {shown(name_or_folder)}")
-    folder = expanded(name_or_folder)
+    folder = shipped(name_or_folder) or expanded(name_or_folder)
     try:
         found = folder.is_dir()
     except OSError as error:  # such as a name that is too long

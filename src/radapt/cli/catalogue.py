@@ -37,6 +37,7 @@ def models(
       radapt models
       radapt models llava-hf/llava-1.5-7b-hf --dtype bfloat16 --batch-size 8 --checkpointing
     """
+    from radapt.adapters import micro_adapters
     from radapt.models import estimate, families, micro_models
 
     if name is not None:
@@ -54,6 +55,8 @@ def models(
     table = Table("model", "kind")
     for name in micro_models():
         table.add_row(name, "ships with the package; no download")
+    for name in micro_adapters():
+        table.add_row(name, "adapter that ships with the package: MODEL+ADAPTER")
     for family, kinds, loads in families():
         what = "load, adapt, attack" if loads else "carries an adapter (Adapter.attach)"
         table.add_row(f"Hugging Face models of type {', '.join(kinds)}", f"{what} [{family}]")

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from radapt.adapters import Adapter
+from radapt.adapters import Adapter, micro_adapters
 from radapt.errors import ModelError, SettingsError, UnknownModelError, shown
 from radapt.io import expanded
 from radapt.models import VLM, ClassifierModel, load, micro_models, supports
@@ -163,7 +163,8 @@ def split_candidate(text: str) -> tuple[str, str, str | None]:
         for name, folder in (*((before, after) for before, after in _splits(rest, "+")), (rest, None))
         if name.strip() and folder != "" and (label is None or _is_label(label))
     ]
-    whole = [each for each in readings if _there(each[1]) and (each[2] is None or _there(each[2]))]
+    adapters = [None, *micro_adapters()]
+    whole = [each for each in readings if _there(each[1]) and (each[2] in adapters or _there(str(each[2])))]
     found = whole or [each for each in readings if _there(each[1])]
     if len(found) > 1:
         raise SettingsError(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from radapt.adapters import REGISTRY as METHODS
-from radapt.adapters import Adapter, AdapterMethod
+from radapt.adapters import Adapter, AdapterMethod, cutoff_from_d0
 from radapt.analysis import DIAGRAMS as REPLACEMENTS
 from radapt.analysis import stage_candidates
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat
 from radapt.finetuning import finetune
 from radapt.io import digest_of
-from radapt.models import VLM
+from radapt.models import VLM, interpolated
 from radapt.results.sweep import Position
 from radapt.schema import check_keywords
 
@@ -98,7 +98,8 @@ class Builder:
         )
         self._adapters: dict[str, Adapter] = {}
         for title, spec in profile.defences.items():
-            self._method(title, spec)
+            if spec.method is not None:
+                self._method(title, spec.method, spec.settings)
         for label, training in profile.trained.items():
             check_keywords(label, finetune, training.settings, without=_HANDED)
 
@@ -106,7 +107,12 @@ class Builder:
         """The twins of the profile's first model by label, those that it trains included."""
         profile = self._profile
         base = self._model(next(iter(profile.models.values())))
-        twins = {label: self._model(name) for label, name in profile.twins.items()}
+        twins = {
+            label: self._model(twin)
+            if isinstance(twin, str)
+            else interpolated(base, self._model(twin.twin), twin.weights)
+            for label, twin in profile.twins.items()
+        }
         for label, training in profile.trained.items():
             slug = "".join(letter if letter.isalnum() else "-" for letter in label)
             folder = self._artifacts / f"{slug}-{digest_of([base.name, str(training)], length=8)}"
@@ -126,11 +132,14 @@ class Builder:
         fixed = [candidate.method for candidate in candidates]
         positions, diagrams = list[Position](), list[Diagram]()
         for defence, spec in profile.defences.items():
+            if spec.twin is not None and spec.twin not in twins:
+                continue  # twins stand beside the first model alone
+            model = base if spec.twin is None else twins[spec.twin]
             title = f"{label}, {defence}" if len(profile.models) > 1 else defence
             if sweep is None or sweep.over == "attack":
-                candidates.append(Candidate(method=title, model=base, adapter=self.adapter(title, spec, base)))
+                candidates.append(Candidate(method=title, model=model, adapter=self.adapter(title, spec, model)))
             else:
-                positions += self._swept(title, spec, sweep, base, candidates)
+                positions += self._swept(title, spec, sweep, model, candidates)
         if sweep is not None:
             axis, ticks = axis_of(sweep)
             if sweep.over == "attack":
@@ -172,10 +181,11 @@ class Builder:
         if over in ("d0", "alpha") and not isinstance(value, int | float):
             raise SettingsError(f"the values of a sweep over {over} must be numbers, got {value!r}")
         if over == "d0":
-            cutoff = self._method(title, spec)[0].settings(title, {"d0": value})["cutoff"]
-            return self.adapter(title, spec, base).change(cutoff=cutoff)
+            return self.adapter(title, spec, base).change(cutoff=cutoff_from_d0(value) if value else None)
         if over in _CHANGED:
             return self.adapter(title, spec, base).change(**{over: value})
+        if spec.method is None:
+            raise SettingsError(f"{title}: {over} belongs to the making of an adapter, and {spec.adapter} is there")
         if over == "data":
             return self.adapter(title, replace(spec, data=(value,) if isinstance(value, str) else tuple(value)), base)
         if over in ("n", "guide", "on"):
@@ -189,12 +199,14 @@ class Builder:
             self._adapters[key] = self._make(title, spec, base if spec.on is None else self._model(spec.on))
         return self._adapters[key]
 
-    def _method(self, title: str, spec: DefenceSpec) -> tuple[AdapterMethod, dict[str, Any]]:
-        method: AdapterMethod = METHODS.get(spec.method)
-        return method, method.settings(title, spec.settings)
+    def _method(self, title: str, name: str, given: Mapping[str, Any]) -> tuple[AdapterMethod, dict[str, Any]]:
+        method: AdapterMethod = METHODS.get(name)
+        return method, method.settings(title, given)
 
     def _make(self, title: str, spec: DefenceSpec, vlm: VLM) -> Adapter:
-        method, settings = self._method(title, spec)
+        if spec.method is None:
+            return Adapter.from_pretrained(str(spec.adapter))
+        method, settings = self._method(title, spec.method, spec.settings)
         pixels = None
         if spec.data and (method.needs_images or settings.get("image") == "mean"):
             images = images_of(spec, vlm)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from radapt.adapters import REGISTRY as METHODS
-from radapt.adapters import Adapter, model_guided, training_free
+from radapt.adapters import Adapter, micro_adapters, model_guided, training_free
 from radapt.data import load_dataset, training_images
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import expanded
@@ -24,7 +23,6 @@ __all__ = ["Demo", "demo"]
 
 # Set beforehand, the same for every dataset, and not tuned; `radapt tune` chooses them on a validation split.
 _ALPHA = {"clip": 0.4, "twin": 0.4, "static": 0.8, "adaptive": 0.8}
-_SHIPPED = Path(str(files("radapt"))) / "micro" / "adapters"
 # Short trainings, so that the demo takes minutes; `radapt adapt data-driven` takes the paper's 2,000 images.
 _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
@@ -137,8 +135,8 @@ def _anchored(
 ) -> Adapter:
     """R-Adapt+ with the anchor that ships, or, where none does or training is asked for, trained in a folder."""
     name = f"{world.adapters}-{adversary}"
-    if not train and (_SHIPPED / name).is_dir():
-        return Adapter.from_pretrained(_SHIPPED / name)
+    if not train and f"micro/{name}" in micro_adapters():
+        return Adapter.from_pretrained(f"micro/{name}")
     report(f"the anchor of R-Adapt+ ({adversary}) is trained here, which takes minutes, or read if it was before")
     return _trained(model, world, adversary, folder / name, report, quiet)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import AdapterMethod
@@ -20,10 +20,12 @@ __all__ = [
     "AnalysisSpec",
     "AttackSpec",
     "DefenceSpec",
+    "InterpolationSpec",
     "Names",
     "ReplacementSpec",
     "Sweep",
     "TrainingSpec",
+    "TwinSpec",
     "collect",
     "listed",
     "names",
@@ -45,6 +47,7 @@ def listed(value: Any) -> Any:
 
 
 def names(value: Any) -> Any:
+    """A name, or a list of them, as a tuple of texts."""
     return tuple(str(each) if isinstance(each, int | float) else each for each in listed(value))
 
 
@@ -80,12 +83,14 @@ def collect(kind: type[Any]) -> BeforeValidator:
 
 @dataclass(frozen=True, kw_only=True)
 class DefenceSpec:
-    """How an adapter is made.
+    """How an adapter is made, or one that is there.
 
     Args:
         method: an adapter method, as in ``radapt adapt``.
+        adapter: instead of all else, an adapter that is there: its name or folder.
         guide: the robust twin, for a method that needs one.
         on: the model on which the adapter is made, for the towers of others; None: the model itself.
+        twin: the label of a twin that it is made for and put on, instead of each of the models.
         data, n: for a method that is trained, and an anchor of a mean image: the dataset whose train split is used, or
             several, and how many images of each.
         settings: what else the method takes (``alpha``, ``eps``, ``steps``, ``adversary``...), or ``d0``, the cut-off
@@ -94,14 +99,22 @@ class DefenceSpec:
 
     __pydantic_config__: ClassVar = STRICT
 
-    method: str
+    method: str | None = None
+    adapter: str | None = None
     guide: str | None = None
     on: str | None = None
+    twin: str | None = None
     data: Names = ()
     n: _Count = 2000
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if (self.method is None) == (self.adapter is None):
+            raise SettingsError("a defence has a method, or an adapter that is there")
+        if self.method is None:
+            if unused := [*self.settings, *(key for key in ("guide", "on", "data") if getattr(self, key))]:
+                raise SettingsError(f"{self.adapter} is there, and takes no {unused[0]}; give a method instead")
+            return
         method: AdapterMethod = METHODS.get(self.method)
         if method.needs_guide != (self.guide is not None):
             raise SettingsError(f"{self.method} " + ("needs a guide" if method.needs_guide else "takes no guide"))
@@ -109,6 +122,28 @@ class DefenceSpec:
             raise SettingsError(f"{self.method} needs data")
         if self.settings.get("image") == "mean" and not self.data:
             raise SettingsError("the image mean needs data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolationSpec:
+    """The first model on the way to a twin; see :func:`radapt.models.interpolated`.
+
+    Args:
+        twin: the name of the twin.
+        weights: how far, in all, or by part: ``{"embedding": 1, "block:0-2": 0.5}``.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    twin: str
+    weights: float | Mapping[str, float]
+
+
+TwinSpec = Annotated[
+    Annotated[str, Tag("name")] | Annotated[InterpolationSpec, Tag("interpolation")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "interpolation"),
+]
+"""The name of a fine-tuned model, or a model on the way to one."""
 
 
 @dataclass(frozen=True, kw_only=True)

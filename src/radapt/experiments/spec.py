@@ -15,7 +15,17 @@ from radapt.io import expanded
 from radapt.registry import nearest
 from radapt.schema import STRICT, parse, read_yaml
 
-from .parts import AnalysisSpec, AttackSpec, DefenceSpec, Names, ReplacementSpec, Sweep, TrainingSpec, collect
+from .parts import (
+    AnalysisSpec,
+    AttackSpec,
+    DefenceSpec,
+    Names,
+    ReplacementSpec,
+    Sweep,
+    TrainingSpec,
+    TwinSpec,
+    collect,
+)
 
 __all__ = ["Experiment", "Profile", "experiments", "read"]
 
@@ -26,7 +36,8 @@ class Profile:
 
     Args:
         models: the undefended models, by label.
-        twins: fine-tuned models, by label, whose undefended model is the first of ``models``.
+        twins: fine-tuned models, by label, whose undefended model is the first of ``models``: names, or ``{twin: NAME,
+            weights: 0.5}`` for a model on the way to one.
         trained: twins that are trained on the first of ``models``, by label.
         defences: adapters put on each of the models, by label.
         sweep: makes lines of a diagram out of the defences, or of the attacks.
@@ -39,13 +50,14 @@ class Profile:
         sanity: whether the checks of the attacks run; they take longer than small experiments themselves.
 
     Raises:
-        SettingsError: there is nothing to make, or a sweep does not match the attacks.
+        SettingsError: there is nothing to make, a sweep does not match the attacks, or a defence names a twin that is
+            none.
     """
 
     __pydantic_config__: ClassVar = STRICT
 
     models: Annotated[Mapping[str, str], MinLen(1)]
-    twins: Mapping[str, str] = field(default_factory=dict)
+    twins: Mapping[str, TwinSpec] = field(default_factory=dict)
     trained: Mapping[str, Annotated[TrainingSpec, collect(TrainingSpec)]] = field(default_factory=dict)
     defences: Mapping[str, Annotated[DefenceSpec, collect(DefenceSpec)]] = field(default_factory=dict)
     sweep: Sweep | None = None
@@ -61,6 +73,10 @@ class Profile:
         table = (bool(self.data), self.n is not None, bool(self.attacks))
         if any(table) != all(table) or not (any(table) or self.analyses):
             raise SettingsError("give data, n and attacks for a table, or analyses")
+        labels = [*self.twins, *self.trained]
+        for title, defence in self.defences.items():
+            if defence.twin is not None and defence.twin not in labels:
+                raise SettingsError(f"{title}: unknown twin {defence.twin!r}{nearest(defence.twin, labels)}")
         if self.sweep is not None and self.sweep.over == "attack":
             _check_attacks(self.sweep, self.attacks)
 
