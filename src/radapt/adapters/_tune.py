@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from radapt.attacks import Attack, ClassificationObjective, make
 from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
 from radapt.io import fraction
-from radapt.models import VLM, Delta, LowRank, load, parts, zero_shot
+from radapt.models import VLM, Delta, load, parts, scaled, zero_shot
 from radapt.numbers import check_seed, number, whole
 
 from ._adapter import Adapter
 from ._gaussian import cutoff_from_d0
 from ._settings import check_settings
 
-__all__ = ["Trial", "Tuned", "front", "scaled", "tune"]
+__all__ = ["Trial", "Tuned", "front", "tune", "with_shares"]
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
@@ -152,14 +151,14 @@ def tune(
     chosen_ones = every if len(every) <= trials else random.Random(seed).sample(every, trials)
     tried = []
     for alpha, cutoff, portions in chosen_ones:
-        with scaled(start.change(alpha=alpha, cutoff=cutoff), vlm, portions).attach(vlm):
+        with with_shares(start.change(alpha=alpha, cutoff=cutoff), vlm, portions).attach(vlm):
             accuracies = [_accuracies(vlm, each, chosen, seed) for each in sets]
         clean, robust = (sum(values) / len(values) for values in zip(*accuracies, strict=True))
         score = (1 - weight) * clean + weight * robust
         tried.append(Trial(alpha=alpha, cutoff=cutoff, shares=portions, clean=clean, robust=robust, score=score))
     tried.sort(key=lambda trial: -trial.score)
     best = tried[0]
-    found = scaled(start.change(alpha=best.alpha, cutoff=best.cutoff), vlm, best.shares)
+    found = with_shares(start.change(alpha=best.alpha, cutoff=best.cutoff), vlm, best.shares)
     return Tuned(adapter=found, trials=tuple(tried))
 
 
@@ -178,7 +177,7 @@ def _combinations(
     return [dict(zip(parts_, each, strict=True)) for each in itertools.product(*parts_.values())]
 
 
-def scaled(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Adapter:
+def with_shares(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Adapter:
     """An adapter with a share of its deltas in some parts of the vision encoder, and the others whole.
 
     Raises:
@@ -196,7 +195,7 @@ def scaled(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Adapter
     for name, delta in adapter.deltas.items():
         share = portion.get(name, 1.0)
         if share:
-            deltas[name] = share * delta if isinstance(delta, Tensor) else LowRank(up=share * delta.up, down=delta.down)
+            deltas[name] = scaled(delta, share)
     return Adapter(adapter.settings, adapter.anchor, deltas)
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from radapt.attacks.pgd import PGD
 from radapt.errors import AdapterError, SettingsError
 from radapt.io import check_writable
-from radapt.models import VLM, Delta, LowRank, full, low_rank, parts
+from radapt.models import VLM, Delta, LowRank, full, low_rank, parts, scaled
 from radapt.numbers import check_seed, number, whole
 from radapt.registry import nearest
 from radapt.training import Schedule, fit
@@ -46,7 +46,7 @@ class _Added(nn.Module):
 
     def current(self) -> Delta:
         """The delta as it stands."""
-        own = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        own = {name: parameter.detach().cpu() for name, parameter in self.named_parameters()}
         return own["delta"] if "delta" in own else LowRank(up=own["up"], down=own["down"])
 
 
@@ -160,7 +160,7 @@ def shallow(
             history = fit(
                 trained, batch_loss, schedule, label="shallow", checkpoint=file, every=20, settings=facts, quiet=quiet
             )
-        deltas = {name: _scaled(part.current(), share) for name, part in added.items()}
+        deltas = {name: scaled(part.current(), share) for name, part in added.items()}
     origin |= {"first_loss": round(history[0], 4), "last_loss": round(sum(history[-10:]) / len(history[-10:]), 4)}
     return Adapter(filtered.change(origin=origin).settings, deltas=deltas)
 
@@ -210,12 +210,6 @@ def _open(model: VLM, deltas: Mapping[str, Delta]) -> Iterator[tuple[VLM, dict[s
         added[name] = _Added(delta).to(model.device)
         parametrize.register_parametrization(root.get_submodule(owner), last, added[name], unsafe=True)
     yield tuned, added
-
-
-def _scaled(delta: Delta, share: float) -> Delta:
-    if isinstance(delta, Tensor):
-        return (share * delta).cpu()
-    return LowRank(up=(share * delta.up).cpu(), down=delta.down.cpu())
 
 
 METHOD = AdapterMethod(shallow, needs_images=True)

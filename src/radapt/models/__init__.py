@@ -16,7 +16,7 @@ from radapt.io import expanded
 
 from ._checks import check_model
 from ._classifier import ClassifierModel
-from ._deltas import Delta, LowRank, WeightChange, difference, full, low_rank, tensors_of
+from ._deltas import Delta, LowRank, WeightChange, difference, full, low_rank, scaled, tensors_of
 from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
 from ._generative import Generative, generative
@@ -70,6 +70,7 @@ __all__ = [
     "open_image",
     "parts",
     "place_tokens",
+    "scaled",
     "supports",
     "tensors_of",
     "tower_of",

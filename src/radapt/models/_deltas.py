@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from radapt.errors import AdapterError
 from radapt.registry import nearest
 
-__all__ = ["Delta", "LowRank", "WeightChange", "difference", "full", "low_rank", "tensors_of"]
+__all__ = ["Delta", "LowRank", "WeightChange", "difference", "full", "low_rank", "scaled", "tensors_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,6 +69,11 @@ def low_rank(delta: Tensor, rank: int) -> Delta:
     left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
     scale = sizes[:rank].sqrt()
     return LowRank(up=(left[:, :rank] * scale).contiguous(), down=(scale[:, None] * right[:rank]).contiguous())
+
+
+def scaled(delta: Delta, share: float) -> Delta:
+    """A share of a delta, of the same form."""
+    return share * delta if isinstance(delta, Tensor) else LowRank(up=share * delta.up, down=delta.down)
 
 
 class WeightChange:
