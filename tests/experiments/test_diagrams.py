@@ -172,7 +172,7 @@ def test_twins_on_the_way_adapters_that_are_there_and_adapters_on_twins(run: Run
         twins={"FARE": "micro/fare", "half": {"twin": "micro/fare", "weights": 0.5}},
         defences={
             "shipped": {"adapter": "micro/r-adapt-plus-static"},
-            "FARE, filtered": {**FREE, "twin": "FARE", "alpha": 0, "cutoff": 0.25},
+            "FARE, filtered": {**FREE, "to": "FARE", "alpha": 0, "cutoff": 0.25},
         },
     )
     result = run("reproduce", path, "--out", "here", *SMALL)

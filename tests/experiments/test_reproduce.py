@@ -169,7 +169,7 @@ def test_experiments_are_listed_those_of_the_paper_first(run: Run) -> None:
         ({"defences": {"A": {"method": "training-free", "adapter": "a"}}}, "a method, or an adapter that is there"),
         ({"defences": {"A": {"adapter": "a", "alpha": 1}}}, "A: a is there, and takes no alpha"),
         ({"defences": {"A": {"adapter": "a", "data": "objects"}}}, "A: a is there, and takes no data"),
-        ({"defences": {"A": {"adapter": "a", "twin": "FAIR"}}}, "A: unknown twin 'FAIR'; did you mean 'FARE'"),
+        ({"defences": {"A": {"adapter": "a", "to": "FAIR"}}}, "A: unknown model 'FAIR'; did you mean 'FARE'"),
         ({"twins": {"T": {"twin": "micro/fare"}}}, "T: interpolation: missing weights"),
         ({"data": {}}, "data: 0: input should be a valid string, got {}"),
         (

@@ -132,9 +132,9 @@ class Builder:
         fixed = [candidate.method for candidate in candidates]
         positions, diagrams = list[Position](), list[Diagram]()
         for defence, spec in profile.defences.items():
-            if spec.twin is not None and spec.twin not in twins:
-                continue  # twins stand beside the first model alone
-            model = base if spec.twin is None else twins[spec.twin]
+            model = base if spec.to is None else {label: base, **twins}.get(spec.to)
+            if model is None:
+                continue  # it stands beside another of the models
             title = f"{label}, {defence}" if len(profile.models) > 1 else defence
             if sweep is None or sweep.over == "attack":
                 candidates.append(Candidate(method=title, model=model, adapter=self.adapter(title, spec, model)))

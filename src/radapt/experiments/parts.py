@@ -90,7 +90,7 @@ class DefenceSpec:
         adapter: instead of all else, an adapter that is there: its name or folder.
         guide: the robust twin, for a method that needs one.
         on: the model on which the adapter is made, for the towers of others; None: the model itself.
-        twin: the label of a twin that it is made for and put on, instead of each of the models.
+        to: the label of the one model or twin that it is put on, instead of each of the models.
         data, n: for a method that is trained, and an anchor of a mean image: the dataset whose train split is used, or
             several, and how many images of each.
         settings: what else the method takes (``alpha``, ``eps``, ``steps``, ``adversary``...), or ``d0``, the cut-off
@@ -103,7 +103,7 @@ class DefenceSpec:
     adapter: str | None = None
     guide: str | None = None
     on: str | None = None
-    twin: str | None = None
+    to: str | None = None
     data: Names = ()
     n: _Count = 2000
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class Profile:
         twins: fine-tuned models, by label, whose undefended model is the first of ``models``: names, or ``{twin: NAME,
             weights: 0.5}`` for a model on the way to one.
         trained: twins that are trained on the first of ``models``, by label.
-        defences: adapters put on each of the models, by label.
+        defences: adapters put on each of the models, or on one model or twin, by label.
         sweep: makes lines of a diagram out of the defences, or of the attacks.
         replacement: adds the first model with the stages of its twins replaced, as lines of a diagram.
         data: names of datasets.
@@ -50,8 +50,8 @@ class Profile:
         sanity: whether the checks of the attacks run; they take longer than small experiments themselves.
 
     Raises:
-        SettingsError: there is nothing to make, a sweep does not match the attacks, or a defence names a twin that is
-            none.
+        SettingsError: there is nothing to make, a sweep does not match the attacks, or a defence is put on a model
+            that is none of these.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -73,10 +73,10 @@ class Profile:
         table = (bool(self.data), self.n is not None, bool(self.attacks))
         if any(table) != all(table) or not (any(table) or self.analyses):
             raise SettingsError("give data, n and attacks for a table, or analyses")
-        labels = [*self.twins, *self.trained]
+        labels = [*self.models, *self.twins, *self.trained]
         for title, defence in self.defences.items():
-            if defence.twin is not None and defence.twin not in labels:
-                raise SettingsError(f"{title}: unknown twin {defence.twin!r}{nearest(defence.twin, labels)}")
+            if defence.to is not None and defence.to not in labels:
+                raise SettingsError(f"{title}: unknown model {defence.to!r}{nearest(defence.to, labels)}")
         if self.sweep is not None and self.sweep.over == "attack":
             _check_attacks(self.sweep, self.attacks)
 
