@@ -444,3 +444,43 @@ def test_zero_shot_counts_a_tie_as_wrong_as_attacks_do(clip: VLM, monkeypatch: p
 def test_zero_shot_needs_classes() -> None:
     with pytest.raises(InputError, match="shapeworld-retrieval has no classes"):
         ZeroShot(load_dataset("shapeworld-retrieval", n=2))
+
+
+def test_several_attacks_in_one_call_and_their_worst_case(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    pair, data = lines(clip, adapter), own_labels(clip, 8)
+    settings = {"eps": EPS, "source": "self", "results": tmp_path / "r.sqlite", "quiet": True, "sanity": False}
+    found = evaluate(
+        pair,
+        data=[data],
+        attack=["pgd", "square"],
+        options={"steps": 3, "square.steps": 7, "pgd.restarts": 2},
+        **settings,
+    )
+    stored = rows(tmp_path / "r.sqlite")
+    for name in ("CLIP", "R-Adapt"):
+        by = {result.setting.attack: result for result in found if result.setting.method == name}
+        assert list(by) == ["none", "pgd", "square", "worst case"]
+        steps = [(by[each].setting.options["steps"], by[each].setting.options["restarts"]) for each in ("pgd", "square")]
+        assert steps == [(3, 2), (7, 1)]
+        scores = [[each.score for each in stored[name, attack, "self"]] for attack in ("pgd", "square")]
+        assert by["worst case"].percent == 100 * np.mean(np.min(scores, axis=0))
+    objects = [make("pgd", eps=EPS, steps=3, restarts=2), make("square", eps=EPS, steps=7)]
+    assert evaluate(pair, data=[data], attack=objects, **{**settings, "eps": None}) == found  # nothing new is measured
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attack": ["pgd", "apgdd"]}, "unknown attack 'apgdd'"),
+        ({"attack": ["pgd", "none"]}, "'none' stands for clean results only"),
+        ({"attack": ["pgd", "fab"], "options": {"sqare.steps": 3}}, "for 'sqare', which is not among the attacks"),
+        ({"attack": ["pgd", "square"], "options": {"growth": 0.3}}, "growth"),
+        ({"attack": [make("pgd", eps=EPS), "fab"], "options": {"steps": 3}}, "given twice"),
+    ],
+)
+def test_several_attacks_that_do_not_fit_are_refused(
+    settings: dict[str, object], message: str, clip: VLM, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        evaluate(Candidate(method="A", model=clip), data="shapes", results=tmp_path / "r.sqlite", **settings)

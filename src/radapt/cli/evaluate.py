@@ -41,14 +41,16 @@ def evaluate(
         str, typer.Option(help="Datasets, separated by commas: names, cards, folders of images.")
     ] = "shapes",
     attack: Annotated[
-        str, typer.Option(help="Attack (see `radapt attacks`); `none` for clean results only.")
+        str, typer.Option(help="Attacks, separated by commas (see `radapt attacks`); `none` for clean results only.")
     ] = "apgd-ensemble",
     eps: Annotated[str, typer.Option(help="Radii in pixel units, separated by commas.")] = "4/255",
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     source: Annotated[
         str, typer.Option(help="Whose gradients: self (white-box), undefended, or a candidate's label; commas.")
     ] = "undefended,self",
-    option: Annotated[list[str] | None, typer.Option(help="Settings of the attack: NAME=VALUE, repeatable.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Settings of the attacks: NAME=VALUE, or ATTACK.NAME=VALUE; repeatable.")
+    ] = None,
     undefended: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +98,7 @@ def evaluate(
     [bold]Examples:[/]
       radapt evaluate micro/clip micro/fare --data shapes,colours --n 100
       radapt evaluate CLIP=micro/clip "R-Adapt=micro/clip+my-adapter" --attack pgd --option steps=50
+      radapt evaluate micro/fare --attack apgd-ensemble,square,low-frequency --option square.steps=1000
       radapt evaluate micro/tecoa --undefended micro/clip --eps 1/255,2/255,4/255 --json results.json
       radapt evaluate micro/llava --data shapeworld-captions,shapeworld-vqa --eps 8/255 --n 64
       radapt evaluate micro/llava --data shapeworld-captions --target "a small red ring" --eps 16/255 --n 16
@@ -105,6 +108,8 @@ def evaluate(
     from radapt.reports import print_table
     from radapt.results import Results
 
+    if not split_names(attack):
+        raise SettingsError("--attack needs at least one attack; for clean results only, --attack none")
     if attack != "none" and not (split_names(eps) and split_names(source)):
         raise SettingsError("--eps and --source each need at least one value; for clean results only, --attack none")
     if attack == "none":
@@ -116,7 +121,7 @@ def evaluate(
     found = run(
         candidates,
         data=split_names(data),
-        attack=None if attack == "none" else attack,
+        attack=split_names(attack),
         eps=split_names(eps),
         norm=cast("Norm", norm),
         source=split_names(source),

@@ -36,7 +36,7 @@ def evaluate(
     candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
     *,
     data: DataLike | Sequence[DataLike],
-    attack: str | Attack | None = DEFAULT_ATTACK,
+    attack: str | Attack | Sequence[str | Attack] | None = DEFAULT_ATTACK,
     eps: float | str | Sequence[float | str] | None = None,
     norm: Norm | None = None,
     source: str | Sequence[str] | None = None,
@@ -71,12 +71,12 @@ def evaluate(
             ``[LABEL=]MODEL[+ADAPTER]``, as on the command line.
         data: one or several datasets, by name, as the path of a card, or as objects; each sample of each is used, for
             the task that is on its card. A :class:`Task` says both.
-        attack: name of the attack, or the attack itself, with its own settings; None: clean results only.
+        attack: name of the attack, or the attack itself, with its own settings; or several; None: clean results only.
         eps: one or several radii in pixel units, as numbers or texts such as ``4/255``; None: 4/255.
         norm: ``linf`` or ``l2``; None: ``linf``.
         source: whose gradients make the attack, one or several: ``self`` (white-box), ``undefended`` (transfer), or
             the label of a candidate (transfer); None: ``undefended`` and ``self``.
-        options: other settings of the attack.
+        options: other settings of the attack; of several attacks, those of all, and ``{"square.steps": 5000}`` of one.
         threats: instead of ``attack``, ``eps``, ``norm``, ``source`` and ``options``: attacks with their sources.
         results: a results file, open or by its path; rows are committed chunk by chunk.
         undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.

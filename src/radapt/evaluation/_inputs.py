@@ -11,6 +11,7 @@ from radapt.data import Dataset, card, load_dataset
 from radapt.errors import SettingsError
 from radapt.io import fraction
 from radapt.models import VLM, common_image_size
+from radapt.registry import nearest
 from radapt.types import Norm, Split
 
 from ._task import Task
@@ -79,14 +80,14 @@ def datasets_of(
 
 
 def threats_of(
-    attack: str | Attack | None,
+    attack: str | Attack | Sequence[str | Attack] | None,
     eps: float | str | Sequence[float | str] | None,
     norm: Norm | None,
     source: str | Sequence[str] | None,
     options: Mapping[str, object] | None,
     threats: Sequence[Threat] | None,
 ) -> list[Threat]:
-    """Every radius from every source, or the threats that are given; none without an attack.
+    """Every attack at every radius from every source, or the threats that are given; none without an attack.
 
     Raises:
         SettingsError: an unknown attack or option, a value out of range, or settings beside an attack that has its own
@@ -97,21 +98,44 @@ def threats_of(
         named = None if attack == DEFAULT_ATTACK else attack or "none"
         _refuse({"attack": named, "source": source, **given}, "threats=")
         return list(threats)
-    if attack is None or attack == "none":
+    if attack is None:
         return []
+    attacks = [attack] if isinstance(attack, str | Attack) else list(attack)
+    if attacks in ([], ["none"]):
+        return []
+    if "none" in attacks:
+        raise SettingsError("'none' stands for clean results only; leave it out beside other attacks")
     sources = _SOURCES if source is None else listed(source)
-    if not isinstance(attack, str):
-        own: dict[str, object] = {"eps": [attack.eps], "norm": attack.norm}
-        values = {**given, "eps": None if eps is None else [fraction(each) for each in listed(eps)]}
-        other = {name: value for name, value in values.items() if value != own.get(name)}
-        _refuse(other, f"the attack {type(attack).__name__}, which has its own")
-        return [Threat(attack=attack, source=who) for who in sources]
     radii = [fraction(each) for each in listed(_EPS if eps is None else eps)]
-    return [
-        Threat(attack=attack, eps=radius, norm=_NORM if norm is None else norm, source=who, options=options)
-        for radius in radii
-        for who in sources
-    ]
+    own = _options_of([each for each in attacks if isinstance(each, str)], options or {})
+    found = list[Threat]()
+    for each in attacks:
+        if isinstance(each, str):
+            ball: dict[str, Any] = {"norm": _NORM if norm is None else norm, "options": own[each]}
+            found += [Threat(attack=each, eps=radius, source=who, **ball) for radius in radii for who in sources]
+        else:
+            said: dict[str, object] = {"eps": [each.eps], "norm": each.norm}
+            values = {**given, "eps": None if eps is None else radii}
+            other = {name: value for name, value in values.items() if value != said.get(name)}
+            _refuse(other, f"the attack {type(each).__name__}, which has its own")
+            found += [Threat(attack=each, source=who) for who in sources]
+    return found
+
+
+def _options_of(attacks: Sequence[str], options: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """The options of each attack: those without a name in front are for all, ``square.steps`` is for one of them.
+
+    Raises:
+        SettingsError: an option names an attack that is not among them.
+    """
+    own: dict[str, dict[str, object]] = {name: {} for name in attacks}
+    for key, value in options.items():
+        name, dot, option = str(key).partition(".")
+        if dot and name not in own:
+            raise SettingsError(f"the option {key} is for {name!r}, which is not among the attacks{nearest(name, own)}")
+        for each in [name] if dot else own:
+            own[each][option if dot else key] = value
+    return own
 
 
 def _refuse(given: Mapping[str, object], who: str) -> None:
