@@ -103,10 +103,10 @@ def test_a_figure_is_complete_only_with_its_checks(
     def interrupted(*given: object, **named: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("radapt.evaluation._units.check_white_box", interrupted)
+    monkeypatch.setattr("radapt.evaluation._bench.check_white_box", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan(folder, tmp_path / "r.sqlite")
-    monkeypatch.setattr("radapt.evaluation._units.check_white_box", lambda *given, **named: ({"checked": "yes"}, {}))
+    monkeypatch.setattr("radapt.evaluation._bench.check_white_box", lambda *given, **named: ({"checked": "yes"}, {}))
     plan(folder, tmp_path / "r.sqlite")
     with Results(tmp_path / "r.sqlite", read_only=True) as results:
         flags = [figure.flags for figure in results.all() if figure.kind == "white-box"]

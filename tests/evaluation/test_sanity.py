@@ -107,8 +107,8 @@ def test_checks_see_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
         return checked
 
-    for name in ("check_model", "check_white_box", "check_undefended"):
-        monkeypatch.setattr(f"radapt.evaluation._units.{name}", check(name))
+    for place in ("_bench.check_model", "_bench.check_white_box", "_ledger.check_undefended"):
+        monkeypatch.setattr(f"radapt.evaluation.{place}", check(place.partition(".")[2]))
     with Results(tmp_path / "r.sqlite") as results:
         candidates = [Candidate(method="R-Adapt", model=model, adapter=adapter)]
         settings = {"threats": [MASKED], "results": results, "undefended": model, "batch_size": 4, "quiet": True}

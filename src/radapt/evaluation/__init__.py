@@ -5,7 +5,8 @@ Every file here without a leading underscore is a task; its name is the task's n
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of, defence_of, split_candidate
 from ._defence import Defence, InputDefence
-from ._evaluate import REGISTRY, evaluate
+from ._evaluate import evaluate
+from ._plan import REGISTRY
 from ._task import Answer, BoundTask, Task
 from ._threat import Threat
 

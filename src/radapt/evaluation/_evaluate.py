@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from radapt.attacks import Attack
-from radapt.data import Dataset
 from radapt.errors import SettingsError, shown
-from radapt.models import VLM
 from radapt.numbers import check_batch_size, check_seed, whole
-from radapt.registry import Registry, nearest
-from radapt.results import WORST_CASE, Result, Results, Setting, with_worst_cases
-from radapt.text import one_line
+from radapt.results import WORST_CASE, Result, Results, with_worst_cases
 from radapt.types import Norm, Split
 
-from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of
-from ._inputs import DEFAULT_ATTACK, DataLike, check_names, datasets_of, listed, size_of_data, threats_of
-from ._targeted import Targeted
-from ._task import Task, batches
-from ._threat import Threat, depends_on, setting_of
-from ._units import Runner, Unit, identity_of
+from ._bench import Bench
+from ._candidates import CandidateLike, ModelLike, Models
+from ._inputs import DEFAULT_ATTACK, DataLike
+from ._ledger import Ledger
+from ._plan import Request
+from ._threat import Threat
+from ._units import Unit
 
-__all__ = ["REGISTRY", "evaluate"]
-
-REGISTRY = Registry("radapt.evaluation", "task", "TASK")
-_RESERVED = ("self", "undefended")
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -110,35 +104,48 @@ def evaluate(
     whole("chunk_size", chunk_size)
     check_seed(seed)
     part = (0, 1) if shard is None else _part(shard)
-    chosen_data = listed(data)
-    check_names(chosen_data)
-    loader = models or Models(loading)
-    if loader.image_size is None:
-        loader.image_size = lambda: size_of_data(chosen_data)
-    chosen = candidates_of(candidates, loader)
-    if not chosen or not chosen_data:
-        raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
-    sets = datasets_of(
-        chosen_data, n=n, split=split, balanced=balanced, models=[candidate.model for candidate in chosen]
+    request = Request(
+        candidates=candidates,
+        data=data,
+        attack=attack,
+        eps=eps,
+        norm=norm,
+        source=source,
+        options=options,
+        threats=threats,
+        undefended=undefended,
+        task=task,
+        target=target,
+        n=n,
+        split=split,
+        balanced=balanced,
+        seed=seed,
+        batch_size=batch_size,
+        chunk_size=chunk_size,
+        loading=loading,
     )
-    plan = threats_of(attack, eps, norm, source, options, threats)
-    base = None if undefended is None else loader.get(undefended)
-    _check_candidates(chosen, base)
-    tasks = [each if isinstance(each, Task) else _task(each, task, target) for each in sets]
+    bench = Bench(request, models or Models(loading))
     with nullcontext(results) if isinstance(results, Results) else Results(results) as file:
-        units = list(_units(chosen, tasks, plan, base, seed, chunk_size))
-        return _evaluate(units, Runner(file, base, seed, batch_size), file, part, sanity and shard is None, quiet)
+        ledger = Ledger(file, bench.units, part, sanity and shard is None)
+        with _progress(bench.units, quiet) as advance:
+            _run(bench, ledger, advance)
+        return _results_of(bench.units, file)
 
 
-def _evaluate(
-    units: Sequence[Unit], runner: Runner, results: Results, part: tuple[int, int], sanity: bool, quiet: bool
-) -> list[Result]:
-    for unit in units:
-        done = results.begin(unit.setting, unit.task.data.digests)
-        chunks = batches(len(unit.task.data), unit.setting.chunk_size)
-        own = [chunk for number, chunk in enumerate(chunks) if number % part[1] == part[0]]
-        unit.todo = [chunk for chunk in own if not done.issuperset(chunk)]
-        unit.unchecked = sanity and bool(unit.todo or results.checked(unit.setting) < len(unit.task.data))
+def _run(bench: Bench, ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
+    """Measure what is left in this process, one unit after the other."""
+    for unit in bench.units:
+        advance(unit, len(unit.digests) - ledger.left(unit))
+        for chunk in list(ledger.todo[unit.number]):
+            ledger.store(unit, chunk, bench.measure(unit, chunk, ledger.clean(unit, chunk)))
+            advance(unit, len(chunk))
+        if ledger.due(unit):
+            ledger.checked(unit, bench.check(unit, ledger.scores(unit)))
+
+
+@contextmanager
+def _progress(units: Sequence[Unit], quiet: bool) -> Iterator[Callable[[Unit, int], None]]:
+    """A bar over all samples of all units, which is told of those that are done."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -147,12 +154,12 @@ def _evaluate(
         TimeRemainingColumn(),
     )
     with Progress(*columns, disable=quiet, transient=True) as progress:
-        bar = progress.add_task("evaluate", total=sum(len(unit.task.data) for unit in units))
-        for unit in units:
-            left = sum(map(len, unit.todo))
-            progress.update(bar, advance=len(unit.task.data) - left, description=one_line(unit))
-            if unit.todo or unit.unchecked:
-                runner.run(unit, lambda n: progress.update(bar, advance=n))
+        bar = progress.add_task("evaluate", total=sum(len(unit.digests) for unit in units))
+        yield lambda unit, count: progress.update(bar, advance=count, description=str(unit))
+
+
+def _results_of(units: Sequence[Unit], results: Results) -> list[Result]:
+    """The results of a plan, in order, and the worst cases of what was attacked white-box."""
     keys = {unit.setting.key: i for i, unit in enumerate(units)}
     every = with_worst_cases(results)
     found = [result for result in every if result.setting.key in keys]
@@ -167,99 +174,3 @@ def _part(shard: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number[:9]) <= int(count[:9])):
         raise SettingsError(f"a shard is i/k, the i-th of k parts, such as 1/3, 2/3 and 3/3; got {shown(shard)}")
     return int(number) - 1, int(count)
-
-
-def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -> None:
-    names = [candidate.method for candidate in candidates]
-    if len(set(names)) < len(names):
-        raise SettingsError(f"candidates must have different names, got {', '.join(names)}")
-    seen: dict[str, str] = {}
-    for candidate in candidates:
-        first = seen.setdefault(identity_of(candidate), candidate.method)
-        if first != candidate.method:
-            raise SettingsError(
-                f"candidates {first!r} and {candidate.method!r} have the same model name ({candidate.model.name}) and "
-                "adapter, so their results would be one; leave one out, or give different models different names"
-            )
-    for name in names:
-        if name in _RESERVED:
-            raise SettingsError(f"a candidate cannot be called {name!r}, which is a source; give it another name")
-    models = {candidate.method: candidate.model for candidate in candidates}
-    for name, model in (models if undefended is None else {**models, "undefended": undefended}).items():
-        if model.defended:
-            raise SettingsError(f"the model of {name!r} carries an adapter already; detach it and give it as adapter=")
-
-
-def _task(data: Dataset, name: str | None, target: str | None) -> Task:
-    if target is not None:
-        return Targeted(data, target)
-    chosen = data.card.task if name is None else name
-    tasks = REGISTRY.names()
-    if chosen not in tasks:
-        raise SettingsError(f"{data.name} is a set for {chosen}, which cannot be evaluated{nearest('', tasks)}")
-    task: Task = REGISTRY.get(chosen)(data)
-    return task
-
-
-def _units(
-    candidates: Sequence[Candidate],
-    tasks: Sequence[Task],
-    threats: Sequence[Threat],
-    undefended: VLM | None,
-    seed: int,
-    chunk_size: int,
-) -> Iterable[Unit]:
-    by_name = {candidate.method: candidate for candidate in candidates}
-    known: dict[VLM, str] = {}
-    for task in tasks:
-        for candidate in candidates:
-            clean: Setting | None = None
-            for threat in dict.fromkeys(_threats(candidate, threats, by_name, undefended, known)):
-                source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                depends = depends_on(candidate, source, task, threat, known)
-                setting = setting_of(candidate, task, threat, identity_of(source), seed, chunk_size, depends)
-                clean = clean or setting
-                yield Unit(candidate=candidate, task=task, threat=threat, source=source, setting=setting, clean=clean)
-
-
-def _threats(
-    candidate: Candidate,
-    threats: Sequence[Threat],
-    by_name: dict[str, Candidate],
-    undefended: VLM | None,
-    known: dict[VLM, str],
-) -> Iterator[Threat | None]:
-    """No attack, then every threat.
-
-    One whose source turns out to be the candidate itself is white-box, and left out where the candidate is attacked
-    white-box in this ball anyway: a transfer needs another model, or the same one without its defence.
-    """
-    yield None
-    white = {(threat.norm, threat.eps) for threat in threats if threat.source == "self"}
-    for threat in threats:
-        source = _source(candidate, threat, by_name, undefended)
-        if threat.source == "self" or not _same(source, candidate, known):
-            yield threat
-        elif (threat.norm, threat.eps) not in white:
-            yield threat.white_box()
-
-
-def _same(one: Candidate, other: Candidate, known: dict[VLM, str]) -> bool:
-    """Whether two candidates are one model under one defence, whatever they are called."""
-    fingerprints = []
-    for each in (one, other):
-        if each.model not in known:
-            known[each.model] = each.model.fingerprint
-        fingerprints.append((known[each.model], "" if each.adapter is None else each.adapter.fingerprint))
-    return fingerprints[0] == fingerprints[1]
-
-
-def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate], undefended: VLM | None) -> Candidate:
-    if threat.source == "self":
-        return candidate
-    if threat.source == "undefended":
-        return Candidate(method="undefended", model=undefended or candidate.model)
-    if threat.source not in by_name:
-        allowed = (*_RESERVED, *by_name)
-        raise SettingsError(f"unknown source {threat.source!r}{nearest(threat.source, allowed)}")
-    return by_name[threat.source]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -72,6 +72,9 @@ class Tally:
         self.audited += int(outcome.audited.sum())
         self.misjudged += int(outcome.misjudged.sum())
         self.rounded += int((tried & outcome.fooled & ~outcome.fooled_8bit).sum())
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     def flags(self) -> dict[str, object]:
         """Flags of the run, which say how many samples it attacked; empty when nothing is wrong."""

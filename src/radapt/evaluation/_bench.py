@@ -1,0 +1,213 @@
+"""What measures: it holds models and data, and makes one chunk of a result at a time."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from radapt.errors import CheckError, InputError
+from radapt.results import Example, Sample
+from radapt.types import Pixels
+
+from ._candidates import Candidate, Models
+from ._plan import Live, Request, identity_of, planned
+from ._sanity import Tally, check_model, check_white_box
+from ._task import Answer, BoundTask, Task
+from ._units import Checked, Measured, Unit
+
+__all__ = ["Bench"]
+
+_EXAMPLES = 4
+"""Images that are kept of a result, of its first chunk."""
+
+
+class _Attacked(NamedTuple):
+    """The image of one sample after the attack, and what the attack cost."""
+
+    image: Tensor
+    cost: Mapping[str, Any]
+
+
+class Bench:
+    """Measures the units of an evaluation, and shares between them what they have in common.
+
+    Args:
+        request: what was asked for.
+        models: loads the models.
+
+    Raises:
+        RadaptError: as of :func:`radapt.evaluate`.
+    """
+
+    def __init__(self, request: Request, models: Models) -> None:
+        self.units, self._live = planned(request, models)
+        self._seed, self._batch_size = request.seed, request.batch_size
+        self._bound: dict[tuple[object, ...], BoundTask] = {}
+        self._transferred: dict[str, dict[int, _Attacked]] = {}
+        self._task: Task | None = None
+
+    def measure(self, unit: Unit, chunk: Sequence[int], clean: Sequence[Sample]) -> Measured:
+        """Measure one chunk.
+
+        Args:
+            unit: the unit, as the one who asks knows it.
+            chunk: positions of the samples.
+            clean: those samples of the clean result; none for a clean one.
+
+        Raises:
+            InputError: the model puts out nothing that is a number.
+            CheckError: models or data here are not those that were asked for.
+        """
+        live, started = self._of(unit), time.perf_counter()
+        if live.task is not self._task:  # transferred images are kept for one dataset at a time
+            self._transferred.clear()
+            self._task = live.task
+        before = {each.position: each for each in clean}
+        lost = {position for position, sample in before.items() if live.task.lost(sample)}
+        positions = [position for position in chunk if position not in lost]
+        samples = [replace(before[position], data=unit.digests[position]) for position in sorted(lost)]
+        examples, tally = list[Example](), Tally()
+        if positions:
+            attacked = None if live.threat is None else self._attack(unit, live, chunk, positions, tally)
+            scored, examples = self._score(unit, live, positions, attacked, tally)
+            samples += scored
+        return Measured(samples=samples, examples=examples, tally=tally, seconds=time.perf_counter() - started)
+
+    def check(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
+        """Run the sanity checks of a unit whose samples are all measured.
+
+        Args:
+            unit: the unit.
+            scores: of its samples, by position.
+        """
+        live = self._of(unit)
+        data, model = live.task.data, live.candidate.model
+        few = range(min(live.task.checked, len(data)))
+        images = data.pixels(few).to(model.device)
+        with live.candidate.defended():
+            if live.threat is None:
+                return Checked(flags=check_model(model, images))
+            if not unit.white_box:
+                return Checked()
+            left = [position for position in few if scores[position] > live.task.low]
+            bound, keys = self._bind(live.task, live.candidate), data.keys[: len(few)]
+            flags, found = check_white_box(bound, live.threat, images, keys, few, survivors=left, seed=self._seed)
+        if not found:
+            return Checked(flags=flags)
+        answers = self._answer(live, torch.stack(list(found.values())), list(found))
+        return Checked(flags=flags, samples=[_sample(unit, live, *each) for each in zip(found, answers, strict=True)])
+
+    def _of(self, unit: Unit) -> Live:
+        own = self.units[unit.number] if unit.number < len(self.units) else None
+        if own is None or own.setting.key != unit.setting.key or own.digests != unit.digests:
+            raise CheckError(
+                f"{unit}: the models or the data here are not those that the evaluation was planned with; give every "
+                "process the same files and versions"
+            )
+        return self._live[unit.number]
+
+    def _bind(self, task: Task, candidate: Candidate) -> BoundTask:
+        """The task on a candidate that has its adapter on."""
+        key = (task, candidate.model, identity_of(candidate))
+        if key not in self._bound:
+            self._bound[key] = task.bind(candidate.model)
+        return self._bound[key]
+
+    def _attack(
+        self, unit: Unit, live: Live, chunk: Sequence[int], positions: Sequence[int], tally: Tally
+    ) -> list[_Attacked]:
+        """The attacked images of some samples of a chunk; those for another model are made once for all candidates.
+
+        They are made for the whole chunk, so that they do not depend on the candidate that comes first.
+        """
+        assert live.threat is not None
+        assert live.source is not None
+        known = {} if unit.white_box else self._transferred.setdefault(unit.shared, {})
+        missing = positions if unit.white_box else [position for position in chunk if position not in known]
+        if missing:
+            data = live.task.data
+            with live.source.defended():
+                outcome = self._bind(live.task, live.source).attack(
+                    live.threat.make(),
+                    data.pixels(missing),
+                    missing,
+                    keys=[data.keys[position] for position in missing],
+                    seed=self._seed,
+                    batch_size=self._batch_size,
+                    stop=unit.white_box,
+                )
+            if unit.white_box:
+                tally.add(outcome)
+            images = outcome.pixels.cpu()
+            for row, position in enumerate(missing):
+                cost: dict[str, Any] = {
+                    name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")
+                }
+                cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
+                known[position] = _Attacked(images[row], cost)
+        return [known[position] for position in positions]
+
+    def _answer(self, live: Live, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
+        with live.candidate.defended():
+            return self._bind(live.task, live.candidate).answers(pixels, positions, self._batch_size)
+
+    def _score(
+        self, unit: Unit, live: Live, positions: Sequence[int], attacked: Sequence[_Attacked] | None, tally: Tally
+    ) -> tuple[list[Sample], list[Example]]:
+        data = live.task.data
+        clean = data.pixels(positions)
+        pixels = clean if attacked is None else torch.stack([each.image for each in attacked])
+        answers = self._answer(live, pixels, positions)
+        tally.add_answers(answers)
+        if attacked is None and not any(answer.finite for answer in answers):
+            raise InputError(
+                f"{live.candidate.method} puts out NaN on every image of {data.name}; check its weights and precision"
+            )
+        costs = [{}] * len(answers) if attacked is None else [each.cost for each in attacked]
+        samples = [_sample(unit, live, *each) for each in zip(positions, answers, costs, strict=True)]
+        rows = [row for row, position in enumerate(positions) if position < unit.setting.chunk_size][:_EXAMPLES]
+        if attacked is None or not rows:
+            return samples, []
+        before = self._answer(live, clean[rows], [positions[row] for row in rows])
+        examples = [
+            Example(
+                position=positions[row],
+                clean=_png(clean[row]),
+                adversarial=_png(pixels[row]),
+                truth=live.task.truth(positions[row]),
+                before=was.text,
+                after=answers[row].text,
+            )
+            for row, was in zip(rows, before, strict=True)
+        ]
+        return samples, examples
+
+
+def _sample(
+    unit: Unit, live: Live, position: int, answer: Answer, cost: Mapping[str, Any] = MappingProxyType({})
+) -> Sample:
+    return Sample(
+        position=position,
+        label=live.task.label(position),
+        prediction=answer.prediction,
+        score=answer.score,
+        also=answer.also,
+        answer=answer.text,
+        data=unit.digests[position],
+        **cost,
+    )
+
+
+def _png(image: Tensor) -> bytes:
+    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,102 @@
+"""What is measured and what is left: the one who writes the results of an evaluation, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from radapt.results import Results, Sample
+
+from ._sanity import Tally, check_undefended, earlier_signs
+from ._task import batches
+from ._units import Checked, Measured, Unit
+
+__all__ = ["Chunk", "Ledger"]
+
+Chunk = tuple[int, ...]
+"""Positions of the samples that are measured together."""
+
+
+class Ledger:
+    """The chunks of every unit that are still to be measured; each is committed when it is.
+
+    A result counts as complete when it has had its sanity checks: the last chunk of a unit waits for them.
+
+    Args:
+        results: the results file.
+        units: of the evaluation.
+        part: number, from 0 on, and count: of several parts of the chunks, this one alone.
+        sanity: whether the sanity checks are to run.
+    """
+
+    def __init__(self, results: Results, units: Sequence[Unit], part: tuple[int, int], sanity: bool) -> None:
+        self._results = results
+        self.todo: dict[int, list[Chunk]] = {}
+        self._unchecked = set[int]()
+        self._tallies: dict[int, Tally] = {}
+        self._earlier: dict[int, dict[str, object]] = {}
+        self._held: dict[int, Measured] = {}
+        self._clean: dict[str, dict[int, Sample]] = {}
+        for unit in units:
+            done = results.begin(unit.setting, unit.digests)
+            chunks = batches(len(unit.digests), unit.setting.chunk_size)
+            own = [tuple(chunk) for number, chunk in enumerate(chunks) if number % part[1] == part[0]]
+            todo = [chunk for chunk in own if not done.issuperset(chunk)]
+            self.todo[unit.number] = todo
+            if sanity and (todo or results.checked(unit.setting) < len(unit.digests)):
+                self._unchecked.add(unit.number)
+            continued = sum(map(len, todo)) < len(unit.digests)
+            self._tallies[unit.number] = Tally()
+            self._earlier[unit.number] = earlier_signs(results, unit.setting) if continued else {}
+            if unit.clean is None:
+                self._clean[unit.setting.key] = {each.position: each for each in results.samples(unit.setting)}
+
+    def left(self, unit: Unit) -> int:
+        """How many samples of a unit are to be measured."""
+        return sum(map(len, self.todo[unit.number]))
+
+    def clean(self, unit: Unit, chunk: Chunk) -> list[Sample]:
+        """The samples of a chunk in the clean result of the same candidate; none where this is the clean one."""
+        known = {} if unit.clean is None else self._clean[unit.clean.key]
+        return [known[position] for position in chunk if position in known]
+
+    def store(self, unit: Unit, chunk: Chunk, measured: Measured) -> None:
+        """Commit a measured chunk, or hold it until the checks of a unit that it completes."""
+        self._tallies[unit.number] += measured.tally
+        self.todo[unit.number].remove(chunk)
+        if unit.clean is None:
+            self._clean[unit.setting.key] |= {each.position: each for each in measured.samples}
+        if self.due(unit):
+            self._held[unit.number] = measured
+        else:
+            self._results.flag(unit.setting, self._signs(unit))
+            self._commit(unit, measured)
+
+    def due(self, unit: Unit) -> bool:
+        """Whether all of a unit is measured, and its checks are left."""
+        return unit.number in self._unchecked and not self.todo[unit.number]
+
+    def scores(self, unit: Unit) -> dict[int, float]:
+        """The score of every sample of a unit that is measured, by position."""
+        held = self._held.get(unit.number)
+        samples = (*self._results.samples(unit.setting), *(held.samples if held is not None else ()))
+        return {each.position: each.score for each in samples}
+
+    def checked(self, unit: Unit, checks: Checked) -> None:
+        """Commit the checks of a unit, and with them its last chunk."""
+        flags = {**self._signs(unit), **checks.flags}
+        if checks.samples:
+            self._results.begin(unit.found)
+            self._results.add(unit.found, checks.samples)
+        if unit.undefended and unit.white_box:
+            flags |= check_undefended([float(score > unit.low) for score in self.scores(unit).values()])
+        # Before the samples are stored: a result that is complete has had its checks.
+        self._results.flag(unit.setting, flags, checked=len(unit.digests))
+        if (held := self._held.pop(unit.number, None)) is not None:
+            self._commit(unit, held)
+        self._unchecked.discard(unit.number)
+
+    def _signs(self, unit: Unit) -> dict[str, object]:
+        return {**self._earlier[unit.number], **self._tallies[unit.number].flags()}
+
+    def _commit(self, unit: Unit, measured: Measured) -> None:
+        self._results.add(unit.setting, measured.samples, seconds=measured.seconds, examples=measured.examples)
