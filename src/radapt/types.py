@@ -19,6 +19,7 @@ __all__ = [
     "Classifier",
     "Decayed",
     "Embeddings",
+    "Executor",
     "Flags",
     "Index",
     "Labels",
@@ -64,3 +65,5 @@ Precision = Literal["float32", "bfloat16"]
 """Of the attack and the loss of a fine-tuning; weights stay in float32."""
 ReplacementOrder = Literal["progressive", "single", "reverse", "interpolation"]
 Split = Literal["train", "validation", "test"]
+Executor = Literal["local", "ray"]
+"""Who measures an evaluation: this process, or workers of Ray."""

@@ -460,7 +460,9 @@ def test_several_attacks_in_one_call_and_their_worst_case(clip: VLM, adapter: Ad
     for name in ("CLIP", "R-Adapt"):
         by = {result.setting.attack: result for result in found if result.setting.method == name}
         assert list(by) == ["none", "pgd", "square", "worst case"]
-        steps = [(by[each].setting.options["steps"], by[each].setting.options["restarts"]) for each in ("pgd", "square")]
+        steps = [
+            (by[each].setting.options["steps"], by[each].setting.options["restarts"]) for each in ("pgd", "square")
+        ]
         assert steps == [(3, 2), (7, 1)]
         scores = [[each.score for each in stored[name, attack, "self"]] for attack in ("pgd", "square")]
         assert by["worst case"].percent == 100 * np.mean(np.min(scores, axis=0))

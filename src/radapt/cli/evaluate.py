@@ -30,7 +30,7 @@ from ._shared import (
 )
 
 if TYPE_CHECKING:
-    from radapt.types import Norm, Split
+    from radapt.types import Executor, Norm, Split
 
 __all__ = ["evaluate"]
 
@@ -85,6 +85,14 @@ def evaluate(
         Path, typer.Option(parser=file, metavar="FILE", help="Results file; an interrupted run continues there.")
     ] = Path("results.sqlite"),
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
+    executor: Annotated[
+        str, typer.Option(help="local: this process; ray: workers on the cluster of RAY_ADDRESS, or on this machine.")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(help="Workers of Ray; default: as many as there is room for.")] = None,
+    resources: Annotated[
+        str | None,
+        typer.Option(help="What each worker takes: GPU=0.5,CPU=4; default: GPU=1 with --device cuda, else CPU=1."),
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     device_map: DeviceMap = None,
@@ -101,6 +109,7 @@ def evaluate(
       radapt evaluate micro/fare --attack apgd-ensemble,square,low-frequency --option square.steps=1000
       radapt evaluate micro/tecoa --undefended micro/clip --eps 1/255,2/255,4/255 --json results.json
       radapt evaluate micro/llava --data shapeworld-captions,shapeworld-vqa --eps 8/255 --n 64
+      radapt evaluate micro/clip micro/fare --data shapes,textures --executor ray --workers 2
       radapt evaluate micro/llava --data shapeworld-captions --target "a small red ring" --eps 16/255 --n 16
     """
     from radapt.evaluation import Models
@@ -138,6 +147,9 @@ def evaluate(
         chunk_size=chunk_size,
         shard=shard,
         sanity=sanity,
+        executor=cast("Executor", executor),
+        workers=workers,
+        resources=None if resources is None else cast("dict[str, float]", options_of(split_names(resources))),
         models=Models(place, before=lambda name: tell_memory(name, **estimated)),
         quiet=quiet,
     )

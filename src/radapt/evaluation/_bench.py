@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from radapt.results import Example, Sample
 from radapt.types import Pixels
 
 from ._candidates import Candidate, Models
+from ._ledger import Ledger
 from ._plan import Live, Request, identity_of, planned
 from ._sanity import Tally, check_model, check_white_box
 from ._task import Answer, BoundTask, Task
@@ -48,11 +49,31 @@ class Bench:
     """
 
     def __init__(self, request: Request, models: Models) -> None:
-        self.units, self._live = planned(request, models)
+        self._units, self._live = planned(request, models)
         self._seed, self._batch_size = request.seed, request.batch_size
         self._bound: dict[tuple[object, ...], BoundTask] = {}
         self._transferred: dict[str, dict[int, _Attacked]] = {}
         self._task: Task | None = None
+
+    def units(self) -> list[Unit]:
+        """What the evaluation consists of."""
+        return self._units
+
+    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
+        """Measure what is left of some units, one after the other.
+
+        Args:
+            units: the units.
+            ledger: knows what is left, and writes.
+            advance: called with a unit and how many of its samples are done.
+        """
+        for unit in units:
+            advance(unit, len(unit.digests) - ledger.left(unit))
+            for chunk in list(ledger.todo[unit.number]):
+                ledger.store(unit, chunk, self.measure(unit, chunk, ledger.clean(unit, chunk)))
+                advance(unit, len(chunk))
+            if ledger.due(unit):
+                ledger.checked(unit, self.check(unit, ledger.scores(unit)))
 
     def measure(self, unit: Unit, chunk: Sequence[int], clean: Sequence[Sample]) -> Measured:
         """Measure one chunk.
@@ -106,7 +127,7 @@ class Bench:
         return Checked(flags=flags, samples=[_sample(unit, live, *each) for each in zip(found, answers, strict=True)])
 
     def _of(self, unit: Unit) -> Live:
-        own = self.units[unit.number] if unit.number < len(self.units) else None
+        own = self._units[unit.number] if unit.number < len(self._units) else None
         if own is None or own.setting.key != unit.setting.key or own.digests != unit.digests:
             raise CheckError(
                 f"{unit}: the models or the data here are not those that the evaluation was planned with; give every "

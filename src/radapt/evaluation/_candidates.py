@@ -66,7 +66,7 @@ class Models:
         image_size: tuple[int, int] | Callable[[], tuple[int, int] | None] | None = None,
         before: Callable[[str], None] | None = None,
     ) -> None:
-        self._settings, self.image_size, self._before = dict(settings or {}), image_size, before
+        self.settings, self.image_size, self._before = dict(settings or {}), image_size, before
         self._loaded: dict[str, VLM] = {}
         self._wrapped: dict[int, VLM] = {}
 
@@ -87,7 +87,7 @@ class Models:
             if name not in self._loaded:
                 if self._before is not None:
                     self._before(name)
-                self._loaded[name] = load(name, **self._settings)
+                self._loaded[name] = load(name, **self.settings)
             return self._loaded[name]
         if id(model) not in self._wrapped:
             self._wrapped[id(model)] = self._wrap(model, label)

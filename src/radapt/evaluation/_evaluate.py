@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
 from radapt.numbers import check_batch_size, check_seed, whole
+from radapt.registry import nearest
 from radapt.results import WORST_CASE, Result, Results, with_worst_cases
-from radapt.types import Norm, Split
+from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
 from ._candidates import CandidateLike, ModelLike, Models
 from ._inputs import DEFAULT_ATTACK, DataLike
 from ._ledger import Ledger
 from ._plan import Request
+from ._ray import Crew, crew
 from ._threat import Threat
 from ._units import Unit
 
@@ -48,6 +51,9 @@ def evaluate(
     chunk_size: int = 128,
     shard: str | None = None,
     sanity: bool = True,
+    executor: Executor = "local",
+    workers: int | None = None,
+    resources: Mapping[str, float] | None = None,
     models: Models | None = None,
     quiet: bool = False,
     **loading: Any,
@@ -86,6 +92,13 @@ def evaluate(
         shard: ``i/k``: measure the ``i``-th of ``k`` parts of the chunks only, and run no sanity checks. Each part goes
             into a file of its own; :meth:`radapt.Results.merge` puts them together.
         sanity: run the sanity checks and store their flags.
+        executor: ``local``: this process measures; ``ray``: workers of Ray do, on the cluster that this process is
+            connected to, that ``RAY_ADDRESS`` names, or that is started here. They read models and data by name
+            themselves (objects are sent to them); this process writes. Results are the same bit for bit where each
+            worker computes with as many threads, on the same kind of device.
+        workers: of Ray; None: as many as there is room for.
+        resources: that each worker takes, such as ``{"GPU": 0.5, "CPU": 4}``; None: one GPU where ``device`` is one,
+            else one CPU.
         models: loads models by name, where several calls are to share them.
         quiet: no progress bar.
         loading: ``device``, ``dtype`` and whatever else :func:`radapt.load` takes, for models by name.
@@ -104,6 +117,12 @@ def evaluate(
     whole("chunk_size", chunk_size)
     check_seed(seed)
     part = (0, 1) if shard is None else _part(shard)
+    if executor not in get_args(Executor):
+        raise SettingsError(f"unknown executor {shown(executor)}{nearest(str(executor), get_args(Executor))}")
+    if executor == "local" and (workers is not None or resources):
+        raise SettingsError("workers and resources are those of executor='ray'; leave them out, or take it")
+    if workers is not None:
+        whole("workers", workers)
     request = Request(
         candidates=candidates,
         data=data,
@@ -124,23 +143,19 @@ def evaluate(
         chunk_size=chunk_size,
         loading=loading,
     )
-    bench = Bench(request, models or Models(loading))
-    with nullcontext(results) if isinstance(results, Results) else Results(results) as file:
-        ledger = Ledger(file, bench.units, part, sanity and shard is None)
-        with _progress(bench.units, quiet) as advance:
-            _run(bench, ledger, advance)
-        return _results_of(bench.units, file)
-
-
-def _run(bench: Bench, ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
-    """Measure what is left in this process, one unit after the other."""
-    for unit in bench.units:
-        advance(unit, len(unit.digests) - ledger.left(unit))
-        for chunk in list(ledger.todo[unit.number]):
-            ledger.store(unit, chunk, bench.measure(unit, chunk, ledger.clean(unit, chunk)))
-            advance(unit, len(chunk))
-        if ledger.due(unit):
-            ledger.checked(unit, bench.check(unit, ledger.scores(unit)))
+    loader = models or Models(loading)
+    with ExitStack() as stack:
+        bench: Bench | Crew = (
+            Bench(request, loader)
+            if executor == "local"
+            else stack.enter_context(crew(replace(request, loading=loader.settings), workers, resources))
+        )
+        units = bench.units()
+        file = results if isinstance(results, Results) else stack.enter_context(Results(results))
+        ledger = Ledger(file, units, part, sanity and shard is None)
+        with _progress(units, quiet) as advance:
+            bench.run(units, ledger, advance)
+        return _results_of(units, file)
 
 
 @contextmanager

@@ -1,0 +1,225 @@
+"""Ray: workers that hold the models and measure chunks, on one machine or many; this process alone writes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+
+from radapt.errors import CheckError, RadaptError, SettingsError
+from radapt.numbers import number
+from radapt.results import Sample
+from radapt.text import one_line
+
+from ._bench import Bench
+from ._candidates import Models
+from ._ledger import Chunk, Ledger
+from ._plan import Request
+from ._units import Checked, Measured, Unit
+
+__all__ = ["Crew", "crew"]
+
+_RETRIES = 3
+"""How often a chunk whose worker died is tried again."""
+_ENVIRONMENT = ("RADAPT_DATA", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN")
+"""What workers read models and data with, as this process does."""
+
+
+class _Job(NamedTuple):
+    """A chunk of some units that share their attacked images, or, without one, the checks of a unit."""
+
+    units: tuple[Unit, ...]
+    chunk: Chunk | None
+
+
+class _Waiting(NamedTuple):
+    """A job, and the chunks of clean results, by the key of their setting, that it waits for."""
+
+    job: _Job
+    needs: set[tuple[str, Chunk]]
+
+
+class _Worker:
+    """One process of Ray, with models and data of its own."""
+
+    def __init__(self, request: Request, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._request = request
+
+    @cached_property
+    def _bench(self) -> Bench:
+        return Bench(self._request, Models(self._request.loading))
+
+    def units(self) -> list[Unit]:
+        return self._bench.units()
+
+    def measure(self, units: Sequence[Unit], chunk: Chunk, clean: Sequence[Sequence[Sample]]) -> list[Measured]:
+        return [self._bench.measure(unit, chunk, each) for unit, each in zip(units, clean, strict=True)]
+
+    def check(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
+        return self._bench.check(unit, scores)
+
+
+class Crew:
+    """Workers that measure an evaluation together.
+
+    Args:
+        ray: the package.
+        workers: handles of the actors.
+    """
+
+    def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
+        self._ray, self._workers = ray, workers
+
+    def units(self) -> list[Unit]:
+        """What the evaluation consists of, as a worker plans it: no model is loaded here.
+
+        Raises:
+            RadaptError: as of :func:`radapt.evaluate`.
+        """
+        units: list[Unit] = self._got(self._workers[0].units.remote())
+        return units
+
+    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
+        """Measure what is left, each chunk on whichever worker is free, after the clean samples that it needs.
+
+        Raises:
+            RadaptError: as of a worker.
+            CheckError: workers died again and again on some chunks; all others are measured.
+        """
+        ready, waiting = self._jobs(units, ledger)
+        for unit in units:
+            advance(unit, len(unit.digests) - ledger.left(unit))
+        ready += [_Job((unit,), None) for unit in units if ledger.due(unit)]
+        idle, running, lost = deque(self._workers), dict[Any, tuple[Any, _Job]](), list[str]()
+        while ready or running:
+            while ready and idle:
+                worker, job = idle.popleft(), ready.popleft()
+                running[self._sent(worker, job, ledger)] = worker, job
+            (done,), _ = self._ray.wait(list(running), num_returns=1)
+            worker, job = running.pop(done)
+            idle.append(worker)
+            try:
+                found = self._got(done)
+            except self._ray.exceptions.RayActorError as error:
+                lost.append(f"{job.units[0]} ({one_line(error)[:200]})")
+                continue
+            if job.chunk is None:
+                ledger.checked(job.units[0], found)
+                continue
+            for unit, measured in zip(job.units, found, strict=True):
+                ledger.store(unit, job.chunk, measured)
+                advance(unit, len(job.chunk))
+                if ledger.due(unit):
+                    ready.append(_Job((unit,), None))
+            ready += self._released(waiting, job)
+        if lost:
+            raise CheckError(
+                f"workers died {_RETRIES + 1} times on {len(lost)} chunks, all others are measured: {lost[0]}. Run the "
+                "same command again, with fewer images per pass (batch_size) if memory ran out"
+            )
+
+    @staticmethod
+    def _jobs(units: Sequence[Unit], ledger: Ledger) -> tuple[deque[_Job], list[_Waiting]]:
+        """Chunks that can be measured now, and those that wait for clean samples."""
+        missing = {
+            (unit.setting.key, chunk) for unit in units if unit.clean is None for chunk in ledger.todo[unit.number]
+        }
+        groups: dict[tuple[object, Chunk], list[Unit]] = {}
+        for unit in units:
+            for chunk in ledger.todo[unit.number]:
+                groups.setdefault((unit.shared or unit.number, chunk), []).append(unit)
+        ready, waiting = deque[_Job](), list[_Waiting]()
+        for (_, chunk), own in groups.items():
+            job = _Job(tuple(own), chunk)
+            needs = {(unit.clean.key, chunk) for unit in own if unit.clean is not None} & missing
+            if needs:
+                waiting.append(_Waiting(job, needs))
+            else:
+                ready.append(job)
+        return ready, waiting
+
+    @staticmethod
+    def _released(waiting: list[_Waiting], done: _Job) -> Iterator[_Job]:
+        """The jobs that waited for this one alone."""
+        if done.chunk is None or done.units[0].clean is not None:
+            return
+        for each in waiting:
+            each.needs.discard((done.units[0].setting.key, done.chunk))
+        yield from (each.job for each in waiting if not each.needs)
+        waiting[:] = [each for each in waiting if each.needs]
+
+    @staticmethod
+    def _sent(worker: Any, job: _Job, ledger: Ledger) -> Any:
+        """Give a job to a worker."""
+        if job.chunk is None:
+            return worker.check.remote(job.units[0], ledger.scores(job.units[0]))
+        return worker.measure.remote(job.units, job.chunk, [ledger.clean(unit, job.chunk) for unit in job.units])
+
+    def _got(self, reference: Any) -> Any:
+        """What a worker gives back.
+
+        Raises:
+            Exception: what it raised, as it would have been raised here.
+        """
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise (cause if isinstance(cause, RadaptError) else error) from None
+
+
+@contextmanager
+def crew(request: Request, workers: int | None, resources: Mapping[str, float] | None) -> Iterator[Crew]:
+    """Workers on the cluster that this process is connected to, or that ``RAY_ADDRESS`` names, or on one of its own.
+
+    Args:
+        request: what is evaluated.
+        workers: how many; None: as many as the cluster has room for.
+        resources: what each takes (``CPU``, ``GPU``, or names of your own); None: one GPU where models are put on one,
+            else one CPU. It computes with as many threads as it has CPUs.
+
+    Raises:
+        SettingsError: Ray is not installed, an amount is none, or the cluster lacks the resources.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise SettingsError('the executor ray needs Ray: pip install "radapt[ray]"') from error
+    for name, amount in (resources or {}).items():
+        number(f"the amount of {name}", amount, 0, above=True)
+    takes = dict(resources or ({"GPU": 1} if str(request.loading.get("device", "cpu")) != "cpu" else {"CPU": 1}))
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", configure_logging=False)
+    actors = list[Any]()
+    try:
+        there = ray.cluster_resources()
+        room = min((int(there.get(name, 0) // amount) for name, amount in takes.items() if amount > 0), default=1)
+        if room < (1 if workers is None else workers):
+            asked, has = ({name: each.get(name, 0) for name in takes} for each in (takes, there))
+            raise SettingsError(f"{workers or 1} workers that take {asked} each do not fit: the cluster has {has}")
+        others = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        actor = ray.remote(_Worker).options(
+            num_cpus=takes.get("CPU", 0),
+            num_gpus=takes.get("GPU", 0),
+            resources=others or None,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+            runtime_env={"env_vars": environment} if environment else None,
+        )
+        threads = max(1, int(takes.get("CPU", 1)))
+        actors += [actor.remote(request, threads) for _ in range(room if workers is None else workers)]
+        yield Crew(ray, actors)
+    finally:
+        for each in actors:
+            ray.kill(each)
+        if started:
+            ray.shutdown()

@@ -1,0 +1,150 @@
+"""The executor ray, on a real Ray of two workers: the same rows as in one process, and nothing lost when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import own_labels, tiny_clip
+
+import radapt
+from radapt.errors import SettingsError
+from radapt.evaluation import Candidate, evaluate
+from radapt.evaluation._ledger import Ledger
+from radapt.results import Results
+
+pytestmark = pytest.mark.slow
+CANDIDATES = ["CLIP=micro/clip", "FARE=micro/fare", "R-Adapt+=micro/clip+micro/r-adapt-plus-static"]
+PLAN: dict[str, Any] = {
+    "data": ["shapes", "textures"],
+    "attack": ["pgd", "square"],
+    "options": {"steps": 4},
+    "undefended": "micro/clip",
+    "n": 12,
+    "chunk_size": 4,
+    "quiet": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each worker with one CPU has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def rows(path: Path) -> dict[str, object]:
+    """All that a results file says, but for times and the order in which it was written."""
+    with Results(path, read_only=True) as results:
+        return {
+            each.setting.key: (
+                each.flags,
+                sorted(results.samples(each.setting), key=lambda sample: sample.position),
+                sorted(results.examples(each.setting), key=lambda example: example.position),
+            )
+            for each in results.all(checks=True)
+        }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The rows of one undisturbed process."""
+    path = tmp_path_factory.mktemp("whole") / "r.sqlite"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    evaluate(CANDIDATES, results=path, **PLAN)
+    torch.set_num_threads(threads)
+    return rows(path)
+
+
+def workers() -> list[int]:
+    """Process numbers of the workers that have begun."""
+    found = subprocess.run(["pgrep", "-f", "ray::_Worker"], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def test_workers_make_the_same_rows_as_one_process_though_one_of_them_is_killed(
+    whole: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, killed = Ledger.store, list[int]()
+
+    def kills(self: Ledger, *given: Any) -> None:
+        store(self, *given)
+        if not killed:
+            killed.append(workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(Ledger, "store", kills)
+    found = evaluate(CANDIDATES, results=tmp_path / "r.sqlite", executor="ray", workers=2, **PLAN)
+    assert killed
+    assert rows(tmp_path / "r.sqlite") == whole
+    assert not workers()
+    again = evaluate(CANDIDATES, results=tmp_path / "r.sqlite", **PLAN)  # nothing is left to measure
+    assert again == found
+
+
+def test_a_run_whose_driver_is_killed_continues_and_loses_only_what_was_under_way(
+    whole: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "r.sqlite"
+    command = [sys.executable, "-m", "radapt", "evaluate", *CANDIDATES, "--data", "shapes,textures", "--n", "12"]
+    command += ["--attack", "pgd,square", "--option", "steps=4", "--undefended", "micro/clip", "--chunk-size", "4"]
+    command += ["--results", str(path), "--quiet", "--executor", "ray", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as driver:
+        deadline = time.monotonic() + 240
+        while measured(path) < 20:
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        driver.kill()
+    before = measured(path)
+    assert 20 <= before < 216
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert rows(path) == whole
+
+
+def measured(path: Path) -> int:
+    """How many samples a results file holds by now."""
+    with suppress(radapt.RadaptError), Results(path, read_only=True) as results:
+        return sum(len(results.samples(each.setting)) for each in results.all(checks=True))
+    return 0
+
+
+def test_objects_are_sent_to_the_workers_and_their_errors_come_back(tmp_path: Path) -> None:
+    model = tiny_clip()
+    given: dict[str, Any] = {"data": own_labels(model, 8), "attack": "pgd", "chunk_size": 4, "quiet": True}
+    candidate = Candidate(method="tiny", model=model, adapter=radapt.training_free(model, alpha=0.3))
+    here = evaluate(candidate, results=tmp_path / "a.sqlite", **given)
+    there = evaluate(candidate, results=tmp_path / "b.sqlite", executor="ray", workers=1, **given)
+    assert [(each.percent, each.setting) for each in here] == [(each.percent, each.setting) for each in there]
+    with pytest.raises(SettingsError, match="unknown attack 'pgdd'"):
+        evaluate("micro/clip", data="shapes", attack="pgdd", results=tmp_path / "c.sqlite", executor="ray", workers=1)
+    with pytest.raises(SettingsError, match=r"3 workers that take \{'GPU': 0.5\} each do not fit: the cluster has"):
+        evaluate("micro/clip", data="shapes", executor="ray", workers=3, resources={"GPU": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"executor": "rya"}, "unknown executor 'rya'; did you mean 'ray'"),
+        ({"workers": 2}, "those of executor='ray'"),
+        ({"executor": "ray", "workers": 0}, "workers must be"),
+        ({"executor": "ray", "resources": {"CPU": -1}}, "the amount of CPU must be"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        evaluate("micro/clip", data="shapes", n=4, results=tmp_path / "r.sqlite", **settings)
