@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["literal", "markdown", "one_line", "visible"]
+__all__ = ["duration", "literal", "markdown", "one_line", "visible"]
 
 # What terminals act on: controls (line ends and tabs are left to the caller), halves of characters, turns of the
 # writing direction, and line ends that few programs know.
@@ -30,6 +30,19 @@ def one_line(text: object, *, longest: int = 2000) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode()
+
+
+def duration(seconds: float) -> str:
+    """A time in two units at most: ``0.4 s``, ``42 s``, ``3 min 20 s``, ``5 h 12 min``, ``2 d 3 h``."""
+    if seconds < 9.5:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    for size, unit, smaller, part in ((60, "min", 1, "s"), (3600, "h", 60, "min"), (86400, "d", 3600, "h")):
+        whole, rest = divmod(round(seconds / smaller), size // smaller)
+        if unit == "d" or whole < (60 if unit == "min" else 24):
+            return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
+    raise AssertionError("days have no end")
 
 
 def markdown(text: object) -> str:

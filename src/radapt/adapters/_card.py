@@ -18,6 +18,12 @@ __all__ = ["card", "ours"]
 
 _MARK = "\n<!-- radapt wrote this card, {digest}, and replaces it until it is edited -->\n"
 _LARGEST = 1 << 20
+_PAPER = """"What Makes VLMs Robust? Towards Reconciling Robustness and Accuracy in Vision-Language Models"
+(arXiv 2603.12799)"""
+_ORIGINS = {
+    "anchor": f"Method: {_PAPER}.",
+    "deltas": f"The filter, and where robustness is put: {_PAPER}; the deltas of the first layers are radapt's.",
+}
 
 
 def card(settings: AdapterSettings, anchor: bool, deltas: Mapping[str, Delta], fingerprint: str) -> str:
@@ -64,8 +70,7 @@ Figures belong to a model, a dataset and a threat: measure yours with `radapt ev
 result (the attacker sees the adapter) beside the transfer result. An adapter that resists transferred images may
 still fall to an attack through it.
 
-Method: "What Makes VLMs Robust? Towards Reconciling Robustness and Accuracy in Vision-Language Models"
-(arXiv 2603.12799). Made with radapt {__version__}.
+{_ORIGINS["deltas" if deltas else "anchor"]} Made with radapt {__version__}.
 """
     return text + _MARK.format(digest=_digest(text))
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from rich.table import Table
 
 from radapt.errors import SettingsError
 from radapt.io import options_of
-from radapt.text import one_line
+from radapt.text import duration, one_line
 
 from ._shared import (
     BatchSize,
@@ -30,6 +31,7 @@ from ._shared import (
 )
 
 if TYPE_CHECKING:
+    from radapt.evaluation import Cost
     from radapt.types import Executor, Norm, Split
 
 __all__ = ["evaluate"]
@@ -97,6 +99,9 @@ def evaluate(
     device: Device = "cpu",
     device_map: DeviceMap = None,
     checkpointing: Checkpointing = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what is left, and what it costs here, from a probe of seconds.")
+    ] = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -110,9 +115,10 @@ def evaluate(
       radapt evaluate micro/tecoa --undefended micro/clip --eps 1/255,2/255,4/255 --json results.json
       radapt evaluate micro/llava --data shapeworld-captions,shapeworld-vqa --eps 8/255 --n 64
       radapt evaluate micro/clip micro/fare --data shapes,textures --executor ray --workers 2
+      radapt evaluate micro/fare --attack autoattack --n 500 --dry-run --workers 8
       radapt evaluate micro/llava --data shapeworld-captions --target "a small red ring" --eps 16/255 --n 16
     """
-    from radapt.evaluation import Models
+    from radapt.evaluation import Models, estimate_cost
     from radapt.evaluation import evaluate as run
     from radapt.reports import print_table
     from radapt.results import Results
@@ -127,30 +133,38 @@ def evaluate(
         refuse_unused("with --target, which is a task of its own", "task")
     place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
     estimated = {"dtype": dtype, "checkpointing": checkpointing, "batch_size": batch_size}
+    asked: dict[str, Any] = {
+        "data": split_names(data),
+        "attack": split_names(attack),
+        "eps": split_names(eps),
+        "norm": cast("Norm", norm),
+        "source": split_names(source),
+        "options": options_of(option or []),
+        "results": results,
+        "undefended": undefended,
+        "task": task,
+        "target": target,
+        "n": n,
+        "split": cast("Split", split),
+        "balanced": balanced,
+        "seed": seed,
+        "batch_size": batch_size,
+        "chunk_size": chunk_size,
+        "sanity": sanity,
+        "models": Models(place, before=lambda name: tell_memory(name, **estimated)),
+    }
+    if dry_run:
+        refuse_unused("with --dry-run, which measures nothing", "shard", "executor", "resources", "json")
+        _tell(estimate_cost(candidates, **asked), workers or 1)
+        return
+    takes = None if resources is None else cast("dict[str, float]", options_of(split_names(resources)))
     found = run(
         candidates,
-        data=split_names(data),
-        attack=split_names(attack),
-        eps=split_names(eps),
-        norm=cast("Norm", norm),
-        source=split_names(source),
-        options=options_of(option or []),
-        results=results,
-        undefended=undefended,
-        task=task,
-        target=target,
-        n=n,
-        split=cast("Split", split),
-        balanced=balanced,
-        seed=seed,
-        batch_size=batch_size,
-        chunk_size=chunk_size,
+        **asked,
         shard=shard,
-        sanity=sanity,
         executor=cast("Executor", executor),
         workers=workers,
-        resources=None if resources is None else cast("dict[str, float]", options_of(split_names(resources))),
-        models=Models(place, before=lambda name: tell_memory(name, **estimated)),
+        resources=takes,
         quiet=quiet,
     )
     write_rows(json, found)
@@ -158,3 +172,16 @@ def evaluate(
         print_table(store, console)
     where = one_line(results)
     console.print(f"results in {where}; `radapt report {where}` writes tables, figures and a page", soft_wrap=True)
+
+
+def _tell(cost: Cost, workers: int) -> None:
+    """A table of what each result costs, and the sum."""
+    table = Table("result", "samples left", "passes per sample", "time")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for unit in cost.units:
+        passes = f"{unit.forwards:,.0f} + {unit.backwards:,.0f}" if unit.samples else ""
+        table.add_row(str(unit.unit), f"{unit.samples:,}", passes, duration(unit.seconds + unit.check_seconds))
+    console.print(table)
+    shared = f", of {workers} such workers {duration(cost.seconds_with(workers))}" if workers > 1 else ""
+    console.print(f"together {duration(cost.seconds)} of this device{shared}", soft_wrap=True)

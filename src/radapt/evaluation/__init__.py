@@ -4,8 +4,9 @@ Every file here without a leading underscore is a task; its name is the task's n
 """
 
 from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates_of, defence_of, split_candidate
+from ._cost import Cost, UnitCost
 from ._defence import Defence, InputDefence
-from ._evaluate import evaluate
+from ._evaluate import estimate_cost, evaluate
 from ._plan import REGISTRY
 from ._task import Answer, BoundTask, Task
 from ._threat import Threat
@@ -16,14 +17,17 @@ __all__ = [
     "BoundTask",
     "Candidate",
     "CandidateLike",
+    "Cost",
     "Defence",
     "InputDefence",
     "ModelLike",
     "Models",
     "Task",
     "Threat",
+    "UnitCost",
     "candidates_of",
     "defence_of",
+    "estimate_cost",
     "evaluate",
     "names",
     "split_candidate",

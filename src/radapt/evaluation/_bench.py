@@ -119,7 +119,7 @@ class Bench:
             if not unit.white_box:
                 return Checked()
             left = [position for position in few if scores[position] > live.task.low]
-            bound, keys = self._bind(live.task, live.candidate), data.keys[: len(few)]
+            bound, keys = self.bind(live.task, live.candidate), data.keys[: len(few)]
             flags, found = check_white_box(bound, live.threat, images, keys, few, survivors=left, seed=self._seed)
         if not found:
             return Checked(flags=flags)
@@ -135,7 +135,11 @@ class Bench:
             )
         return self._live[unit.number]
 
-    def _bind(self, task: Task, candidate: Candidate) -> BoundTask:
+    def objects(self, unit: Unit) -> Live:
+        """The objects behind a unit."""
+        return self._live[unit.number]
+
+    def bind(self, task: Task, candidate: Candidate) -> BoundTask:
         """The task on a candidate that has its adapter on."""
         key = (task, candidate.model, identity_of(candidate))
         if key not in self._bound:
@@ -156,7 +160,7 @@ class Bench:
         if missing:
             data = live.task.data
             with live.source.defended():
-                outcome = self._bind(live.task, live.source).attack(
+                outcome = self.bind(live.task, live.source).attack(
                     live.threat.make(),
                     data.pixels(missing),
                     missing,
@@ -178,7 +182,7 @@ class Bench:
 
     def _answer(self, live: Live, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         with live.candidate.defended():
-            return self._bind(live.task, live.candidate).answers(pixels, positions, self._batch_size)
+            return self.bind(live.task, live.candidate).answers(pixels, positions, self._batch_size)
 
     def _score(
         self, unit: Unit, live: Live, positions: Sequence[int], attacked: Sequence[_Attacked] | None, tally: Tally

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
+from radapt.io import expanded
 from radapt.numbers import check_batch_size, check_seed, whole
 from radapt.registry import nearest
 from radapt.results import WORST_CASE, Result, Results, with_worst_cases
@@ -19,6 +21,7 @@ from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
 from ._candidates import CandidateLike, ModelLike, Models
+from ._cost import Cost, costs_of
 from ._inputs import DEFAULT_ATTACK, DataLike
 from ._ledger import Ledger
 from ._plan import Request
@@ -26,7 +29,7 @@ from ._ray import Crew, crew
 from ._threat import Threat
 from ._units import Unit
 
-__all__ = ["evaluate"]
+__all__ = ["estimate_cost", "evaluate"]
 
 
 def evaluate(
@@ -156,6 +159,49 @@ def evaluate(
         with _progress(units, quiet) as advance:
             bench.run(units, ledger, advance)
         return _results_of(units, file)
+
+
+def estimate_cost(
+    candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
+    *,
+    results: str | Path = "results.sqlite",
+    models: Models | None = None,
+    **settings: Any,
+) -> Cost:
+    """What :func:`evaluate` would cost on this device, result by result, from a probe that takes seconds.
+
+    The probe times passes of every model, and attacks 16 samples of every dataset white-box: with the attack itself
+    where that is short, else with ``apgd-ensemble``; those that stand are counted with all passes of the attack.
+
+    Args:
+        candidates: as for :func:`evaluate`.
+        results: the results file; what it holds costs nothing. It need not exist, and is not written.
+        models: as for :func:`evaluate`.
+        settings: what else :func:`evaluate` takes.
+
+    Raises:
+        RadaptError: as of :func:`evaluate`.
+    """
+    taken = inspect.signature(evaluate).parameters
+    own = {name: value for name, value in settings.items() if name in taken}
+    loading = {name: value for name, value in settings.items() if name not in taken}
+    asked = {
+        entry.name: own.get(entry.name, taken[entry.name].default)
+        for entry in fields(Request)
+        if entry.name not in ("candidates", "loading")
+    }
+    if asked["data"] is inspect.Parameter.empty:
+        raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
+    request = Request(candidates=candidates, **asked, loading=loading)
+    bench = Bench(request, models or Models(loading))
+    with ExitStack() as stack:
+        there = expanded(results).exists()
+        file = stack.enter_context(Results(results, read_only=True)) if there else None
+
+        def done(unit: Unit) -> set[int]:
+            return set() if file is None else file.done(unit.setting, unit.digests)
+
+        return costs_of(bench, done, batch_size=request.batch_size, seed=request.seed, sanity=own.get("sanity", True))
 
 
 @contextmanager

@@ -19,14 +19,15 @@ from radapt.types import Pixels
 from ._task import Answer, BoundTask
 from ._threat import Threat
 
-__all__ = ["Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs"]
+__all__ = ["QUERIES", "Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs", "longer"]
 
 _LARGE_EPS = 64 / 255
 _RANDOM = 1e-4
 _LEAST = 1e-12
 _EXCLUDED = 1e30
 _MOST_STEPS = 10**6
-_QUERIES = 500
+QUERIES = 500
+"""Steps of the attack without gradients that checks the others."""
 _SIGNS = (
     "loss not rising",
     "zero gradient",
@@ -174,29 +175,31 @@ def check_white_box(
         if left > 0.05 * len(positions):
             flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
     if survivors:
-        attack = threat.make()
-        steps = min(3 * attack.steps, _MOST_STEPS)
-        longer: Attack
-        if isinstance(attack, APGDEnsemble):
-            longer = threat.make(steps=steps, targeted_steps=min(3 * attack.targeted_steps, _MOST_STEPS))
-        elif isinstance(attack, SearchAttack):
-            longer = threat.make(steps=steps)
-        else:  # AutoAttack is long already: its first attack stands in for it
-            longer = APGD(norm=threat.norm, eps=threat.eps, steps=steps)
-        more = gained(longer)
+        more = gained(longer(threat))
         if more > 0.05 * len(positions):
             flags["more steps help"] = (
                 f"three times the steps fool {more} more of {len(positions)} samples: use more steps"
             )
         loss = "margin" if "margin" in bound.objective(positions, stop=False).losses else ""
-        square = Square(norm=threat.norm, eps=threat.eps, steps=_QUERIES, growth=SAFE_GROWTH, loss=loss)
+        square = Square(norm=threat.norm, eps=threat.eps, steps=QUERIES, growth=SAFE_GROWTH, loss=loss)
         more = gained(square)
         if more > 0.05 * len(positions):
             flags["square beats gradients"] = (
-                f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {_QUERIES} "
+                f"Square, which sees no gradients, fools {more} more of {len(positions)} samples in {QUERIES} "
                 "queries: masked gradients?"
             )
     return flags, found
+
+
+def longer(threat: Threat) -> Attack:
+    """The attack of a threat with three times the steps."""
+    attack = threat.make()
+    steps = min(3 * attack.steps, _MOST_STEPS)
+    if isinstance(attack, APGDEnsemble):
+        return threat.make(steps=steps, targeted_steps=min(3 * attack.targeted_steps, _MOST_STEPS))
+    if isinstance(attack, SearchAttack):
+        return threat.make(steps=steps)
+    return APGD(norm=threat.norm, eps=threat.eps, steps=steps)  # AutoAttack is long already: its first attack
 
 
 def check_undefended(scores: Sequence[float]) -> dict[str, object]:

@@ -102,11 +102,7 @@ class Results:
             data: hash of each sample (``Sample.data``); a sample that was measured with another one is not done, nor
                 is one whose row is damaged.
         """
-        key, text = setting.key, json.dumps(asdict(setting), sort_keys=True)
-        done = set[int]()
-        for position, digest, intact in self._states(key):
-            if intact and (not data or position >= len(data) or data[position] == digest):
-                done.add(position)
+        key, text, done = setting.key, json.dumps(asdict(setting), sort_keys=True), self.done(setting, data)
         with self._file.transaction() as db:
             stored = db.execute(f"SELECT {_SETTING}, checksum FROM settings WHERE key = ?", (key,)).fetchone()
             if stored is not None and _checksum(key, stored[:-1]) != stored[-1]:
@@ -119,6 +115,14 @@ class Results:
             db.execute("UPDATE settings SET asked = 1 + (SELECT MAX(asked) FROM settings) WHERE key = ?", (key,))
             self._seal(db, key)
         return done
+
+    def done(self, setting: Setting, data: Sequence[str] = ()) -> set[int]:
+        """The positions of a setting that are measured, as :meth:`begin` returns them; nothing is written."""
+        return {
+            position
+            for position, digest, intact in self._states(setting.key)
+            if intact and (not data or position >= len(data) or data[position] == digest)
+        }
 
     def _states(self, key: str) -> list[tuple[int, str, bool]]:
         """Position and hash of each stored sample, and whether its row is intact."""

@@ -1,0 +1,229 @@
+"""What an evaluation will cost on this device: passes and seconds of each result, from a probe of a few samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from radapt.attacks import Attack, ClassificationObjective, Outcome
+from radapt.attacks.apgd import APGD
+from radapt.attacks.apgd_ensemble import APGDEnsemble
+
+from ._bench import Bench
+from ._candidates import Candidate
+from ._plan import Live, identity_of
+from ._sanity import QUERIES, longer
+from ._units import Unit
+
+__all__ = ["Cost", "UnitCost", "costs_of"]
+
+_PROBED = 16
+"""Samples of a dataset that a probe attacks."""
+_SHORT = 100
+"""Passes of an attack, per sample, up to which the probe is the attack itself."""
+_TIMED = 4
+"""Steps of the attack that is timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCost:
+    """What one result will cost.
+
+    Args:
+        unit: the result.
+        samples: to be measured.
+        forwards, backwards: passes per sample, on average.
+        seconds: for all of them, on this device.
+        check_seconds: for the sanity checks.
+    """
+
+    unit: Unit
+    samples: int
+    forwards: float
+    backwards: float
+    seconds: float
+    check_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an evaluation will cost.
+
+    Args:
+        units: its results.
+        probe_seconds: that the estimate took.
+    """
+
+    units: tuple[UnitCost, ...]
+    probe_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one worker."""
+        return sum(unit.seconds + unit.check_seconds for unit in self.units)
+
+    def seconds_with(self, workers: int) -> float:
+        """Seconds until several equal workers are done: an even share each, or those of the longest chunk."""
+        chunks = [
+            unit.check_seconds + unit.seconds * min(unit.unit.setting.chunk_size, unit.samples) / unit.samples
+            for unit in self.units
+            if unit.samples
+        ]
+        return max(self.seconds / workers, max(chunks, default=0.0))
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds per image: of a forward pass, and of one forward and back, with what the attack does around it."""
+
+    forward: float
+    pair: float
+
+    def of(self, passes: tuple[float, float]) -> float:
+        """Seconds of some forward and backward passes of one image."""
+        forwards, backwards = passes
+        paired = min(forwards, backwards)
+        return paired * self.pair + (forwards - paired) * self.forward
+
+
+class _Probe:
+    """Measures, on a few samples, what the passes of a model cost and how many an attack takes."""
+
+    def __init__(self, bench: Bench, batch_size: int, seed: int, sanity: bool) -> None:
+        self._bench, self._batch_size, self._seed, self._sanity = bench, batch_size, seed, sanity
+        self._speeds: dict[tuple[object, ...], _Speed] = {}
+        self._most: dict[tuple[object, ...], tuple[float, float]] = {}
+
+    def cost(self, unit: Unit, samples: int, *, first: bool) -> UnitCost:
+        """The cost of a unit; ``first``: whether it is the first of those that share their attacked images."""
+        live = self._bench.objects(unit)
+        speed = self._speed(live, live.candidate)
+        forwards, backwards, seconds, checks = 1.0, 0.0, speed.forward, 0.0
+        if live.threat is not None and live.source is not None and (unit.white_box or first):
+            attack, standing = live.threat.make(), 0
+            if unit.white_box:
+                passes, standing = self._expected(live, attack)
+            else:
+                passes = self._whole(live, attack)
+            source = self._speed(live, live.source)
+            forwards, backwards = forwards + passes[0], backwards + passes[1]
+            seconds += source.of(passes)
+            if standing and self._sanity:
+                checks = standing * (source.of(self._whole(live, longer(live.threat))) + QUERIES * source.forward)
+        return UnitCost(
+            unit=unit,
+            samples=samples,
+            forwards=forwards,
+            backwards=backwards,
+            seconds=samples * seconds,
+            check_seconds=checks,
+        )
+
+    def _speed(self, live: Live, candidate: Candidate) -> _Speed:
+        key = (live.task, candidate.model, identity_of(candidate))
+        if key not in self._speeds:
+            data = live.task.data
+            positions = list(range(min(self._batch_size, len(data))))
+            source = live._replace(candidate=candidate)
+            pixels = data.pixels(positions)
+            with source.candidate.defended():
+                bound = self._bench.bind(source.task, source.candidate)
+                bound.answers(pixels[:2], positions[:2], self._batch_size)  # what is made once, at the first pass
+                started = time.perf_counter()
+                bound.answers(pixels, positions, self._batch_size)
+                forward = (time.perf_counter() - started) / len(positions)
+                started = time.perf_counter()
+                outcome = self._run(source, APGD(eps=4 / 255, steps=_TIMED), positions, stop=False)
+                seconds = time.perf_counter() - started
+            pairs = float(outcome.backwards.sum())
+            rest = float(outcome.forwards.sum()) - pairs
+            pair = max((seconds - rest * forward) / max(pairs, 1.0), forward)
+            self._speeds[key] = _Speed(forward, pair)
+        return self._speeds[key]
+
+    def _run(self, live: Live, attack: Attack, positions: Sequence[int], *, stop: bool) -> Outcome:
+        data = live.task.data
+        return self._bench.bind(live.task, live.candidate).attack(
+            attack,
+            data.pixels(positions),
+            positions,
+            keys=[data.keys[position] for position in positions],
+            seed=self._seed,
+            batch_size=self._batch_size,
+            stop=stop,
+        )
+
+    def _whole(self, live: Live, attack: Attack) -> tuple[float, float]:
+        """Forward and backward passes per sample of an attack that nothing ends early."""
+        classes = len(live.task.data.classes)
+        if live.task.name != "zero-shot" or classes < 2:  # goal by goal: only the task itself knows
+            with live.candidate.defended():
+                outcome = self._run(live, attack, [0], stop=False)
+            return float(outcome.forwards[0]), float(outcome.backwards[0])
+        key = (repr(attack), classes)
+        if key not in self._most:
+            objective = ClassificationObjective(_firm(classes), torch.zeros(1, dtype=torch.int64), classes, stop=False)
+            outcome = attack(objective, torch.full((1, 3, 8, 8), 0.5), seed=self._seed)
+            self._most[key] = float(outcome.forwards[0]), float(outcome.backwards[0])
+        return self._most[key]
+
+    def _expected(self, live: Live, attack: Attack) -> tuple[tuple[float, float], int]:
+        """Passes per sample of a white-box attack, and how many of the probed samples stand.
+
+        Of those that fall to a short attack its own passes, of the others all.
+        """
+        task, most = live.task, self._whole(live, attack)
+        positions = range(min(_PROBED, len(task.data)))
+        short = attack
+        if sum(most) > _SHORT and task.name == "zero-shot":
+            short = APGDEnsemble(norm=attack.norm, eps=attack.eps)
+        with live.candidate.defended():
+            bound = self._bench.bind(task, live.candidate)
+            answers = bound.answers(task.data.pixels(positions), positions, self._batch_size)
+            tried = [at for at, answer in zip(positions, answers, strict=True) if answer.score > task.low]
+            if not tried:
+                return (0.0, 0.0), 0
+            outcome = self._run(live, short, tried, stop=True)
+        forwards, backwards = outcome.forwards.double(), outcome.backwards.double()
+        if short is not attack:
+            forwards = torch.where(outcome.fooled, forwards, most[0])
+            backwards = torch.where(outcome.fooled, backwards, most[1])
+        passes = float(forwards.sum()) / len(positions), float(backwards.sum()) / len(positions)
+        return passes, int((~outcome.fooled).sum())
+
+
+def _firm(classes: int) -> Callable[[Tensor], Tensor]:
+    """A classifier of tiny images that keeps to class 0 within any ball."""
+
+    def logits(pixels: Tensor) -> Tensor:
+        mean = pixels.mean((1, 2, 3))
+        others = torch.stack([(number + 1) * mean for number in range(classes - 1)], 1)
+        return torch.cat([mean[:, None] + 100.0, others], 1)
+
+    return logits
+
+
+def costs_of(
+    bench: Bench, done: Callable[[Unit], Collection[int]], *, batch_size: int, seed: int, sanity: bool
+) -> Cost:
+    """What is left of an evaluation, and what it will cost on this device.
+
+    Args:
+        bench: holds models and data.
+        done: positions of the samples of a unit that are measured.
+        batch_size, seed, sanity: of the evaluation.
+    """
+    started, probe = time.perf_counter(), _Probe(bench, batch_size, seed, sanity)
+    found, shared = list[UnitCost](), set[str]()
+    for unit in bench.units():
+        left = len(unit.digests) - len(done(unit))
+        if left:
+            found.append(probe.cost(unit, left, first=unit.shared not in shared))
+            shared.add(unit.shared)
+        else:
+            found.append(UnitCost(unit=unit, samples=0, forwards=0, backwards=0, seconds=0))
+    return Cost(units=tuple(found), probe_seconds=time.perf_counter() - started)
