@@ -34,6 +34,7 @@ class Ledger:
         self._unchecked = set[int]()
         self._tallies: dict[int, Tally] = {}
         self._earlier: dict[int, dict[str, object]] = {}
+        self._told: dict[int, dict[str, object]] = {}
         self._held: dict[int, Measured] = {}
         self._clean: dict[str, dict[int, Sample]] = {}
         for unit in units:
@@ -68,7 +69,9 @@ class Ledger:
         if self.due(unit):
             self._held[unit.number] = measured
         else:
-            self._results.flag(unit.setting, self._signs(unit))
+            if (signs := self._signs(unit)) != self._told.get(unit.number):
+                self._results.flag(unit.setting, signs)
+                self._told[unit.number] = signs
             self._commit(unit, measured)
 
     def due(self, unit: Unit) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from radapt.io import digest_of
@@ -65,12 +66,12 @@ class Setting:
     version: str
     depends: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the setting without its label, its ``n`` and its metric: more samples extend a result."""
         return self._digest("method", "n", "metric")
 
-    @property
+    @cached_property
     def question(self) -> str:
         """Hash of what was asked: of several results that answer one question, the last that was asked for counts.
 
