@@ -26,7 +26,7 @@ METHOD: Any = importlib.import_module("radapt.adapters.data_driven")
 
 METHODS = [
     "CLIP", "TeCoA", "FARE", "R-Adapt_CLIP", "R-Adapt_FARE", "R-Adapt_TeCoA", "R-Adapt+ (static)",
-    "R-Adapt+ (adaptive)",
+    "R-Adapt+ (adaptive)", "graft", "shallow",
 ]  # fmt: skip
 
 

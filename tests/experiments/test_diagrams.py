@@ -172,12 +172,13 @@ def test_twins_on_the_way_adapters_that_are_there_and_adapters_on_twins(run: Run
         twins={"FARE": "micro/fare", "half": {"twin": "micro/fare", "weights": 0.5}},
         defences={
             "shipped": {"adapter": "micro/r-adapt-plus-static"},
+            "graft": {"method": "graft", "guide": "micro/fare", "weights": "embedding", "cutoff": 0.35},
             "FARE, filtered": {**FREE, "to": "FARE", "alpha": 0, "cutoff": 0.25},
         },
     )
     result = run("reproduce", path, "--out", "here", *SMALL)
     assert result.exit_code == 0, result.output
-    methods = {"CLIP", "FARE", "half", "shipped", "FARE, filtered"}
+    methods = {"CLIP", "FARE", "half", "shipped", "graft", "FARE, filtered"}
     assert set(percents("here/results.sqlite", "white-box")) == methods
     fare = radapt.load("micro/fare")
     half = radapt.models.interpolated(radapt.load("micro/clip"), fare, 0.5)

@@ -211,10 +211,11 @@ class Builder:
         if spec.data and (method.needs_images or settings.get("image") == "mean"):
             images = images_of(spec, vlm)
             pixels = images.pixels(range(len(images)))
+        shown = {} if pixels is None else {"pixels": pixels}
         if spec.guide is not None:
-            return method.make(vlm, self._model(spec.guide), **settings, pixels=pixels)
+            return method.make(vlm, self._model(spec.guide), **settings, **shown)
         if not method.needs_images or pixels is None:
-            return method.make(vlm, **settings, pixels=pixels)
+            return method.make(vlm, **settings, **shown)
         # Equal trainings of several experiments are one, whatever their names there.
         facts = [vlm.name, "+".join(spec.data), spec.n, settings]
         kind = "anchor" if spec.method == "data-driven" else spec.method

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.adapters import REGISTRY as METHODS
-from radapt.adapters import Adapter, micro_adapters, model_guided, training_free
+from radapt.adapters import Adapter, graft, micro_adapters, model_guided, training_free
 from radapt.data import load_dataset, training_images
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import expanded
@@ -29,13 +29,14 @@ _IMAGES, _STEPS = 1000, {"static": 40, "adaptive": 12}
 
 @dataclass(frozen=True, kw_only=True)
 class _World:
-    """A model and its twins by label, test sets, and the sets whose train splits an anchor is trained on."""
+    """A model and its twins by label, test sets, the sets that an anchor is trained on, and the adapters that ship."""
 
     model: str
     twins: Mapping[str, str]
     sets: tuple[str, ...]
     training: tuple[str, ...]
-    adapters: str
+    anchors: str
+    shallow: str | None = None
 
 
 _WORLD = _World(
@@ -43,14 +44,15 @@ _WORLD = _World(
     twins={"TeCoA": "micro/tecoa", "FARE": "micro/fare"},
     sets=("shapes", "textures", "compositions"),
     training=("objects",),
-    adapters="r-adapt-plus",
+    anchors="r-adapt-plus",
+    shallow="micro/shallow",
 )
 _PHOTOS = _World(
     model="micro/photos",
-    twins={"FARE": "micro/photos-fare"},
+    twins={"TeCoA": "micro/photos-tecoa", "FARE": "micro/photos-fare"},
     sets=("cifar-10", "caltech-101"),
     training=("cifar-10", "caltech-101"),
-    adapters="photos-r-adapt-plus",
+    anchors="photos-r-adapt-plus",
 )
 
 
@@ -72,7 +74,7 @@ def demo(
     progress: Callable[[str], None] | None = None,
     quiet: bool = False,
 ) -> Demo:
-    """Adapt a CLIP in three ways, attack it from outside and through its defence, and write a report.
+    """Adapt a CLIP in several ways, attack it from outside and through its defence, and write a report.
 
     The model, its robust twins and the images ship with the package; photographs are those of CIFAR-10 and Caltech-101,
     in the folder that ``RADAPT_DATA`` names or from the hub. An interrupted demo continues where it was.
@@ -113,7 +115,10 @@ def demo(
             )
             for adversary in ("static", "adaptive")
         ),
+        Candidate(method="graft", model=clip, adapter=graft(clip, twins["FARE"])),
     ]
+    if world.shallow is not None:
+        candidates.append(Candidate(method="shallow", model=clip, adapter=Adapter.from_pretrained(world.shallow)))
     threats = [
         Threat(attack="pgd", eps=4 / 255, source="undefended", options={"steps": 20}),
         Threat(attack="apgd-ensemble", eps=4 / 255, source="self"),
@@ -134,7 +139,7 @@ def _anchored(
     quiet: bool,
 ) -> Adapter:
     """R-Adapt+ with the anchor that ships, or, where none does or training is asked for, trained in a folder."""
-    name = f"{world.adapters}-{adversary}"
+    name = f"{world.anchors}-{adversary}"
     if not train and f"micro/{name}" in micro_adapters():
         return Adapter.from_pretrained(f"micro/{name}")
     report(f"the anchor of R-Adapt+ ({adversary}) is trained here, which takes minutes, or read if it was before")
