@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,36 @@ def test_wilson_limits_solve_the_score_equation_and_hold_the_mean(n: int, share:
     for p in (low, high):
         if 0 < p < 1 and 0 < share < 1:
             assert (p - share) ** 2 == pytest.approx(1.959963984540054**2 * p * (1 - p) / n, rel=1e-6, abs=1e-12)
+
+
+def test_a_file_is_read_as_it_is_at_one_time_while_another_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, later = tmp_path / "r.sqlite", replace(CLEAN, method="FARE", model="f")
+    with Results(path) as writer:
+        for setting in (CLEAN, later):
+            writer.begin(setting)
+            writer.add(setting, [sample(0)])
+    samples, threads = Results.samples, list[threading.Thread]()
+
+    def write() -> None:
+        with Results(path) as writer:
+            writer.add(later, [sample(1)])
+
+    def meanwhile(self: Results, setting: Setting) -> list[Sample]:
+        """Rows are added to the second setting before its samples are read, after all settings were."""
+        if setting == later and not threads:
+            threads.append(threading.Thread(target=write))
+            threads[0].start()
+            threads[0].join(0.5)
+        return samples(self, setting)
+
+    with Results(path, read_only=True) as reader, monkeypatch.context() as patch:
+        patch.setattr(Results, "samples", meanwhile)
+        before = [result.n for result in reader.all()]
+        threads[0].join()
+        assert before == [1, 1]
+        assert [result.n for result in reader.all()] == [1, 2]
 
 
 def test_wilson_of_nothing_says_nothing() -> None:

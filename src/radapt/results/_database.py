@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ from typing import Any
 from radapt.errors import ResultsError
 from radapt.io import digest_of
 
-__all__ = ["Database"]
+__all__ = ["Database", "checksum_of"]
 
 _PATIENCE = 60.0
 """Seconds that a writer waits for a reader."""
+
+
+def checksum_of(key: str, values: Iterable[object]) -> int:
+    """Tells a row from the same row with any bits flipped."""
+    return zlib.crc32(repr((key, *values)).encode("utf-8", "surrogatepass"))
 
 
 class Database:
@@ -133,6 +139,20 @@ class Database:
         """All rows of a query."""
         with self._explained():
             return self.connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """The file as it is now, for all reads of a ``with`` block, while another process writes."""
+        if self.connection.in_transaction:
+            yield
+            return
+        with self._explained():
+            self.connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

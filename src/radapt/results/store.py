@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
 from radapt.errors import ResultsError
 
-from ._database import Database
+from ._database import Database, checksum_of
 from .metrics import summarise
 from .records import CHECKS, Example, Result, Sample, Setting
 
@@ -44,11 +44,6 @@ _NAMES = {"meta", "settings", "samples", "examples"}
 _SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples, examples"
 _SAMPLE = ", ".join(column.name for column in fields(Sample))
 _EXAMPLE = ", ".join(column.name for column in fields(Example))
-
-
-def _checksum(key: str, values: Iterable[object]) -> int:
-    """Tells a row from the same row with any bits flipped."""
-    return zlib.crc32(repr((key, *values)).encode("utf-8", "surrogatepass"))
 
 
 class Results:
@@ -94,6 +89,10 @@ class Results:
         """
         self._file.close()
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """For all that is read in a ``with`` block: the file as it is now, while another process writes."""
+        return self._file.snapshot()
+
     def begin(self, setting: Setting, data: Sequence[str] = ()) -> set[int]:
         """Register a setting, as the last that was asked for, and return the positions already done.
 
@@ -105,7 +104,7 @@ class Results:
         key, text, done = setting.key, json.dumps(asdict(setting), sort_keys=True), self.done(setting, data)
         with self._file.transaction() as db:
             stored = db.execute(f"SELECT {_SETTING}, checksum FROM settings WHERE key = ?", (key,)).fetchone()
-            if stored is not None and _checksum(key, stored[:-1]) != stored[-1]:
+            if stored is not None and checksum_of(key, stored[:-1]) != stored[-1]:
                 db.execute("UPDATE settings SET seconds = 0, flags = '{}', checked = 0 WHERE key = ?", (key,))
             db.execute(
                 "INSERT INTO settings VALUES (:key, :question, (SELECT COUNT(*) FROM settings), 0, :n, :text, 0, '{}', "
@@ -128,7 +127,7 @@ class Results:
         """Position and hash of each stored sample, and whether its row is intact."""
         rows = self._file.read(f"SELECT {_SAMPLE}, checksum FROM samples WHERE key = ?", key)
         at, data = (_SAMPLE.split(", ").index(name) for name in ("position", "data"))
-        return [(row[at], row[data], _checksum(key, row[:-1]) == row[-1]) for row in rows]
+        return [(row[at], row[data], checksum_of(key, row[:-1]) == row[-1]) for row in rows]
 
     @staticmethod
     def _seal(db: Any, key: str) -> None:
@@ -139,7 +138,7 @@ class Results:
         db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', (SELECT COUNT(*) FROM settings))")
         row = db.execute(f"SELECT {_SETTING} FROM settings WHERE key = ?", (key,)).fetchone()
         if row is not None:
-            db.execute("UPDATE settings SET checksum = ? WHERE key = ?", (_checksum(key, row), key))
+            db.execute("UPDATE settings SET checksum = ? WHERE key = ?", (checksum_of(key, row), key))
 
     def add(
         self, setting: Setting, samples: Sequence[Sample], *, seconds: float = 0.0, examples: Iterable[Example] = ()
@@ -153,7 +152,7 @@ class Results:
                     names = _SAMPLE if table == "samples" else _EXAMPLE
                     db.execute(
                         f"INSERT OR REPLACE INTO {table} (key, {names}, checksum) VALUES ({places})",
-                        (key, *row, _checksum(key, row)),
+                        (key, *row, checksum_of(key, row)),
                     )
             db.execute("UPDATE settings SET seconds = seconds + ? WHERE key = ?", (seconds, key))
             self._seal(db, key)
@@ -217,16 +216,16 @@ class Results:
         Raises:
             ResultsError: a row is damaged.
         """
-        rows = self._file.read(f"SELECT key, {_SETTING}, checksum FROM settings ORDER BY position")
-        counted = self._file.read("SELECT value FROM meta WHERE key = 'settings'")
-        if rows and counted != [(str(len(rows)),)]:
-            self._damaged("some settings")
-        for key, *values, checksum in rows:
-            if _checksum(key, values) != checksum:
+        with self.snapshot():
+            rows = self._file.read(f"SELECT key, {_SETTING}, checksum FROM settings ORDER BY position")
+            counted = self._file.read("SELECT value FROM meta WHERE key = 'settings'")
+            if rows and counted != [(str(len(rows)),)]:
+                self._damaged("some settings")
+            if any(checksum_of(key, values) != checksum for key, *values, checksum in rows):
                 self._damaged("a setting")
-        last = {question: asked for asked, question in sorted((row[3], row[1]) for row in rows)}
-        shown = [row for row in rows if superseded or row[3] == last[row[1]]]
-        results = [result for row in shown for result in self._results(*row[:-1])]
+            last = {question: asked for asked, question in sorted((row[3], row[1]) for row in rows)}
+            shown = [row for row in rows if superseded or row[3] == last[row[1]]]
+            results = [result for row in shown for result in self._results(*row[:-1])]
         return [result for result in results if checks or result.setting.attack != CHECKS]
 
     def _results(
@@ -268,8 +267,9 @@ class Results:
         Raises:
             ResultsError: a row is damaged.
         """
-        examples = [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
-        counted = self._file.read("SELECT examples FROM settings WHERE key = ?", setting.key)
+        with self.snapshot():
+            examples = [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
+            counted = self._file.read("SELECT examples FROM settings WHERE key = ?", setting.key)
         if counted and counted[0][0] != len(examples):
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
         return examples
@@ -277,7 +277,7 @@ class Results:
     def _stored(self, table: str, names: str, setting: Setting) -> list[dict[str, Any]]:
         key = setting.key
         rows = self._file.read(f"SELECT {names}, checksum FROM {table} WHERE key = ? ORDER BY position", key)
-        wrong = sum(_checksum(key, row[:-1]) != row[-1] for row in rows)
+        wrong = sum(checksum_of(key, row[:-1]) != row[-1] for row in rows)
         if wrong:
             self._damaged(f"{wrong} {table} of {setting.method} on {setting.dataset}")
         return [dict(zip(names.split(", "), row, strict=False)) for row in rows]

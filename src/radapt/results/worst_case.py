@@ -30,6 +30,11 @@ def with_worst_cases(store: Results) -> list[Result]:
     under ``options``; its flags are those of all of them, and one more where transferred images do better than those of
     the attacker who sees everything.
     """
+    with store.snapshot():
+        return _with_worst_cases(store)
+
+
+def _with_worst_cases(store: Results) -> list[Result]:
     groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     results = store.all(checks=True)
     for result in results:
