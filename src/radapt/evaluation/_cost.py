@@ -157,26 +157,34 @@ class _Probe:
             stop=stop,
         )
 
-    def _whole(self, live: Live, attack: Attack) -> tuple[float, float]:
-        """Forward and backward passes per sample of an attack that nothing ends early."""
+    def _whole(self, live: Live, attack: Attack, *, stop: bool = False) -> tuple[float, float]:
+        """Forward and backward passes per sample of an attack on what does not fall.
+
+        Args:
+            live: the question.
+            attack: the attack.
+            stop: whether it may give up searches, as it may where only verdicts are wanted.
+        """
         classes = len(live.task.data.classes)
         if live.task.name != "zero-shot" or classes < 2:  # goal by goal: only the task itself knows
             with live.candidate.defended():
                 outcome = self._run(live, attack, [0], stop=False)
             return float(outcome.forwards[0]), float(outcome.backwards[0])
-        key = (repr(attack), classes)
+        key = (repr(attack), classes, stop)
         if key not in self._most:
-            objective = ClassificationObjective(_firm(classes), torch.zeros(1, dtype=torch.int64), classes, stop=False)
-            outcome = attack(objective, torch.full((1, 3, 8, 8), 0.5), seed=self._seed)
+            labels = torch.zeros(1, dtype=torch.int64, device="cpu")
+            objective = ClassificationObjective(_firm(classes), labels, classes, stop=stop)
+            outcome = attack(objective, torch.full((1, 3, 8, 8), 0.5, device="cpu"), seed=self._seed)
             self._most[key] = float(outcome.forwards[0]), float(outcome.backwards[0])
         return self._most[key]
 
     def _expected(self, live: Live, attack: Attack) -> tuple[tuple[float, float], int]:
         """Passes per sample of a white-box attack, and how many of the probed samples stand.
 
-        Of those that fall to a short attack its own passes, of the others all.
+        Of those that fall to a short attack its own passes; of the others all, or as many as a search without any
+        progress takes, where the attack gives such ones up.
         """
-        task, most = live.task, self._whole(live, attack)
+        task, most = live.task, self._whole(live, attack, stop=True)
         positions = range(min(_PROBED, len(task.data)))
         short = attack
         if sum(most) > _SHORT and task.name == "zero-shot":
