@@ -107,6 +107,14 @@ def use_data_driven(model: Any, folder: Path) -> None:
     assert adapter.settings.method == "data-driven"
 
 
+@example("shallow")
+def use_shallow(model: Any, folder: Path) -> None:
+    pixels = radapt.load_dataset("objects", split="train", n=4).pixels(range(4))
+    adapter = radapt.shallow(model, pixels, layers="embedding", steps=1, attack_steps=1, batch_size=4, quiet=True)
+    assert adapter.settings.cutoff == 0.35
+    assert all(name.startswith(("embeddings.", "pre_layrnorm.")) for name in adapter.deltas)
+
+
 @example("adapt")
 def use_adapt(model: Any, folder: Path) -> None:
     by_name = radapt.adapt("training-free", model, alpha=0.4, d0=30)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         detach,
         graft,
         model_guided,
+        shallow,
         training_free,
         tune,
     )
@@ -56,6 +57,7 @@ _PUBLIC = {
     "load_dataset": "data",
     "model_guided": "adapters",
     "reproduce": "experiments:run",
+    "shallow": "adapters",
     "training_free": "adapters",
     "tune": "adapters",
     "write_report": "reports",
@@ -91,6 +93,7 @@ __all__ = [
     "load_dataset",
     "model_guided",
     "reproduce",
+    "shallow",
     "training_free",
     "tune",
     "write_report",
