@@ -47,7 +47,8 @@ class Clock:
     def __init__(self) -> None:
         self._looked = time.perf_counter()
         self.now, self._due, self._number = 0.0, list[tuple[float, int, Any]](), count()
-        self.exceptions = SimpleNamespace(RayActorError=RuntimeError, RayTaskError=RuntimeError)
+        none = type("NeverRaised", (Exception,), {})
+        self.exceptions = SimpleNamespace(ActorDiedError=none, RayError=none, RayTaskError=none)
 
     def sent(self, seconds: float, result: Any) -> Any:
         """A reference to what will be there after some seconds."""

@@ -43,6 +43,8 @@ def test_passes_are_those_of_the_run_where_the_probe_sees_all_samples(tmp_path: 
     measured = passes(path)["tiny", "self"]
     assert (attacked.forwards - 1, attacked.backwards) == pytest.approx(measured)  # and one pass for the score
     assert attacked.seconds > 0
+    fewer = estimate_cost(candidate, **{**plan, "data": own_labels(model, 4)}, results=path)
+    assert [unit.samples for unit in fewer.units] == [0, 0]
     again = estimate_cost(candidate, **plan, results=path)
     assert [unit.samples for unit in again.units] == [0, 0]
     assert again.seconds == 0
@@ -110,6 +112,9 @@ def test_the_command_tells_and_measures_nothing(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nothing to evaluate"):
         estimate_cost("micro/clip", results=tmp_path / "r.sqlite")
+    for settings, message in (({"batch_size": 0}, "batch_size"), ({"shard": "1/2"}, "shard has no part in a cost")):
+        with pytest.raises(SettingsError, match=message):
+            estimate_cost("micro/clip", data="shapes", results=tmp_path / "r.sqlite", **settings)
     with pytest.raises(SettingsError, match="unknown attack 'pgdd'"):
         estimate_cost("micro/clip", data="shapes", attack="pgdd", results=tmp_path / "r.sqlite")
 

@@ -453,7 +453,7 @@ def test_several_attacks_in_one_call_and_their_worst_case(clip: VLM, adapter: Ad
         pair,
         data=[data],
         attack=["pgd", "square"],
-        options={"steps": 3, "square.steps": 7, "pgd.restarts": 2},
+        options={"square.steps": 7, "steps": 3, "pgd.restarts": 2},
         **settings,
     )
     stored = rows(tmp_path / "r.sqlite")
@@ -486,3 +486,18 @@ def test_several_attacks_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         evaluate(Candidate(method="A", model=clip), data="shapes", results=tmp_path / "r.sqlite", **settings)
+
+
+def test_images_are_not_shared_between_models_of_one_name(clip: VLM, tmp_path: Path) -> None:
+    other = tiny_clip(seed=1)
+    assert other.name == clip.name
+    adapters = [training_free(clip, alpha=0.3, cutoff=0.3), training_free(other, alpha=0.4, cutoff=0.3)]
+    pair = [
+        Candidate(method=m, model=model, adapter=a) for m, model, a in zip("AB", (clip, other), adapters, strict=True)
+    ]
+    data = load_dataset("shapes", n=8)
+    run(tmp_path / "both.sqlite", pair, data, TRANSFER)
+    for candidate in pair:
+        run(tmp_path / f"{candidate.method}.sqlite", [candidate], data, TRANSFER)
+        key = (candidate.method, "pgd", "undefended")
+        assert rows(tmp_path / "both.sqlite")[key] == rows(tmp_path / f"{candidate.method}.sqlite")[key]

@@ -69,9 +69,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def workers() -> list[int]:
-    """Process numbers of the workers that have begun."""
-    found = subprocess.run(["pgrep", "-f", "ray::_Worker"], capture_output=True, text=True, check=False)
-    return [int(word) for word in found.stdout.split()]
+    """Process numbers of the workers that have begun below this process."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in found.stdout.splitlines()]
+    parents = {int(row[0]): int(row[1]) for row in rows}
+
+    def below(number: int) -> bool:
+        return number == os.getpid() or (number in parents and below(parents[number]))
+
+    return [int(row[0]) for row in rows if row[2].startswith("ray::_Worker") and below(int(row[0]))]
 
 
 def test_workers_make_the_same_rows_as_one_process_though_one_of_them_is_killed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from tests.tiny import own_labels, tiny_clip
 import radapt
 from radapt.adapters import Adapter, training_free
 from radapt.data import load_dataset
+from radapt.errors import ResultsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.results import Results, Sample
 
@@ -162,3 +164,18 @@ def test_a_transfer_figure_hangs_on_the_weights_of_its_source_too(tiny_vlm: Any,
         source.model.visual_projection.weight.mul_(-1)
     assert run() == ["clean", "transfer"]
     assert run(superseded=True) == ["clean", "transfer", "transfer"]
+
+
+def test_a_damaged_row_is_measured_again_by_the_same_command(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    plan(folder, path)
+    before = stored(path)
+    for kind in ("none", "pgd"):
+        with sqlite3.connect(path) as file:
+            key = file.execute("SELECT key FROM settings WHERE setting LIKE ?", (f'%"attack": "{kind}"%',)).fetchone()
+            assert key is not None
+            file.execute("UPDATE samples SET score = 1 - score WHERE key = ? AND position = 1", key)
+        with pytest.raises(ResultsError, match="damaged"), Results(path, read_only=True) as results:
+            results.all()
+        plan(folder, path)
+        assert stored(path) == before

@@ -135,6 +135,10 @@ class Bench:
             )
         return self._live[unit.number]
 
+    def forget(self) -> None:
+        """Let go of transferred images."""
+        self._transferred.clear()
+
     def objects(self, unit: Unit) -> Live:
         """The objects behind a unit."""
         return self._live[unit.number]

@@ -17,6 +17,7 @@ from ._bench import Bench
 from ._candidates import Candidate
 from ._plan import Live, identity_of
 from ._sanity import QUERIES, longer
+from ._task import batches
 from ._units import Unit
 
 __all__ = ["Cost", "UnitCost", "costs_of"]
@@ -184,11 +185,12 @@ class _Probe:
         Of those that fall to a short attack its own passes; of the others all, or as many as a search without any
         progress takes, where the attack gives such ones up.
         """
-        task, most = live.task, self._whole(live, attack, stop=True)
+        task, short, most = live.task, attack, (0.0, 0.0)
         positions = range(min(_PROBED, len(task.data)))
-        short = attack
-        if sum(most) > _SHORT and task.name == "zero-shot":
-            short = APGDEnsemble(norm=attack.norm, eps=attack.eps)
+        if task.name == "zero-shot":
+            most = self._whole(live, attack, stop=True)
+            if sum(most) > _SHORT:
+                short = APGDEnsemble(norm=attack.norm, eps=attack.eps)
         with live.candidate.defended():
             bound = self._bench.bind(task, live.candidate)
             answers = bound.answers(task.data.pixels(positions), positions, self._batch_size)
@@ -228,7 +230,9 @@ def costs_of(
     started, probe = time.perf_counter(), _Probe(bench, batch_size, seed, sanity)
     found, shared = list[UnitCost](), set[str]()
     for unit in bench.units():
-        left = len(unit.digests) - len(done(unit))
+        known = set(done(unit))
+        chunks = batches(len(unit.digests), unit.setting.chunk_size)
+        left = sum(len(chunk) for chunk in chunks if not known.issuperset(chunk))  # a chunk is measured whole
         if left:
             found.append(probe.cost(unit, left, first=unit.shared not in shared))
             shared.add(unit.shared)

@@ -115,10 +115,9 @@ def evaluate(
             called like a source, a model that carries an adapter already, an unknown source, or a dataset of a task
             that cannot be evaluated; or a shard that is not of the form ``i/k``.
         InputError: a model puts out nothing that is a number.
+        CheckError: of Ray: workers died again and again, or found other models or data than were planned with.
     """
-    check_batch_size(batch_size)
-    whole("chunk_size", chunk_size)
-    check_seed(seed)
+    _check_numbers(batch_size, chunk_size, seed)
     part = (0, 1) if shard is None else _part(shard)
     if executor not in get_args(Executor):
         raise SettingsError(f"unknown executor {shown(executor)}{nearest(str(executor), get_args(Executor))}")
@@ -183,6 +182,8 @@ def estimate_cost(
         RadaptError: as of :func:`evaluate`.
     """
     taken = inspect.signature(evaluate).parameters
+    if useless := [name for name in ("shard", "executor", "workers", "resources") if settings.get(name) is not None]:
+        raise SettingsError(f"{useless[0]} has no part in a cost on this device; leave it out, or divide the seconds")
     own = {name: value for name, value in settings.items() if name in taken}
     loading = {name: value for name, value in settings.items() if name not in taken}
     asked = {
@@ -192,6 +193,7 @@ def estimate_cost(
     }
     if asked["data"] is inspect.Parameter.empty:
         raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
+    _check_numbers(asked["batch_size"], asked["chunk_size"], asked["seed"])
     request = Request(candidates=candidates, **asked, loading=loading)
     bench = Bench(request, models or Models(loading))
     with ExitStack() as stack:
@@ -202,6 +204,12 @@ def estimate_cost(
             return set() if file is None else file.done(unit.setting, unit.digests)
 
         return costs_of(bench, done, batch_size=request.batch_size, seed=request.seed, sanity=own.get("sanity", True))
+
+
+def _check_numbers(batch_size: int, chunk_size: int, seed: int) -> None:
+    check_batch_size(batch_size)
+    whole("chunk_size", chunk_size)
+    check_seed(seed)
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _options_of(attacks: Sequence[str], options: Mapping[str, object]) -> dict[s
         SettingsError: an option names an attack that is not among them.
     """
     own: dict[str, dict[str, object]] = {name: {} for name in attacks}
-    for key, value in options.items():
+    for key, value in sorted(options.items(), key=lambda pair: "." in str(pair[0])):
         name, dot, option = str(key).partition(".")
         if dot and name not in own:
             raise SettingsError(f"the option {key} is for {name!r}, which is not among the attacks{nearest(name, own)}")

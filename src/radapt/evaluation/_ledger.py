@@ -33,10 +33,12 @@ class Ledger:
         self.todo: dict[int, list[Chunk]] = {}
         self._unchecked = set[int]()
         self._tallies: dict[int, Tally] = {}
+        self._continued = set[int]()
         self._earlier: dict[int, dict[str, object]] = {}
         self._told: dict[int, dict[str, object]] = {}
         self._held: dict[int, Measured] = {}
         self._clean: dict[str, dict[int, Sample]] = {}
+        self._fresh: dict[str, dict[int, Sample]] = {}
         for unit in units:
             done = results.begin(unit.setting, unit.digests)
             chunks = batches(len(unit.digests), unit.setting.chunk_size)
@@ -45,11 +47,9 @@ class Ledger:
             self.todo[unit.number] = todo
             if sanity and (todo or results.checked(unit.setting) < len(unit.digests)):
                 self._unchecked.add(unit.number)
-            continued = sum(map(len, todo)) < len(unit.digests)
+            if sum(map(len, todo)) < len(unit.digests):
+                self._continued.add(unit.number)
             self._tallies[unit.number] = Tally()
-            self._earlier[unit.number] = earlier_signs(results, unit.setting) if continued else {}
-            if unit.clean is None:
-                self._clean[unit.setting.key] = {each.position: each for each in results.samples(unit.setting)}
 
     def left(self, unit: Unit) -> int:
         """How many samples of a unit are to be measured."""
@@ -57,7 +57,12 @@ class Ledger:
 
     def clean(self, unit: Unit, chunk: Chunk) -> list[Sample]:
         """The samples of a chunk in the clean result of the same candidate; none where this is the clean one."""
-        known = {} if unit.clean is None else self._clean[unit.clean.key]
+        if unit.clean is None:
+            return []
+        key = unit.clean.key
+        if key not in self._clean:  # what is measured after this is added as it comes
+            self._clean[key] = {each.position: each for each in self._results.samples(unit.clean, intact=True)}
+        known = {**self._clean[key], **self._fresh.get(key, {})}
         return [known[position] for position in chunk if position in known]
 
     def store(self, unit: Unit, chunk: Chunk, measured: Measured) -> None:
@@ -65,7 +70,8 @@ class Ledger:
         self._tallies[unit.number] += measured.tally
         self.todo[unit.number].remove(chunk)
         if unit.clean is None:
-            self._clean[unit.setting.key] |= {each.position: each for each in measured.samples}
+            fresh = self._fresh.setdefault(unit.setting.key, {})
+            fresh |= {each.position: each for each in measured.samples}
         if self.due(unit):
             self._held[unit.number] = measured
         else:
@@ -81,7 +87,7 @@ class Ledger:
     def scores(self, unit: Unit) -> dict[int, float]:
         """The score of every sample of a unit that is measured, by position."""
         held = self._held.get(unit.number)
-        samples = (*self._results.samples(unit.setting), *(held.samples if held is not None else ()))
+        samples = (*self._results.samples(unit.setting, intact=True), *(held.samples if held is not None else ()))
         return {each.position: each.score for each in samples}
 
     def checked(self, unit: Unit, checks: Checked) -> None:
@@ -98,7 +104,16 @@ class Ledger:
             self._commit(unit, held)
         self._unchecked.discard(unit.number)
 
+    def given_up(self, unit: Unit) -> None:
+        """Commit what is measured of a unit whose checks cannot be made; they are made when it is asked for again."""
+        if (held := self._held.pop(unit.number, None)) is not None:
+            self._results.flag(unit.setting, self._signs(unit))
+            self._commit(unit, held)
+
     def _signs(self, unit: Unit) -> dict[str, object]:
+        if unit.number not in self._earlier:
+            known = unit.number in self._continued
+            self._earlier[unit.number] = earlier_signs(self._results, unit.setting) if known else {}
         return {**self._earlier[unit.number], **self._tallies[unit.number].flags()}
 
     def _commit(self, unit: Unit, measured: Measured) -> None:

@@ -157,7 +157,8 @@ def _units(
                 )
                 clean = clean or setting
                 white_box = threat is not None and threat.source == "self"
-                shared = [setting.dataset, setting.task, setting.split, identity_of(source), threat]
+                weights = depends.get("source", depends["model"])  # names may be those of several models
+                shared = [setting.dataset, setting.task, setting.split, identity_of(source), weights, threat]
                 yield (
                     Unit(
                         number=number,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from radapt.errors import CheckError, RadaptError, SettingsError
+from radapt.io import expanded
 from radapt.numbers import number
 from radapt.results import Sample
 from radapt.text import one_line
@@ -27,7 +28,7 @@ __all__ = ["Crew", "crew"]
 
 _RETRIES = 3
 """How often a chunk whose worker died is tried again."""
-_ENVIRONMENT = ("RADAPT_DATA", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN")
+_ENVIRONMENT = ("RADAPT_DATA", "RADAPT_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """What workers read models and data with, as this process does."""
 
 
@@ -60,7 +61,9 @@ class _Worker:
         return self._bench.units()
 
     def measure(self, units: Sequence[Unit], chunk: Chunk, clean: Sequence[Sequence[Sample]]) -> list[Measured]:
-        return [self._bench.measure(unit, chunk, each) for unit, each in zip(units, clean, strict=True)]
+        found = [self._bench.measure(unit, chunk, each) for unit, each in zip(units, clean, strict=True)]
+        self._bench.forget()  # all units that share these images were here
+        return found
 
     def check(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
         return self._bench.check(unit, scores)
@@ -96,34 +99,55 @@ class Crew:
         ready, waiting = self._jobs(units, ledger)
         for unit in units:
             advance(unit, len(unit.digests) - ledger.left(unit))
-        ready += [_Job((unit,), None) for unit in units if ledger.due(unit)]
+        ready.extendleft(_Job((unit,), None) for unit in units if ledger.due(unit))
         idle, running, lost = deque(self._workers), dict[Any, tuple[Any, _Job]](), list[str]()
-        while ready or running:
+        errors, tries = self._ray.exceptions, Counter[int]()
+        while running or (ready and idle):
             while ready and idle:
                 worker, job = idle.popleft(), ready.popleft()
                 running[self._sent(worker, job, ledger)] = worker, job
             (done,), _ = self._ray.wait(list(running), num_returns=1)
             worker, job = running.pop(done)
-            idle.append(worker)
             try:
                 found = self._got(done)
-            except self._ray.exceptions.RayActorError as error:
-                lost.append(f"{job.units[0]} ({one_line(error)[:200]})")
+            except errors.RayTaskError:
+                raise  # a fault, not a death
+            except errors.ActorDiedError as error:  # and will not come back: another one takes the job
+                tries[id(job)] += 1
+                if tries[id(job)] <= _RETRIES:
+                    ready.appendleft(job)
+                else:
+                    lost.append(self._lost(job, error, ledger))
                 continue
+            except errors.RayError as error:
+                lost.append(self._lost(job, error, ledger))
+                idle.append(worker)
+                continue
+            idle.append(worker)
             if job.chunk is None:
                 ledger.checked(job.units[0], found)
                 continue
             for unit, measured in zip(job.units, found, strict=True):
                 ledger.store(unit, job.chunk, measured)
                 advance(unit, len(job.chunk))
-                if ledger.due(unit):
-                    ready.append(_Job((unit,), None))
+                if ledger.due(unit):  # first of all: what it completes is committed with it
+                    ready.appendleft(_Job((unit,), None))
             ready += self._released(waiting, job)
-        if lost:
+        if lost or ready or waiting:
+            rest = len(ready) + len(waiting)
+            untried = f", and {rest} more were not tried" if rest else ""
             raise CheckError(
-                f"workers died {_RETRIES + 1} times on {len(lost)} chunks, all others are measured: {lost[0]}. Run the "
-                "same command again, with fewer images per pass (batch_size) if memory ran out"
+                f"workers died again and again on {len(lost)} chunks or checks{untried}; all else is measured. "
+                f"{lost[0] if lost else 'No worker is left'}. Run the same command again, with fewer images per pass "
+                "(batch_size) if memory ran out"
             )
+
+    @staticmethod
+    def _lost(job: _Job, error: Exception, ledger: Ledger) -> str:
+        """Keep what is measured of a job that could not be done, and say which it is."""
+        if job.chunk is None:
+            ledger.given_up(job.units[0])
+        return f"{job.units[0]} ({one_line(error)[:200]})"
 
     @staticmethod
     def _jobs(units: Sequence[Unit], ledger: Ledger) -> tuple[deque[_Job], list[_Waiting]]:
@@ -201,12 +225,14 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
     actors = list[Any]()
     try:
         there = ray.cluster_resources()
-        room = min((int(there.get(name, 0) // amount) for name, amount in takes.items() if amount > 0), default=1)
+        room = min(int(there.get(name, 0) / amount + 1e-6) for name, amount in takes.items())
         if room < (1 if workers is None else workers):
             asked, has = ({name: each.get(name, 0) for name in takes} for each in (takes, there))
             raise SettingsError(f"{workers or 1} workers that take {asked} each do not fit: the cluster has {has}")
         others = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        if "RADAPT_DATA" in environment:  # workers have a folder of their own
+            environment["RADAPT_DATA"] = str(expanded(environment["RADAPT_DATA"]).absolute())
         actor = ray.remote(_Worker).options(
             num_cpus=takes.get("CPU", 0),
             num_gpus=takes.get("GPU", 0),

@@ -107,7 +107,7 @@ class Tally:
 
 def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
     """Signs that earlier runs left in the flags of a setting: what they counted is not stored with the samples."""
-    flags = next((result.flags for result in results.all() if result.setting.key == setting.key), {})
+    flags = results.flags(setting)
     return {name: flags[name] for name in _SIGNS if name in flags}
 
 

@@ -97,6 +97,7 @@ class Builder:
             quiet,
         )
         self._adapters: dict[str, Adapter] = {}
+        self._twins: dict[str, VLM] | None = None
         for title, spec in profile.defences.items():
             if spec.method is not None:
                 self._method(title, spec.method, spec.settings)
@@ -105,6 +106,8 @@ class Builder:
 
     def twins(self) -> dict[str, VLM]:
         """The twins of the profile's first model by label, those that it trains included."""
+        if self._twins is not None:
+            return self._twins
         profile = self._profile
         base = self._model(next(iter(profile.models.values())))
         twins = {
@@ -117,6 +120,7 @@ class Builder:
             slug = "".join(letter if letter.isalnum() else "-" for letter in label)
             folder = self._artifacts / f"{slug}-{digest_of([base.name, str(training)], length=8)}"
             twins[label] = trained_twin(base, training, folder, report=self._report, quiet=self._quiet)
+        self._twins = twins
         return twins
 
     def comparisons(self) -> Iterator[Comparison]:
@@ -167,14 +171,15 @@ class Builder:
         self, title: str, spec: DefenceSpec, sweep: Sweep, base: VLM, candidates: list[Candidate]
     ) -> Iterator[Position]:
         """Add a defence with every value of a sweep; equal adapters are one candidate at several positions."""
-        known = {each.adapter.fingerprint: each.method for each in candidates if each.adapter is not None}
+        known = {(each.model.name, each.adapter.fingerprint): each.method for each in candidates if each.adapter}
         for value, x in zip(sweep.values, axis_of(sweep)[0], strict=True):
             method = f"{title}, {sweep.over} {value}"
             adapter = self._with_setting(title, spec, base, sweep.over, value)
-            if adapter.fingerprint not in known:
-                known[adapter.fingerprint] = method
+            key = base.name, adapter.fingerprint
+            if key not in known:
+                known[key] = method
                 candidates.append(Candidate(method=method, model=base, adapter=adapter))
-            yield Position(method=known[adapter.fingerprint], line=title, x=x)
+            yield Position(method=known[key], line=title, x=x)
 
     def _with_setting(self, title: str, spec: DefenceSpec, base: VLM, over: str, value: Any) -> Adapter:
         """A defence with another value of one setting."""

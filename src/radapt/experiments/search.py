@@ -99,6 +99,7 @@ class SearchSpec:
             raise SettingsError(f"weight must lie in [0, 1], got {self.weight!r}")
         if empty := [name for space in self.space for name, values in space.items() if not values]:
             raise SettingsError(f"space: {empty[0]} has no values")
+        parse(_OWN["start"], [self.settings.get("start")], where="settings: start")
         for space in self.space:
             for name, kind in _OWN.items():
                 parse(kind, space.get(name, []), where=f"space: {name}")
@@ -187,8 +188,9 @@ def search(
             place = folder / f"rung-{number + 1}" / name
             known = earlier.get((number, name), 0.0) if (place / "recipe.json").exists() else 0.0
             given = {**_others(plan, settings), "steps": rung.steps, "seed": plan.seed}
-            if settings.get("start") is not None:
-                given["start"] = beginning(json.dumps(settings["start"], sort_keys=True))
+            begun = settings.get("start", plan.settings.get("start"))
+            if begun is not None:
+                given["start"] = beginning(json.dumps(begun, sort_keys=True))
             pixels = images(names(settings.get("data", plan.data)), settings.get("n", plan.n))
             began = time.monotonic()
             adapter = trained_adapter(
@@ -245,7 +247,8 @@ def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
 
 def _others(plan: SearchSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a trial that are the method's."""
-    return {**plan.settings, **{key: value for key, value in settings.items() if key not in _OWN}}
+    fixed = {key: value for key, value in plan.settings.items() if key != "start"}
+    return fixed | {key: value for key, value in settings.items() if key not in _OWN}
 
 
 def _measured(

@@ -90,7 +90,7 @@ class Results:
         self._file.close()
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """For all that is read in a ``with`` block: the file as it is now, while another process writes."""
+        """For all that is read in a ``with`` block: the file as it is now, while another process writes it."""
         return self._file.snapshot()
 
     def begin(self, setting: Setting, data: Sequence[str] = ()) -> set[int]:
@@ -194,13 +194,18 @@ class Results:
 
     def checked(self, setting: Setting) -> int:
         """On how many samples of a setting the sanity checks have run."""
-        rows = self._file.read("SELECT checked FROM settings WHERE key = ?", setting.key)
-        return int(rows[0][0]) if rows else 0
+        return int(rows[0][0]) if (rows := self._column("checked", setting)) else 0
+
+    def flags(self, setting: Setting) -> dict[str, object]:
+        """The flags that are stored with a setting."""
+        return {} if not (rows := self._column("flags", setting)) else dict(json.loads(rows[0][0]))
 
     def asked(self, setting: Setting) -> int:
         """When a setting was last asked for: a number that is larger than those of all settings asked for before."""
-        rows = self._file.read("SELECT asked FROM settings WHERE key = ?", setting.key)
-        return int(rows[0][0]) if rows else 0
+        return int(rows[0][0]) if (rows := self._column("asked", setting)) else 0
+
+    def _column(self, name: str, setting: Setting) -> list[tuple[Any, ...]]:
+        return self._file.read(f"SELECT {name} FROM settings WHERE key = ?", setting.key)
 
     def all(self, *, superseded: bool = False, checks: bool = False) -> list[Result]:
         """The results of every setting that has samples, in order of first registration; the own metric first.
@@ -252,13 +257,13 @@ class Results:
             results.append(Result(setting=where, flags=json.loads(flags), **costs))
         return results
 
-    def samples(self, setting: Setting) -> list[Sample]:
-        """The samples of a setting, in order of position.
+    def samples(self, setting: Setting, *, intact: bool = False) -> list[Sample]:
+        """The samples of a setting, in order of position; ``intact``: without those whose rows are damaged.
 
         Raises:
             ResultsError: a row is damaged.
         """
-        rows = self._stored("samples", _SAMPLE, setting)
+        rows = self._stored("samples", _SAMPLE, setting, intact)
         return [Sample(**{**row, "also": json.loads(row["also"])}) for row in rows]
 
     def examples(self, setting: Setting) -> list[Example]:
@@ -269,24 +274,22 @@ class Results:
         """
         with self.snapshot():
             examples = [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
-            counted = self._file.read("SELECT examples FROM settings WHERE key = ?", setting.key)
+            counted = self._column("examples", setting)
         if counted and counted[0][0] != len(examples):
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
         return examples
 
-    def _stored(self, table: str, names: str, setting: Setting) -> list[dict[str, Any]]:
+    def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[dict[str, Any]]:
         key = setting.key
         rows = self._file.read(f"SELECT {names}, checksum FROM {table} WHERE key = ? ORDER BY position", key)
-        wrong = sum(checksum_of(key, row[:-1]) != row[-1] for row in rows)
-        if wrong:
-            self._damaged(f"{wrong} {table} of {setting.method} on {setting.dataset}")
-        return [dict(zip(names.split(", "), row, strict=False)) for row in rows]
+        right = [row for row in rows if checksum_of(key, row[:-1]) == row[-1]]
+        if len(right) < len(rows) and not intact:
+            self._damaged(f"{len(rows) - len(right)} {table} of {setting.method} on {setting.dataset}")
+        return [dict(zip(names.split(", "), row, strict=False)) for row in right]
 
     def _damaged(self, what: str) -> None:
-        raise ResultsError(
-            f"{self.path} is damaged: {what} are not as they were written; run the same command again, which "
-            "measures what is damaged once more, or restore a copy of the file"
-        )
+        again = "run the same command again, which measures what is damaged once more, or restore a copy of the file"
+        raise ResultsError(f"{self.path} is damaged: {what} are not as they were written; {again}")
 
 
 def _sample_row(sample: Sample) -> tuple[object, ...]:
