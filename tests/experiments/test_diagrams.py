@@ -174,11 +174,12 @@ def test_twins_on_the_way_adapters_that_are_there_and_adapters_on_twins(run: Run
             "shipped": {"adapter": "micro/r-adapt-plus-static"},
             "graft": {"method": "graft", "guide": "micro/fare", "weights": "embedding", "cutoff": 0.35},
             "FARE, filtered": {**FREE, "to": "FARE", "alpha": 0, "cutoff": 0.25},
+            "as of TeCoA": {**FREE, "made_on": "micro/tecoa"},
         },
     )
     result = run("reproduce", path, "--out", "here", *SMALL)
     assert result.exit_code == 0, result.output
-    methods = {"CLIP", "FARE", "half", "shipped", "graft", "FARE, filtered"}
+    methods = {"CLIP", "FARE", "half", "shipped", "graft", "FARE, filtered", "as of TeCoA"}
     assert set(percents("here/results.sqlite", "white-box")) == methods
     fare = radapt.load("micro/fare")
     half = radapt.models.interpolated(radapt.load("micro/clip"), fare, 0.5)
@@ -190,6 +191,7 @@ def test_twins_on_the_way_adapters_that_are_there_and_adapters_on_twins(run: Run
     assert depends["FARE, filtered"]["model"] == depends["FARE"]["model"] != depends["half"]["model"]
     assert depends["half"]["model"] != depends["shipped"]["model"] == depends["CLIP"]["model"]
     assert adapters["shipped"] == radapt.Adapter.from_pretrained("micro/r-adapt-plus-static").fingerprint
+    assert adapters["as of TeCoA"] == radapt.training_free(radapt.load("micro/tecoa")).fingerprint
     filtered = radapt.training_free(fare, alpha=0, cutoff=0.25)
     assert adapters["FARE, filtered"] == filtered.fingerprint
 

@@ -193,7 +193,7 @@ class Builder:
             raise SettingsError(f"{title}: {over} belongs to the making of an adapter, and {spec.adapter} is there")
         if over == "data":
             return self.adapter(title, replace(spec, data=(value,) if isinstance(value, str) else tuple(value)), base)
-        if over in ("n", "guide", "on"):
+        if over in ("n", "guide", "made_on"):
             return self.adapter(title, replace(spec, **{over: value}), base)
         return self.adapter(title, replace(spec, settings={**spec.settings, over: value}), base)
 
@@ -201,7 +201,7 @@ class Builder:
         """The adapter of a defence."""
         key = digest_of([title, str(spec), base.name])
         if key not in self._adapters:
-            self._adapters[key] = self._make(title, spec, base if spec.on is None else self._model(spec.on))
+            self._adapters[key] = self._make(title, spec, base if spec.made_on is None else self._model(spec.made_on))
         return self._adapters[key]
 
     def _method(self, title: str, name: str, given: Mapping[str, Any]) -> tuple[AdapterMethod, dict[str, Any]]:

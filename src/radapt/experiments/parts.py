@@ -89,7 +89,7 @@ class DefenceSpec:
         method: an adapter method, as in ``radapt adapt``.
         adapter: instead of all else, an adapter that is there: its name or folder.
         guide: the robust twin, for a method that needs one.
-        on: the model on which the adapter is made, for the towers of others; None: the model itself.
+        made_on: the model on which the adapter is made, for the towers of others; None: the model itself.
         to: the label of the one model or twin that it is put on, instead of each of the models.
         data, n: for a method that is trained, and an anchor of a mean image: the dataset whose train split is used, or
             several, and how many images of each.
@@ -102,7 +102,7 @@ class DefenceSpec:
     method: str | None = None
     adapter: str | None = None
     guide: str | None = None
-    on: str | None = None
+    made_on: str | None = None
     to: str | None = None
     data: Names = ()
     n: _Count = 2000
@@ -112,7 +112,7 @@ class DefenceSpec:
         if (self.method is None) == (self.adapter is None):
             raise SettingsError("a defence has a method, or an adapter that is there")
         if self.method is None:
-            if unused := [*self.settings, *(key for key in ("guide", "on", "data") if getattr(self, key))]:
+            if unused := [*self.settings, *(key for key in ("guide", "made_on", "data") if getattr(self, key))]:
                 raise SettingsError(f"{self.adapter} is there, and takes no {unused[0]}; give a method instead")
             return
         method: AdapterMethod = METHODS.get(self.method)
