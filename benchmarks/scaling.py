@@ -80,14 +80,15 @@ class _Key:
 class Idle:
     """A worker that computes nothing, and says what a real one would."""
 
-    def __init__(self, clock: Clock) -> None:
-        def measure(units: Sequence[Unit], chunk: Sequence[int], clean: object) -> Any:
+    def __init__(self, clock: Clock, units: Sequence[Unit]) -> None:
+        def measure(asked: Sequence[tuple[int, str]], chunk: Sequence[int], clean: object) -> Any:
             made = [
-                Measured(samples=samples(unit, chunk), examples=(), tally=Tally(), seconds=SECONDS) for unit in units
+                Measured(samples=samples(units[number], chunk), examples=(), tally=Tally(), seconds=SECONDS)
+                for number, _ in asked
             ]
-            return clock.sent(SECONDS * len(units), made)
+            return clock.sent(SECONDS * len(made), made)
 
-        def check(unit: Unit, scores: object) -> Any:
+        def check(asked: tuple[int, str], scores: object) -> Any:
             return clock.sent(SECONDS, Checked())
 
         self.measure, self.check = SimpleNamespace(remote=measure), SimpleNamespace(remote=check)
@@ -129,7 +130,7 @@ def simulated(workers: int, units: Sequence[Unit]) -> dict[str, Any]:
         clock = Clock()
         ledger = Ledger(results, units, (0, 1), sanity=False)
         chunks = sum(len(todo) for todo in ledger.todo.values())
-        Crew(clock, [Idle(clock) for _ in range(workers)]).run(units, ledger, lambda unit, done: None)
+        Crew(clock, [Idle(clock, units) for _ in range(workers)]).run(units, ledger, lambda unit, done: None)
         own = time.perf_counter() - started
     ideal = chunks * SECONDS / workers
     return {

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from radapt.errors import CheckError, InputError
+from radapt.errors import InputError
 from radapt.results import Example, Sample
 from radapt.types import Pixels
 
@@ -79,15 +79,14 @@ class Bench:
         """Measure one chunk.
 
         Args:
-            unit: the unit, as the one who asks knows it.
+            unit: the unit.
             chunk: positions of the samples.
             clean: those samples of the clean result; none for a clean one.
 
         Raises:
             InputError: the model puts out nothing that is a number.
-            CheckError: models or data here are not those that were asked for.
         """
-        live, started = self._of(unit), time.perf_counter()
+        live, started = self.objects(unit), time.perf_counter()
         if live.task is not self._task:  # transferred images are kept for one dataset at a time
             self._transferred.clear()
             self._task = live.task
@@ -109,7 +108,7 @@ class Bench:
             unit: the unit.
             scores: of its samples, by position.
         """
-        live = self._of(unit)
+        live = self.objects(unit)
         data, model = live.task.data, live.candidate.model
         few = range(min(live.task.checked, len(data)))
         images = data.pixels(few).to(model.device)
@@ -125,15 +124,6 @@ class Bench:
             return Checked(flags=flags)
         answers = self._answer(live, torch.stack(list(found.values())), list(found))
         return Checked(flags=flags, samples=[_sample(unit, live, *each) for each in zip(found, answers, strict=True)])
-
-    def _of(self, unit: Unit) -> Live:
-        own = self._units[unit.number] if unit.number < len(self._units) else None
-        if own is None or own.setting.key != unit.setting.key or own.digests != unit.digests:
-            raise CheckError(
-                f"{unit}: the models or the data here are not those that the evaluation was planned with; give every "
-                "process the same files and versions"
-            )
-        return self._live[unit.number]
 
     def forget(self) -> None:
         """Let go of transferred images."""

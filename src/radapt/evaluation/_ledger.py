@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from radapt.results import Results, Sample
+from radapt.results import Results, Sample, Setting
 
 from ._sanity import Tally, check_undefended, earlier_signs
 from ._task import batches
@@ -38,7 +38,6 @@ class Ledger:
         self._told: dict[int, dict[str, object]] = {}
         self._held: dict[int, Measured] = {}
         self._clean: dict[str, dict[int, Sample]] = {}
-        self._fresh: dict[str, dict[int, Sample]] = {}
         for unit in units:
             done = results.begin(unit.setting, unit.digests)
             chunks = batches(len(unit.digests), unit.setting.chunk_size)
@@ -59,19 +58,21 @@ class Ledger:
         """The samples of a chunk in the clean result of the same candidate; none where this is the clean one."""
         if unit.clean is None:
             return []
-        key = unit.clean.key
-        if key not in self._clean:  # what is measured after this is added as it comes
-            self._clean[key] = {each.position: each for each in self._results.samples(unit.clean, intact=True)}
-        known = {**self._clean[key], **self._fresh.get(key, {})}
+        known = self._known(unit.clean)
         return [known[position] for position in chunk if position in known]
+
+    def _known(self, clean: Setting) -> dict[int, Sample]:
+        """The samples of a clean result, by position: read once, and those that are measured added as they come."""
+        if clean.key not in self._clean:
+            self._clean[clean.key] = {each.position: each for each in self._results.samples(clean, intact=True)}
+        return self._clean[clean.key]
 
     def store(self, unit: Unit, chunk: Chunk, measured: Measured) -> None:
         """Commit a measured chunk, or hold it until the checks of a unit that it completes."""
         self._tallies[unit.number] += measured.tally
         self.todo[unit.number].remove(chunk)
         if unit.clean is None:
-            fresh = self._fresh.setdefault(unit.setting.key, {})
-            fresh |= {each.position: each for each in measured.samples}
+            self._known(unit.setting).update({each.position: each for each in measured.samples})
         if self.due(unit):
             self._held[unit.number] = measured
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,11 +32,16 @@ _ENVIRONMENT = ("RADAPT_DATA", "RADAPT_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "HF_
 """What workers read models and data with, as this process does."""
 
 
+_Asked = tuple[int, str]
+"""Number and identity of a unit: its samples' hashes are many, and do not go with every message."""
+
+
 class _Job(NamedTuple):
     """A chunk of some units that share their attacked images, or, without one, the checks of a unit."""
 
     units: tuple[Unit, ...]
     chunk: Chunk | None
+    deaths: int = 0
 
 
 class _Waiting(NamedTuple):
@@ -60,13 +65,30 @@ class _Worker:
     def units(self) -> list[Unit]:
         return self._bench.units()
 
-    def measure(self, units: Sequence[Unit], chunk: Chunk, clean: Sequence[Sequence[Sample]]) -> list[Measured]:
+    def measure(self, asked: Sequence[_Asked], chunk: Chunk, clean: Sequence[Sequence[Sample]]) -> list[Measured]:
+        units = [self._own(each) for each in asked]
         found = [self._bench.measure(unit, chunk, each) for unit, each in zip(units, clean, strict=True)]
         self._bench.forget()  # all units that share these images were here
         return found
 
-    def check(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
-        return self._bench.check(unit, scores)
+    def check(self, asked: _Asked, scores: Mapping[int, float]) -> Checked:
+        return self._bench.check(self._own(asked), scores)
+
+    def _own(self, asked: _Asked) -> Unit:
+        """The unit that is asked for, as it is planned here.
+
+        Raises:
+            CheckError: models or data here are not those that the evaluation was planned with.
+        """
+        number, identity = asked
+        units = self._bench.units()
+        if number >= len(units) or units[number].identity != identity:
+            what = units[number] if number < len(units) else f"result {number + 1}"
+            raise CheckError(
+                f"{what}: the models or the data here are not those that the evaluation was planned with; give every "
+                "process the same files and versions"
+            )
+        return units[number]
 
 
 class Crew:
@@ -101,7 +123,7 @@ class Crew:
             advance(unit, len(unit.digests) - ledger.left(unit))
         ready.extendleft(_Job((unit,), None) for unit in units if ledger.due(unit))
         idle, running, lost = deque(self._workers), dict[Any, tuple[Any, _Job]](), list[str]()
-        errors, tries = self._ray.exceptions, Counter[int]()
+        errors = self._ray.exceptions
         while running or (ready and idle):
             while ready and idle:
                 worker, job = idle.popleft(), ready.popleft()
@@ -113,9 +135,8 @@ class Crew:
             except errors.RayTaskError:
                 raise  # a fault, not a death
             except errors.ActorDiedError as error:  # and will not come back: another one takes the job
-                tries[id(job)] += 1
-                if tries[id(job)] <= _RETRIES:
-                    ready.appendleft(job)
+                if job.deaths < _RETRIES:
+                    ready.appendleft(job._replace(deaths=job.deaths + 1))
                 else:
                     lost.append(self._lost(job, error, ledger))
                 continue
@@ -182,9 +203,10 @@ class Crew:
     @staticmethod
     def _sent(worker: Any, job: _Job, ledger: Ledger) -> Any:
         """Give a job to a worker."""
+        asked = [(unit.number, unit.identity) for unit in job.units]
         if job.chunk is None:
-            return worker.check.remote(job.units[0], ledger.scores(job.units[0]))
-        return worker.measure.remote(job.units, job.chunk, [ledger.clean(unit, job.chunk) for unit in job.units])
+            return worker.check.remote(asked[0], ledger.scores(job.units[0]))
+        return worker.measure.remote(asked, job.chunk, [ledger.clean(unit, job.chunk) for unit in job.units])
 
     def _got(self, reference: Any) -> Any:
         """What a worker gives back.

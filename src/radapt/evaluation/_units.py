@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from radapt.io import digest_of
 from radapt.results import CHECKS, Example, Sample, Setting
 from radapt.text import one_line
 
@@ -37,6 +39,11 @@ class Unit:
     shared: str
     undefended: bool
     low: float
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that its samples depend on: the setting, and the data."""
+        return digest_of([self.setting.key, *self.digests])
 
     @property
     def found(self) -> Setting:
