@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import torch
 from tests.tiny import own_labels, tiny_clip
 
 import radapt
-from radapt.errors import SettingsError
+from radapt.errors import CheckError, SettingsError
 from radapt.evaluation import Candidate, evaluate
 from radapt.evaluation._ledger import Ledger
+from radapt.evaluation._plan import Request
+from radapt.evaluation._ray import _Worker
 from radapt.results import Results
 
 pytestmark = pytest.mark.slow
@@ -154,3 +157,17 @@ def test_objects_are_sent_to_the_workers_and_their_errors_come_back(tmp_path: Pa
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         evaluate("micro/clip", data="shapes", n=4, results=tmp_path / "r.sqlite", **settings)
+
+
+def test_a_worker_that_finds_other_weights_or_data_refuses() -> None:
+    model = tiny_clip()
+    taken = {entry.name: None for entry in fields(Request)} | {"balanced": False, "seed": 0, "loading": {}}
+    taken |= {"candidates": Candidate(method="tiny", model=model), "data": own_labels(model, 4)}
+    worker = _Worker(Request(**{**taken, "batch_size": 4, "chunk_size": 4, "split": "test"}), 1)
+    (unit,) = worker.units()
+    (measured,) = worker.measure([(0, unit.identity)], (0, 1), [[]])
+    assert [sample.position for sample in measured.samples] == [0, 1]
+    for wrong in ((0, "another"), (1, unit.identity)):
+        with pytest.raises(CheckError, match="not those that the evaluation was planned with"):
+            worker.measure([wrong], (0, 1), [[]])
+    assert replace(unit, digests=unit.digests[::-1]).identity != unit.identity
