@@ -4,7 +4,9 @@ import io
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, RadaptError, SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation.zero_shot import ZeroShot
-from radapt.models import VLM
+from radapt.models import VLM, load
 from radapt.results import Example, Result, Results, Sample
 
 EPS = 3 / 255
@@ -40,9 +42,7 @@ def lines(clip: VLM, adapter: Adapter) -> list[Candidate]:
     return [Candidate(method="CLIP", model=clip), Candidate(method="R-Adapt", model=clip, adapter=adapter)]
 
 
-def run(
-    path: Path, candidates: Sequence[Candidate], data: Dataset, *threats: Threat, **settings: object
-) -> list[Result]:
+def run(path: Path, candidates: Any, data: Dataset, *threats: Threat, **settings: object) -> list[Result]:
     with Results(path) as results:
         return evaluate(
             candidates,
@@ -501,3 +501,21 @@ def test_images_are_not_shared_between_models_of_one_name(clip: VLM, tmp_path: P
         run(tmp_path / f"{candidate.method}.sqlite", [candidate], data, TRANSFER)
         key = (candidate.method, "pgd", "undefended")
         assert rows(tmp_path / "both.sqlite")[key] == rows(tmp_path / f"{candidate.method}.sqlite")[key]
+
+
+def test_a_candidate_of_names_is_refused_and_a_pair_of_names_is_one(
+    clip: VLM, adapter: Adapter, tmp_path: Path
+) -> None:
+    data = load_dataset("shapes", n=4, size=48)
+    found = run(tmp_path / "a.sqlite", {"by name": ("micro/clip", "micro/shallow")}, data)
+    both = Candidate(method="by name", model=load("micro/clip"), adapter=Adapter.from_pretrained("micro/shallow"))
+    again = run(tmp_path / "b.sqlite", [both], data)
+    assert [each.setting.key for each in found] == [each.setting.key for each in again]
+    given: Any = {"method": "R-Adapt", "model": clip, "adapter": adapter}
+    jaxtyping.config.update("jaxtyping_disable", True)  # as it is for users
+    try:
+        for name, wrong in (("model", "micro/clip"), ("adapter", "my-adapter"), ("adapter", 3)):
+            with pytest.raises(SettingsError, match=f"the {name} of the candidate 'R-Adapt' is .*not a loaded one"):
+                Candidate(**{**given, name: wrong})
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,7 +14,7 @@ from tests.reports.conftest import setting
 
 from radapt import reports
 from radapt.errors import ResultsError, SettingsError
-from radapt.results import Results
+from radapt.results import Result, Results
 
 NAMES = {
     "table.md", "table.csv", "table.tex", "results.json", "tradeoff.png", "tradeoff_datasets.png", "tradeoff.svg",
@@ -98,3 +101,23 @@ def test_exports_are_declared() -> None:
         "FORMATS", "Part", "curves", "draw_plot", "print_table", "write_experiments", "write_plots", "write_report",
     ]  # fmt: skip
     assert all(hasattr(reports, name) for name in reports.__all__)
+
+
+def test_all_parts_of_a_report_show_the_file_at_one_time(
+    results_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(shutil.copy(results_file, tmp_path))
+    tabulate, calls = reports.tabulate, 0
+
+    def while_another_process_writes(results: Sequence[Result]) -> Any:
+        nonlocal calls
+        calls += 1
+        with sqlite3.connect(file) as other:  # every row is damaged now: whoever reads again finds that out
+            other.execute("UPDATE samples SET score = 1 - score")
+        return tabulate(results)
+
+    monkeypatch.setattr(reports, "tabulate", while_another_process_writes)
+    reports.write_report(file, tmp_path / "out", formats=("json", "html"))
+    assert calls == 1
+    with pytest.raises(ResultsError, match="damaged"):
+        reports.write_report(file, tmp_path / "out")

@@ -13,6 +13,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,22 +58,22 @@ def test_a_file_is_read_as_it_is_at_one_time_while_another_process_writes(
         for setting in (CLEAN, later):
             writer.begin(setting)
             writer.add(setting, [sample(0)])
-    samples, threads = Results.samples, list[threading.Thread]()
+    stored, threads = Results._stored, list[threading.Thread]()
 
     def write() -> None:
         with Results(path) as writer:
             writer.add(later, [sample(1)])
 
-    def meanwhile(self: Results, setting: Setting) -> list[Sample]:
+    def meanwhile(self: Results, table: str, names: str, setting: Setting, intact: bool = False) -> Any:
         """Rows are added to the second setting before its samples are read, after all settings were."""
         if setting == later and not threads:
             threads.append(threading.Thread(target=write))
             threads[0].start()
             threads[0].join(0.5)
-        return samples(self, setting)
+        return stored(self, table, names, setting, intact)
 
     with Results(path, read_only=True) as reader, monkeypatch.context() as patch:
-        patch.setattr(Results, "samples", meanwhile)
+        patch.setattr(Results, "_stored", meanwhile)
         before = [result.n for result in reader.all()]
         threads[0].join()
         assert before == [1, 1]

@@ -34,11 +34,22 @@ class Candidate:
         method: its name in reports.
         model: the model, without a defence.
         adapter: the adapter, or any other defence, that is put on it; None for nothing.
+
+    Raises:
+        SettingsError: what is given is not loaded, but the name of a model or an adapter, say.
     """
 
     method: str
     model: VLM
     adapter: Defence | None = None
+
+    def __post_init__(self) -> None:
+        for what, kind, given in (("model", VLM, self.model), ("adapter", Defence | None, self.adapter)):
+            if not isinstance(given, kind):
+                raise SettingsError(
+                    f"the {what} of the candidate {shown(self.method)} is {shown(given)}, not a loaded one; load it, "
+                    f"or give evaluate names: {{{shown(self.method)}: ('micro/clip', 'my-adapter')}}"
+                )
 
     def defended(self) -> AbstractContextManager[Any]:
         """The candidate with its defence, for the time of a ``with`` block."""

@@ -68,7 +68,7 @@ def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = 
             "json": lambda: {"results.json": (json.dumps(rows(results), indent=2) + "\n").encode()},
             "png": lambda: _tradeoffs(table, "png"),
             "svg": lambda: _tradeoffs(table, "svg"),
-            "html": lambda: {"report.html": html.page(store).encode()},
+            "html": lambda: {"report.html": html.page(store, results).encode()},
         }
         chosen = [name for name in FORMATS if name in formats]
         if not set(chosen) <= {"png", "svg"} and not can_draw(table):

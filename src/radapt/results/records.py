@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from radapt.io import digest_of
 
@@ -183,3 +184,26 @@ class Result:
         flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
         signs = {"flags": flags, "checked": self.checked}
         return {**setting, "kind": self.kind, **numbers, **passes, **texts, **signs}
+
+
+PLACES = {column.name: place for place, column in enumerate(fields(Sample))}
+"""Where each column of a sample is in its row of the file."""
+
+
+def row_of(sample: Sample) -> tuple[object, ...]:
+    """The columns of a sample, as SQLite gives them back."""
+    row = {**vars(sample), "also": json.dumps(dict(sample.also))}
+    row |= {name: float(row[name]) for name in ("score", "distance")}
+    row["loss"] = None if sample.loss is None or math.isnan(sample.loss) else float(sample.loss)
+    return tuple(row.values())
+
+
+def sample_of(row: Sequence[Any]) -> Sample:
+    """The sample of a row."""
+    values = dict(zip(PLACES, row, strict=True))
+    return Sample(**{**values, "also": other_scores(values["also"])})
+
+
+def other_scores(text: str) -> dict[str, float]:
+    """Scores by other metrics, as they lie in a row."""
+    return {} if text == "{}" else dict(json.loads(text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple, fields, replace
@@ -14,7 +13,7 @@ from radapt.errors import ResultsError
 
 from ._database import Database, checksum_of
 from .metrics import summarise
-from .records import CHECKS, Example, Result, Sample, Setting
+from .records import CHECKS, PLACES, Example, Result, Sample, Setting, other_scores, row_of, sample_of
 
 __all__ = ["Results"]
 
@@ -42,7 +41,7 @@ CREATE TABLE examples (
 """
 _NAMES = {"meta", "settings", "samples", "examples"}
 _SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples, examples"
-_SAMPLE = ", ".join(column.name for column in fields(Sample))
+_SAMPLE = ", ".join(PLACES)
 _EXAMPLE = ", ".join(column.name for column in fields(Example))
 
 
@@ -126,7 +125,7 @@ class Results:
     def _states(self, key: str) -> list[tuple[int, str, bool]]:
         """Position and hash of each stored sample, and whether its row is intact."""
         rows = self._file.read(f"SELECT {_SAMPLE}, checksum FROM samples WHERE key = ?", key)
-        at, data = (_SAMPLE.split(", ").index(name) for name in ("position", "data"))
+        at, data = PLACES["position"], PLACES["data"]
         return [(row[at], row[data], checksum_of(key, row[:-1]) == row[-1]) for row in rows]
 
     @staticmethod
@@ -146,7 +145,7 @@ class Results:
         """Store samples of a setting and the time they took, in one transaction."""
         key = setting.key
         with self._file.transaction() as db:
-            for table, rows in (("samples", map(_sample_row, samples)), ("examples", map(astuple, examples))):
+            for table, rows in (("samples", map(row_of, samples)), ("examples", map(astuple, examples))):
                 for row in rows:
                     places = ", ".join("?" * (len(row) + 2))
                     names = _SAMPLE if table == "samples" else _EXAMPLE
@@ -238,17 +237,21 @@ class Results:
         checked: int, count: int, _: int,
     ) -> list[Result]:  # fmt: skip
         setting = Setting(**json.loads(text))
-        stored = self.samples(setting)
+        stored = self._stored("samples", _SAMPLE, setting)
         if len(stored) != count:
             self._damaged(f"{abs(count - len(stored))} samples of {setting.method} on {setting.dataset}")
-        samples = [sample for sample in stored if sample.position < n]
-        if not samples:
+        # Columns of the rows as they are: a record of each would take longer than all the rest.
+        shown = [row for row in stored if row[PLACES["position"]] < n]
+        if not shown:
             return []
-        costs: dict[str, Any] = {"n": len(samples), "seconds": seconds, "checked": checked >= len(samples)}
-        costs |= {name: sum(getattr(each, name) for each in samples) for name in ("forwards", "backwards")}
-        scores = {setting.metric: [each.score for each in samples]}
-        scores |= {name: [each.also[name] for each in samples] for name in samples[0].also}
-        answers = [(each.label, each.prediction) for each in samples]
+        columns = dict(zip(PLACES, zip(*shown, strict=True), strict=True))
+        costs: dict[str, Any] = {"n": len(columns["position"]), "seconds": seconds}
+        costs |= {"checked": checked >= costs["n"]}
+        costs |= {name: sum(columns[name]) for name in ("forwards", "backwards")}
+        scores = {setting.metric: list(columns["score"])}
+        if (also := [other_scores(each) for each in columns["also"]])[0]:
+            scores |= {name: [each[name] for each in also] for name in also[0]}
+        answers = list(zip(columns["label"], columns["prediction"], strict=True))
         results = []
         for metric, values in scores.items():
             percent, low, high = summarise(metric, values, answers)
@@ -263,8 +266,7 @@ class Results:
         Raises:
             ResultsError: a row is damaged.
         """
-        rows = self._stored("samples", _SAMPLE, setting, intact)
-        return [Sample(**{**row, "also": json.loads(row["also"])}) for row in rows]
+        return [sample_of(row) for row in self._stored("samples", _SAMPLE, setting, intact)]
 
     def examples(self, setting: Setting) -> list[Example]:
         """The example images of a setting, in order of position.
@@ -273,28 +275,22 @@ class Results:
             ResultsError: a row is damaged.
         """
         with self.snapshot():
-            examples = [Example(**row) for row in self._stored("examples", _EXAMPLE, setting)]
+            rows = self._stored("examples", _EXAMPLE, setting)
+            examples = [Example(**dict(zip(_EXAMPLE.split(", "), row, strict=True))) for row in rows]
             counted = self._column("examples", setting)
         if counted and counted[0][0] != len(examples):
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
         return examples
 
-    def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[dict[str, Any]]:
+    def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[tuple[Any, ...]]:
+        """The columns of the rows of a setting, in order of position."""
         key = setting.key
         rows = self._file.read(f"SELECT {names}, checksum FROM {table} WHERE key = ? ORDER BY position", key)
-        right = [row for row in rows if checksum_of(key, row[:-1]) == row[-1]]
+        right = [values for *values, checksum in rows if checksum_of(key, values) == checksum]
         if len(right) < len(rows) and not intact:
             self._damaged(f"{len(rows) - len(right)} {table} of {setting.method} on {setting.dataset}")
-        return [dict(zip(names.split(", "), row, strict=False)) for row in right]
+        return [tuple(values) for values in right]
 
     def _damaged(self, what: str) -> None:
         again = "run the same command again, which measures what is damaged once more, or restore a copy of the file"
         raise ResultsError(f"{self.path} is damaged: {what} are not as they were written; {again}")
-
-
-def _sample_row(sample: Sample) -> tuple[object, ...]:
-    """The columns of a sample, as SQLite gives them back."""
-    row = {**vars(sample), "also": json.dumps(dict(sample.also))}
-    row |= {name: float(row[name]) for name in ("score", "distance")}
-    row["loss"] = None if sample.loss is None or math.isnan(sample.loss) else float(sample.loss)
-    return tuple(row.values())
