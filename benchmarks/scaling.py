@@ -30,6 +30,7 @@ from radapt.evaluation._ledger import Ledger
 from radapt.evaluation._ray import Crew
 from radapt.evaluation._sanity import Tally
 from radapt.evaluation._units import Checked, Measured, Unit
+from radapt.evaluation._worker import Told
 from radapt.results import Results, Sample, Setting
 
 KEPT = Path(__file__).with_suffix(".json")
@@ -86,12 +87,16 @@ class Idle:
                 Measured(samples=samples(units[number], chunk), examples=(), tally=Tally(), seconds=SECONDS)
                 for number, _ in asked
             ]
-            return clock.sent(SECONDS * len(made), made)
+            return clock.sent(SECONDS * len(made), Told(made, []))
 
         def check(asked: tuple[int, str], scores: object) -> Any:
-            return clock.sent(SECONDS, Checked())
+            return clock.sent(SECONDS, Told(Checked(), []))
 
-        self.measure, self.check = SimpleNamespace(remote=measure), SimpleNamespace(remote=check)
+        def begin() -> Any:
+            return clock.sent(0, Told(None, []))
+
+        calls: dict[str, Any] = {"measure": measure, "check": check, "begin": begin}
+        self.do = SimpleNamespace(remote=lambda what, *given: calls[what](*given))
 
 
 def samples(unit: Unit, chunk: Sequence[int]) -> list[Sample]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -503,6 +502,7 @@ def test_images_are_not_shared_between_models_of_one_name(clip: VLM, tmp_path: P
         assert rows(tmp_path / "both.sqlite")[key] == rows(tmp_path / f"{candidate.method}.sqlite")[key]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_candidate_of_names_is_refused_and_a_pair_of_names_is_one(
     clip: VLM, adapter: Adapter, tmp_path: Path
 ) -> None:
@@ -512,10 +512,6 @@ def test_a_candidate_of_names_is_refused_and_a_pair_of_names_is_one(
     again = run(tmp_path / "b.sqlite", [both], data)
     assert [each.setting.key for each in found] == [each.setting.key for each in again]
     given: Any = {"method": "R-Adapt", "model": clip, "adapter": adapter}
-    jaxtyping.config.update("jaxtyping_disable", True)  # as it is for users
-    try:
-        for name, wrong in (("model", "micro/clip"), ("adapter", "my-adapter"), ("adapter", 3)):
-            with pytest.raises(SettingsError, match=f"the {name} of the candidate 'R-Adapt' is .*not a loaded one"):
-                Candidate(**{**given, name: wrong})
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    for name, wrong in (("model", "micro/clip"), ("adapter", "my-adapter"), ("adapter", 3)):
+        with pytest.raises(SettingsError, match=f"the {name} of the candidate 'R-Adapt' is .*not a loaded one"):
+            Candidate(**{**given, name: wrong})

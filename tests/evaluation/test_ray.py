@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -22,7 +23,7 @@ from radapt.errors import CheckError, SettingsError
 from radapt.evaluation import Candidate, evaluate
 from radapt.evaluation._ledger import Ledger
 from radapt.evaluation._plan import Request
-from radapt.evaluation._ray import _Worker
+from radapt.evaluation._worker import Worker
 from radapt.results import Results
 
 pytestmark = pytest.mark.slow
@@ -80,7 +81,7 @@ def workers() -> list[int]:
     def below(number: int) -> bool:
         return number == os.getpid() or (number in parents and below(parents[number]))
 
-    return [int(row[0]) for row in rows if row[2].startswith("ray::_Worker") and below(int(row[0]))]
+    return [int(row[0]) for row in rows if row[2].startswith("ray::Worker") and below(int(row[0]))]
 
 
 def test_workers_make_the_same_rows_as_one_process_though_one_of_them_is_killed(
@@ -159,11 +160,12 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str, 
         evaluate("micro/clip", data="shapes", n=4, results=tmp_path / "r.sqlite", **settings)
 
 
-def test_a_worker_that_finds_other_weights_or_data_refuses() -> None:
+def test_a_worker_that_finds_other_weights_or_data_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     model = tiny_clip()
     taken = {entry.name: None for entry in fields(Request)} | {"balanced": False, "seed": 0, "loading": {}}
     taken |= {"candidates": Candidate(method="tiny", model=model), "data": own_labels(model, 4)}
-    worker = _Worker(Request(**{**taken, "batch_size": 4, "chunk_size": 4, "split": "test"}), 1)
+    worker = Worker(Request(**{**taken, "batch_size": 4, "chunk_size": 4, "split": "test"}), 1, str(tmp_path))
     (unit,) = worker.units()
     (measured,) = worker.measure([(0, unit.identity)], (0, 1), [[]])
     assert [sample.position for sample in measured.samples] == [0, 1]
@@ -171,3 +173,47 @@ def test_a_worker_that_finds_other_weights_or_data_refuses() -> None:
         with pytest.raises(CheckError, match="not those that the evaluation was planned with"):
             worker.measure([wrong], (0, 1), [[]])
     assert replace(unit, digests=unit.digests[::-1]).identity != unit.identity
+
+
+def test_paths_are_those_of_this_process_and_what_workers_warn_of_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_clip()
+    monkeypatch.chdir(tmp_path)
+    radapt.training_free(model, alpha=0.3).save_pretrained("adapter")
+
+    def dark(pixels: torch.Tensor) -> torch.Tensor:
+        warnings.warn("it is dark in here", RuntimeWarning, stacklevel=2)
+        return pixels / 2
+
+    lines: Any = {"by path": (model, "adapter"), "dark": (model, dark)}
+    given: dict[str, Any] = {"data": own_labels(model, 8), "attack": None, "chunk_size": 2, "quiet": True}
+    with pytest.warns(RuntimeWarning, match="it is dark in here") as told:
+        there = evaluate(lines, results="b.sqlite", executor="ray", workers=2, **given)
+    assert len(told) == 1
+    with pytest.warns(RuntimeWarning, match="dark"):
+        assert [each.percent for each in evaluate(lines, results="a.sqlite", **given)] == [e.percent for e in there]
+
+
+def test_workers_that_find_no_place_keep_nobody_waiting(tmp_path: Path) -> None:
+    import ray
+
+    given: dict[str, Any] = {"data": "shapes", "n": 8, "attack": None, "chunk_size": 2, "quiet": True}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+
+        class Other:
+            def here(self) -> bool:
+                return True
+
+        other = ray.remote(Other).options(num_cpus=1).remote()
+        assert ray.get(other.here.remote())
+        for number, workers in enumerate(
+            (2, None)
+        ):  # the second of two finds no place; so one is as many as there is room
+            found = evaluate(
+                "micro/clip", results=tmp_path / f"{number}.sqlite", executor="ray", workers=workers, **given
+            )
+            assert found[0].n == 8
+    finally:
+        ray.shutdown()

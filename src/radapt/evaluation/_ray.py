@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from radapt.errors import CheckError, RadaptError, SettingsError
 from radapt.io import expanded
 from radapt.numbers import number
-from radapt.results import Sample
 from radapt.text import one_line
 
-from ._bench import Bench
-from ._candidates import Models
 from ._ledger import Chunk, Ledger
 from ._plan import Request
-from ._units import Checked, Measured, Unit
+from ._units import Unit
+from ._worker import Told, Worker
 
 __all__ = ["Crew", "crew"]
 
 _RETRIES = 3
 """How often a chunk whose worker died is tried again."""
+_PATIENCE = 30.0
+"""Seconds after which it is told that no worker has a place."""
 _ENVIRONMENT = ("RADAPT_DATA", "RADAPT_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """What workers read models and data with, as this process does."""
-
-
-_Asked = tuple[int, str]
-"""Number and identity of a unit: its samples' hashes are many, and do not go with every message."""
 
 
 class _Job(NamedTuple):
@@ -51,46 +46,6 @@ class _Waiting(NamedTuple):
     needs: set[tuple[str, Chunk]]
 
 
-class _Worker:
-    """One process of Ray, with models and data of its own."""
-
-    def __init__(self, request: Request, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._request = request
-
-    @cached_property
-    def _bench(self) -> Bench:
-        return Bench(self._request, Models(self._request.loading))
-
-    def units(self) -> list[Unit]:
-        return self._bench.units()
-
-    def measure(self, asked: Sequence[_Asked], chunk: Chunk, clean: Sequence[Sequence[Sample]]) -> list[Measured]:
-        units = [self._own(each) for each in asked]
-        found = [self._bench.measure(unit, chunk, each) for unit, each in zip(units, clean, strict=True)]
-        self._bench.forget()  # all units that share these images were here
-        return found
-
-    def check(self, asked: _Asked, scores: Mapping[int, float]) -> Checked:
-        return self._bench.check(self._own(asked), scores)
-
-    def _own(self, asked: _Asked) -> Unit:
-        """The unit that is asked for, as it is planned here.
-
-        Raises:
-            CheckError: models or data here are not those that the evaluation was planned with.
-        """
-        number, identity = asked
-        units = self._bench.units()
-        if number >= len(units) or units[number].identity != identity:
-            what = units[number] if number < len(units) else f"result {number + 1}"
-            raise CheckError(
-                f"{what}: the models or the data here are not those that the evaluation was planned with; give every "
-                "process the same files and versions"
-            )
-        return units[number]
-
-
 class Crew:
     """Workers that measure an evaluation together.
 
@@ -100,7 +55,9 @@ class Crew:
     """
 
     def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
-        self._ray, self._workers = ray, workers
+        self._ray, self._told = ray, set[tuple[type[Warning], str]]()
+        self._coming = {worker.do.remote("begin"): worker for worker in workers}
+        self._idle = deque[Any]()
 
     def units(self) -> list[Unit]:
         """What the evaluation consists of, as a worker plans it: no model is loaded here.
@@ -108,8 +65,30 @@ class Crew:
         Raises:
             RadaptError: as of :func:`radapt.evaluate`.
         """
-        units: list[Unit] = self._got(self._workers[0].units.remote())
+        while not self._idle:
+            if done := self._ray.wait(list(self._coming), timeout=_PATIENCE)[0]:
+                self._arrived(done[0])
+                continue
+            free = {name: amount for name, amount in self._ray.available_resources().items() if ":" not in name}
+            text = f"no worker has a place on the cluster yet, of which {free} is free; waiting, which Ctrl-C ends"
+            self._warn([(RuntimeWarning, text)])
+        units: list[Unit] = self._got(self._idle[0].do.remote("units"))
         return units
+
+    def _arrived(self, reference: Any) -> None:
+        """A worker has a place on the cluster.
+
+        Raises:
+            CheckError: it could not begin, and nobody else is left.
+        """
+        worker = self._coming.pop(reference)
+        try:
+            self._got(reference)
+        except self._ray.exceptions.ActorDiedError as error:
+            if not self._coming and not self._idle:
+                raise CheckError(f"no worker could begin: {one_line(error)[:500]}") from error
+        else:
+            self._idle.append(worker)
 
     def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
         """Measure what is left, each chunk on whichever worker is free, after the clean samples that it needs.
@@ -122,13 +101,16 @@ class Crew:
         for unit in units:
             advance(unit, len(unit.digests) - ledger.left(unit))
         ready.extendleft(_Job((unit,), None) for unit in units if ledger.due(unit))
-        idle, running, lost = deque(self._workers), dict[Any, tuple[Any, _Job]](), list[str]()
+        idle, running, lost = self._idle, dict[Any, tuple[Any, _Job]](), list[str]()
         errors = self._ray.exceptions
-        while running or (ready and idle):
+        while running or (ready and (idle or self._coming)):
             while ready and idle:
                 worker, job = idle.popleft(), ready.popleft()
                 running[self._sent(worker, job, ledger)] = worker, job
-            (done,), _ = self._ray.wait(list(running), num_returns=1)
+            (done,), _ = self._ray.wait([*running, *self._coming], num_returns=1)
+            if done in self._coming:
+                self._arrived(done)
+                continue
             worker, job = running.pop(done)
             try:
                 found = self._got(done)
@@ -205,20 +187,34 @@ class Crew:
         """Give a job to a worker."""
         asked = [(unit.number, unit.identity) for unit in job.units]
         if job.chunk is None:
-            return worker.check.remote(asked[0], ledger.scores(job.units[0]))
-        return worker.measure.remote(asked, job.chunk, [ledger.clean(unit, job.chunk) for unit in job.units])
+            return worker.do.remote("check", asked[0], ledger.scores(job.units[0]))
+        clean = [ledger.clean(unit, job.chunk) for unit in job.units]
+        return worker.do.remote("measure", asked, job.chunk, clean)
 
     def _got(self, reference: Any) -> Any:
-        """What a worker gives back.
+        """What a worker gives back; what it warned of, is warned of here, each once.
 
         Raises:
             Exception: what it raised, as it would have been raised here.
         """
         try:
-            return self._ray.get(reference)
+            told: Told = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, RadaptError) else error) from None
+        self._warn(told.warned)
+        return told.found
+
+    def _warn(self, given: Sequence[tuple[type[Warning], str]]) -> None:
+        for kind, text in given:
+            if (kind, text) not in self._told:
+                self._told.add((kind, text))
+                warnings.warn(text, kind, stacklevel=4)
+
+
+def _room(there: Mapping[str, float], takes: Mapping[str, float]) -> int:
+    """How many workers there is room for."""
+    return min(int(there.get(name, 0) / amount + 1e-6) for name, amount in takes.items())
 
 
 @contextmanager
@@ -227,7 +223,7 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
 
     Args:
         request: what is evaluated.
-        workers: how many; None: as many as the cluster has room for.
+        workers: how many; None: as many as the cluster has room for now. Those that find no place yet join later.
         resources: what each takes (``CPU``, ``GPU``, or names of your own); None: one GPU where models are put on one,
             else one CPU. It computes with as many threads as it has CPUs.
 
@@ -247,7 +243,7 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
     actors = list[Any]()
     try:
         there = ray.cluster_resources()
-        room = min(int(there.get(name, 0) / amount + 1e-6) for name, amount in takes.items())
+        room = _room(there, takes)
         if room < (1 if workers is None else workers):
             asked, has = ({name: each.get(name, 0) for name in takes} for each in (takes, there))
             raise SettingsError(f"{workers or 1} workers that take {asked} each do not fit: the cluster has {has}")
@@ -255,7 +251,7 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         if "RADAPT_DATA" in environment:  # workers have a folder of their own
             environment["RADAPT_DATA"] = str(expanded(environment["RADAPT_DATA"]).absolute())
-        actor = ray.remote(_Worker).options(
+        actor = ray.remote(Worker).options(
             num_cpus=takes.get("CPU", 0),
             num_gpus=takes.get("GPU", 0),
             resources=others or None,
@@ -264,7 +260,9 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
             runtime_env={"env_vars": environment} if environment else None,
         )
         threads = max(1, int(takes.get("CPU", 1)))
-        actors += [actor.remote(request, threads) for _ in range(room if workers is None else workers)]
+        if workers is None:  # others may be at work there
+            workers = room if started else max(1, _room(ray.available_resources(), takes))
+        actors += [actor.remote(request, threads, str(Path.cwd())) for _ in range(workers)]
         yield Crew(ray, actors)
     finally:
         for each in actors:
