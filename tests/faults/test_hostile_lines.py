@@ -66,7 +66,7 @@ def lines() -> list[list[str]]:
         words = name.split()
         for option in command.params:
             if not isinstance(option, ClickOption) and not hasattr(option, "is_flag"):
-                every += [[*words, text, *BESIDE[name][1:]] for text in HOSTILE]
+                every += [[*words, text, *BESIDE[name][1:]] for text in HOSTILE if text != "--"]  # which is none
             elif not option.is_flag and option.opts:
                 every += [[*words, *BESIDE[name], f"{option.opts[0]}={text}"] for text in HOSTILE]
     return every
