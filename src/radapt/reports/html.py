@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 from radapt.errors import ResultsError
-from radapt.results import WORST_CASE, Example, Result, Results
+from radapt.results import WORST_CASE, Example, Result, Results, with_worst_cases
 from radapt.results.labels import ball_text, eps_text
 
 from ._page import address, inline, render
@@ -39,18 +39,25 @@ class _Shown:
     difference: str
 
 
-def page(store: Results, results: Sequence[Result], *, title: str = "Robustness report", max_examples: int = 24) -> str:
+def page(
+    store: Results,
+    results: Sequence[Result] | None = None,
+    *,
+    title: str = "Robustness report",
+    max_examples: int = 24,
+) -> str:
     """The report as HTML.
 
     Args:
         store: an open results file.
-        results: what it holds, worst cases included.
+        results: what it holds, worst cases included; None: it is read here.
         title: heading of the page.
         max_examples: at most so many example images, taken in turn from every setting that has some.
 
     Raises:
         ResultsError: there are no results, or an example is not an image.
     """
+    results = with_worst_cases(store) if results is None else results
     table = tabulate(results)
     shared, varying = settings(results)
     means = panels_of(table, mean=True)

@@ -11,7 +11,19 @@ from typing import Any, Literal
 
 from radapt.io import digest_of
 
-__all__ = ["CHECKS", "KINDS", "Example", "Kind", "Result", "Sample", "Setting"]
+__all__ = [
+    "CHECKS",
+    "KINDS",
+    "PLACES",
+    "Example",
+    "Kind",
+    "Result",
+    "Sample",
+    "Setting",
+    "other_scores",
+    "row_of",
+    "sample_of",
+]
 
 Kind = Literal["clean", "transfer", "white-box"]
 """Whether there was an attack, and whether it was made on the evaluated model itself (white-box) or on another."""
