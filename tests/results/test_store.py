@@ -547,3 +547,12 @@ def test_checks_hold_for_the_samples_that_they_saw(tmp_path: Path) -> None:
         assert not store.all()[0].checked
         store.begin(replace(CLEAN, n=5))
         assert store.all()[0].checked
+
+
+def test_scores_by_other_metrics_come_back_as_results_of_their_own(tmp_path: Path) -> None:
+    given = [replace(sample(position), also={"cider": 0.25 + position, "bleu": 0.5}) for position in range(2)]
+    with Results(tmp_path / "r.sqlite") as results:
+        results.begin(CLEAN)
+        results.add(CLEAN, given)
+        assert results.samples(CLEAN) == given
+        assert [each.setting.metric for each in results.all()] == [CLEAN.metric, "cider", "bleu"]
