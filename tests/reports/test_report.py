@@ -49,7 +49,7 @@ def test_an_unknown_format_is_named_with_the_nearest(results_file: Path, tmp_pat
 def test_nothing_is_written_when_one_part_fails(
     results_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(store: Results) -> str:
+    def broken(store: Results, results: object = None) -> str:
         raise ResultsError("an example is damaged")
 
     monkeypatch.setattr(reports.html, "page", broken)
