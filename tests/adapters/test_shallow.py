@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_only_the_named_layers_have_deltas_and_the_model_stays_as_it_was(
     above = tiny_vlm.tower.name_in(tiny_vlm.model) + "."
     assert {above + name for name in adapter.deltas} == set(parts(tiny_vlm, layers))
     assert adapter.anchor is None
-    assert adapter.settings.cutoff == 0.35
+    assert adapter.settings.cutoff == 0.25
     assert any(full(delta).any() for delta in adapter.deltas.values())
     assert tiny_vlm.fingerprint == before
     assert torch.equal(tiny_vlm.encode_image(pixels), embedding)
@@ -181,3 +182,16 @@ def test_a_model_that_carries_an_adapter_is_refused(tiny_vlm: VLM, pixels: Tenso
     ):
         shallow(tiny_vlm, pixels, **SHORT)
     assert not radapt.attached(tiny_vlm)
+
+
+def test_the_one_that_ships_was_made_with_the_defaults() -> None:
+    """Its card's command names no setting, so the two must not part."""
+    settings = Adapter.from_pretrained("micro/shallow").settings
+    defaults = {name: each.default for name, each in inspect.signature(shallow).parameters.items()}
+    for name in ("loss", "layers", "eps", "steps", "lr", "weight_decay", "clean_weight", "ema", "share", "seed"):
+        assert settings.origin[name] == defaults[name], name
+    assert settings.origin["attack"] == f"PGD-{defaults['attack_steps']}"
+    assert settings.origin["batch"] == defaults["batch_size"]
+    assert settings.origin["rank"] == "full"
+    assert defaults["rank"] is None
+    assert settings.cutoff == defaults["cutoff"]
