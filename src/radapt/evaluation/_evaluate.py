@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -15,17 +15,17 @@ from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
 from radapt.io import expanded
 from radapt.numbers import check_batch_size, check_seed, whole
-from radapt.registry import nearest
 from radapt.results import WORST_CASE, Result, Results, with_worst_cases
 from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
 from ._candidates import CandidateLike, ModelLike, Models
 from ._cost import Cost, costs_of
+from ._executor import check_executor, crew
 from ._inputs import DEFAULT_ATTACK, DataLike
 from ._ledger import Ledger
 from ._plan import Request
-from ._ray import Crew, crew
+from ._ray import Crew
 from ._threat import Threat
 from ._units import Unit
 
@@ -119,12 +119,7 @@ def evaluate(
     """
     _check_numbers(batch_size, chunk_size, seed)
     part = (0, 1) if shard is None else _part(shard)
-    if executor not in get_args(Executor):
-        raise SettingsError(f"unknown executor {shown(executor)}{nearest(str(executor), get_args(Executor))}")
-    if executor == "local" and (workers is not None or resources):
-        raise SettingsError("workers and resources are those of executor='ray'; leave them out, or take it")
-    if workers is not None:
-        whole("workers", workers)
+    check_executor(executor, workers, resources, loading)
     request = Request(
         candidates=candidates,
         data=data,
