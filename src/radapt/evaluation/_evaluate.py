@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
@@ -24,6 +22,7 @@ from ._cost import Cost, costs_of
 from ._executor import check_executor, crew
 from ._inputs import DEFAULT_ATTACK, DataLike
 from ._ledger import Ledger
+from ._pace import progress
 from ._plan import Request
 from ._ray import Crew
 from ._threat import Threat
@@ -150,7 +149,7 @@ def evaluate(
         units = bench.units()
         file = results if isinstance(results, Results) else stack.enter_context(Results(results))
         ledger = Ledger(file, units, part, sanity and shard is None)
-        with _progress(units, quiet) as advance:
+        with progress(units, quiet) as advance:
             bench.run(units, ledger, advance)
         return _results_of(units, file)
 
@@ -205,21 +204,6 @@ def _check_numbers(batch_size: int, chunk_size: int, seed: int) -> None:
     check_batch_size(batch_size)
     whole("chunk_size", chunk_size)
     check_seed(seed)
-
-
-@contextmanager
-def _progress(units: Sequence[Unit], quiet: bool) -> Iterator[Callable[[Unit, int], None]]:
-    """A bar over all samples of all units, which is told of those that are done."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=quiet, transient=True) as progress:
-        bar = progress.add_task("evaluate", total=sum(len(unit.digests) for unit in units))
-        yield lambda unit, count: progress.update(bar, advance=count, description=str(unit))
 
 
 def _results_of(units: Sequence[Unit], results: Results) -> list[Result]:

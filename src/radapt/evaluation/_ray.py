@@ -83,7 +83,7 @@ class Crew:
         else:
             self._idle.append(worker)
 
-    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
+    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int, float | None], None]) -> None:
         """Measure what is left, each chunk on whichever worker is free, after the clean samples that it needs.
 
         Raises:
@@ -92,7 +92,7 @@ class Crew:
         """
         ready, waiting = self._jobs(units, ledger)
         for unit in units:
-            advance(unit, len(unit.digests) - ledger.left(unit))
+            advance(unit, len(unit.digests) - ledger.left(unit), None)
         ready.extendleft(_Job((unit,), None) for unit in units if ledger.due(unit))
         idle, running, lost = self._idle, dict[Any, tuple[Any, _Job]](), list[str]()
         errors = self._ray.exceptions
@@ -122,10 +122,11 @@ class Crew:
             idle.append(worker)
             if job.chunk is None:
                 ledger.checked(job.units[0], found)
+                advance(job.units[0], 0, found.seconds)
                 continue
             for unit, measured in zip(job.units, found, strict=True):
                 ledger.store(unit, job.chunk, measured)
-                advance(unit, len(job.chunk))
+                advance(unit, len(job.chunk), measured.seconds)
                 if ledger.due(unit):  # first of all: what it completes is committed with it
                     ready.appendleft(_Job((unit,), None))
             ready += self._released(waiting, job)
