@@ -203,10 +203,10 @@ PLACES = {column.name: place for place, column in enumerate(fields(Sample))}
 
 
 def row_of(sample: Sample) -> tuple[object, ...]:
-    """The columns of a sample, as SQLite gives them back."""
+    """The columns of a sample, as SQLite gives them back: NaN as nothing, and -0.0, which it does not know, as 0.0."""
     row = {**vars(sample), "also": json.dumps(dict(sample.also))}
-    row |= {name: float(row[name]) for name in ("score", "distance")}
-    row["loss"] = None if sample.loss is None or math.isnan(sample.loss) else float(sample.loss)
+    row |= {name: float(row[name]) + 0.0 for name in ("score", "distance")}
+    row["loss"] = None if sample.loss is None or math.isnan(sample.loss) else float(sample.loss) + 0.0
     return tuple(row.values())
 
 
