@@ -50,31 +50,35 @@ def counted(log: str) -> None:
     add = Results.add
 
     def adding(self: Results, setting: Any, samples: Any, **named: Any) -> None:
-        with open(log, "a") as stream:
+        with Path(log).open("a") as stream:
             stream.write(f"{len(samples)}\n")
         add(self, setting, samples, **named)
 
     Results.add = adding  # type: ignore[method-assign]
 
 
-def at_pass(number: int, kind: str) -> None:
-    """Let the memory end in one pass of the model, as Python, CUDA or the allocator of the CPU say it."""
+def at_pass(number: int, kind: str, once: bool) -> None:
+    """Let the memory end in one pass of the model, or from it on, as Python, CUDA or the CPU's allocator say it."""
     from radapt.models import DualEncoder
 
     encode, left = DualEncoder.encode_image, [number]
 
     def encoding(self: Any, pixels: Any) -> Any:
         left[0] -= 1
-        if left[0] == 0 and kind == "python":
-            raise MemoryError
-        if left[0] == 0 and kind == "cuda":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        if left[0] == 0:
-            resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
-            torch.empty(1 << 34)
+        if left[0] == 0 or (left[0] < 0 and not once):
+            _without_memory(kind)
         return encode(self, pixels)
 
     DualEncoder.encode_image = encoding  # type: ignore[method-assign]
+
+
+def _without_memory(kind: str) -> None:
+    if kind == "python":
+        raise MemoryError
+    if kind == "cuda":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    torch.empty(1 << 34)
 
 
 def no_room(folder: str) -> None:

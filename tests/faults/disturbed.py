@@ -21,7 +21,7 @@ from radapt.results import Results
 __all__ = ["CANDIDATES", "TOTAL", "Ended", "Fault", "Rows", "Run", "figures", "rows", "run", "start"]
 
 CANDIDATES = ("CLIP=micro/clip", "R-Adapt=micro/clip+micro/r-adapt-plus-static")
-IMAGES = 8
+IMAGES = 6
 TOTAL = 2 * IMAGES + 2 * 2 * IMAGES + 2 * IMAGES
 """Samples of two clean results, two attacks white-box on both candidates, and by transfer on the second."""
 SETTINGS = ("--attack", "pgd,square", "--option", "steps=2", "--n", str(IMAGES), "--no-sanity")
@@ -87,7 +87,7 @@ def _begin(words: list[str], output: str, faults: list[Fault]) -> None:
 
 
 def rows(file: Path) -> Rows:
-    """Every sample that a results file holds, by setting and position, with what was kept of it; none without a file."""
+    """Every sample that a results file holds, by setting and position, and every image; none without a file."""
     found: Rows = {}
     with suppress(RadaptError), Results(file, read_only=True) as results:
         for result in results.all(checks=True):

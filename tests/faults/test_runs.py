@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 RUNS = int(os.environ.get("RADAPT_FAULT_RUNS", "1"))
 """How often each fault that is drawn at random is tried, each time with another seed; more of them for a full run."""
-KILLS = 4
+KILLS = 3
 
 
 class Whole(NamedTuple):
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_again_and_again(seed: int, whole: Whole, tmp_path:
     finished(file, whole, kept)
 
 
-@pytest.mark.parametrize("commit", [1, *(random.Random(9).sample(range(2, 30), RUNS))])
+@pytest.mark.parametrize("commit", random.Random(9).sample(range(1, 24), min(RUNS, 23)))
 def test_a_disk_that_is_full(commit: int, whole: Whole, tmp_path: Path) -> None:
     file = tmp_path / "r.sqlite"
     full = run(file, faults=[(befallen.after_commit, [commit, befallen.no_room, str(tmp_path)])])
@@ -116,7 +116,7 @@ def test_a_disk_that_is_full(commit: int, whole: Whole, tmp_path: Path) -> None:
 def test_a_file_system_that_is_full(whole: Whole, tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", place], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=72k", "tmpfs", place], check=False).returncode:
         pytest.skip("this root may not mount a file system")
     try:
         file = place / "r.sqlite"
@@ -251,13 +251,16 @@ def test_a_clock_that_jumps_changes_nothing(whole: Whole, tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["python", "cuda", "cpu"])
 def test_memory_that_ends(kind: str, whole: Whole, tmp_path: Path) -> None:
     file = tmp_path / "r.sqlite"
-    ended = run(file, faults=[(befallen.at_pass, [40, kind])])
+    ended = run(file, faults=[(befallen.at_pass, [30, kind, False])])
     refused(ended, "not enough memory", "smaller --batch-size", "kept")
     kept = rows(file)
     assert 0 < samples(kept) < TOTAL
-    ended = run(file, "--batch-size", "2")
-    assert ended.code == 0, ended.told
-    found = rows(file)
-    assert kept.items() <= found.items()
-    assert found.keys() == whole.rows.keys()
-    assert samples(found) == TOTAL
+    finished(file, whole, kept, "--batch-size", "2")
+
+
+def test_memory_that_ends_once_makes_the_batch_smaller(whole: Whole, tmp_path: Path) -> None:
+    file = tmp_path / "r.sqlite"
+    ended = run(file, faults=[(befallen.at_pass, [30, "cuda", True])])
+    assert ended.code == 0
+    assert "out of memory at batch size" in ended.told
+    assert figures(file) == whole.figures

@@ -128,8 +128,8 @@ class Database:
             return f"{self.path} is not a results file (or is damaged): {text}; restore a copy, or take another file"
         if not self._read_only and ("is full" in text or "disk I/O" in text):
             return (
-                f"cannot write {self.path}: {text} (no space left, a quota, or a failing disk); what was stored before is "
-                "kept: make room, and the same command continues"
+                f"cannot write {self.path}: {text} (no space left, a quota, or a failing disk); what was stored before "
+                "is kept: make room, and the same command continues"
             )
         if "FOREIGN KEY" in text:
             return f"{self.path} does not know this setting; call begin(setting) before add"
