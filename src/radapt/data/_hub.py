@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from radapt.errors import InputError, SettingsError, shown
+from radapt.hub import network_errors
 from radapt.registry import nearest
 from radapt.types import Split
 
@@ -118,7 +119,7 @@ def _reading(name: str, repository: str, part: str) -> Iterator[None]:
         yield
     except (SettingsError, InputError):
         raise
-    except (*_BROKEN, datasets.exceptions.DatasetsError) as error:
+    except (*_BROKEN, *network_errors(), datasets.exceptions.DatasetsError) as error:
         first: BaseException = error
         while isinstance(first, datasets.exceptions.DatasetGenerationError) and first.__cause__ is not None:
             first = first.__cause__  # which says what is wrong, where the outer one says that something is

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.errors import ModelError, UnknownModelError
+from radapt.hub import network_errors
 from radapt.registry import nearest
 from radapt.schema import read_json
 
@@ -118,7 +119,6 @@ def _fetch(repository: str, name: str, wanted: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -146,7 +146,7 @@ def _fetch(repository: str, name: str, wanted: tuple[str, ...]) -> Path:
             f"{failed}: there is no repository {page}, or it is private (then set HF_TOKEN)"
             f"{nearest(name, micro_models())}"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except network_errors(HFValidationError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"{failed}: {reason} Try again, or pass {_FILES}") from error
     if unreached is not None:
