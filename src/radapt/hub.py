@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-__all__ = ["network_errors"]
+__all__ = ["lost_connection", "network_errors"]
 
 
 @cache
@@ -20,3 +20,16 @@ def network_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
 
     beneath = (kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception))
     return (*others, HfHubHTTPError, OSError, *beneath)
+
+
+def lost_connection(error: BaseException) -> BaseException | None:
+    """The error of a connection that broke, among those that led to an error; libraries speak of missing files then."""
+    answered, *_, beneath = network_errors()
+    each: BaseException | None = error
+    seen = set[int]()
+    while each is not None and id(each) not in seen:
+        if isinstance(each, (ConnectionError, beneath)) and not isinstance(each, answered):
+            return each
+        seen.add(id(each))
+        each = each.__cause__ or each.__context__
+    return None

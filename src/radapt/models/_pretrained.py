@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from radapt.errors import ModelError, RadaptError, SettingsError
-from radapt.hub import network_errors
+from radapt.hub import lost_connection
 from radapt.io import replacing_folder
 from radapt.registry import nearest
 
@@ -103,7 +103,7 @@ def reading(name: str) -> Iterator[None]:
     except BaseException as error:  # transformers, tokenizers and safetensors raise whatever a file leads them to
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
-        lost = _lost_connection(error)
+        lost = lost_connection(error)
         reason = " ".join(str(lost or error).split()) or type(lost or error).__name__
         reason = reason if len(reason) <= _LONGEST else f"{reason[: _LONGEST - 3]}..."
         if lost is not None:
@@ -112,17 +112,6 @@ def reading(name: str) -> Iterator[None]:
             f"cannot load {name!r}: {reason}. Without network, pass a local folder with config.json, "
             "model.safetensors, tokenizer and preprocessor_config.json; for a gated repository set HF_TOKEN"
         ) from error
-
-
-def _lost_connection(error: BaseException | None) -> BaseException | None:
-    """The error of the network behind one of transformers, which speaks of missing files then."""
-    seen = set[int]()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, ConnectionError | network_errors()[-1]):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def pretrained(
