@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_again_and_again(seed: int, whole: Whole, tmp_path:
     finished(file, whole, kept)
 
 
-@pytest.mark.parametrize("commit", random.Random(9).sample(range(1, 24), min(RUNS, 23)))
+@pytest.mark.parametrize("commit", random.Random(9).sample(range(1, 20), min(RUNS, 19)))
 def test_a_disk_that_is_full(commit: int, whole: Whole, tmp_path: Path) -> None:
     file = tmp_path / "r.sqlite"
     full = run(file, faults=[(befallen.after_commit, [commit, befallen.no_room, str(tmp_path)])])
