@@ -18,7 +18,7 @@ Marked = str
 def hostile(numbers: random.Random) -> Any:
     """A value that is hardly expected anywhere."""
     deep: Any = []
-    for _ in range(numbers.choice([3, 70, 500])):
+    for _ in range(numbers.choice([3, 70, 150])):
         deep = [deep]
     return numbers.choice(
         [
@@ -95,7 +95,7 @@ def spoiled_tensors(content: bytes, numbers: random.Random) -> bytes:
         case 0:
             length = numbers.choice([0, 1, size - 1, size + 8, 2**31, 2**63 - 1, 2**64 - 1])
         case 1:
-            header[name]["shape"] = numbers.choice([[], [0], [-1], [2**62, 2], header[name]["shape"][::-1] + [1], "x"])
+            header[name]["shape"] = numbers.choice([[], [0], [-1], [2**62, 2], [*header[name]["shape"][::-1], 1], "x"])
         case 2:
             header[name]["dtype"] = numbers.choice(["F64", "I8", "BOOL", "F8_E4M3", "PICKLE", 3])
         case 3:

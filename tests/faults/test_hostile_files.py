@@ -240,7 +240,7 @@ def _with_code(place: Path, numbers: random.Random) -> None:
     match numbers.randrange(4):
         case 0:
             (place / "own.py").write_text(code)
-            content |= {"auto_map": {name: "own.Own" for name in ("AutoConfig", "AutoModel", "AutoTokenizer")}}
+            content |= {"auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer"), "own.Own")}
             content |= {"model_type": numbers.choice(["clip", "own"])}
         case 1:
             (place / "model.safetensors").unlink()
