@@ -9,10 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Marked", "hostile", "spoiled_bytes", "spoiled_tensors", "spoiled_tree"]
-
-Marked = str
-"""Path of a file that exists once anything that a file holds is executed."""
+__all__ = ["hostile", "spoiled_bytes", "spoiled_tensors", "spoiled_tree"]
 
 
 def hostile(numbers: random.Random) -> Any:
