@@ -27,6 +27,7 @@ LAYERS = (
         "classifier",
         "errors",
         "fingerprint",
+        "hub",
         "images",
         "io",
         "numbers",

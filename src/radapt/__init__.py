@@ -64,8 +64,8 @@ _PUBLIC = {
 }
 _PACKAGES = {
     *("adapters", "analysis", "attacks", "caching", "classifier", "cli", "data", "errors", "evaluation"),
-    *("experiments", "finetuning", "fingerprint", "images", "io", "micro", "models", "numbers", "registry"),
-    *("reports", "results", "schema", "spectral", "text", "training", "types"),
+    *("experiments", "finetuning", "fingerprint", "hub", "images", "io", "micro", "models", "numbers"),
+    *("registry", "reports", "results", "schema", "spectral", "text", "training", "types"),
 }
 
 __all__ = [

@@ -132,10 +132,6 @@ def nested(root: Path) -> None:
     (root / "one" / "more").mkdir()
 
 
-def text(root: Path) -> None:
-    (root / "one" / "notes.txt").write_text("blue")
-
-
 def archive(root: Path) -> None:
     (root / "one" / "0.tar").write_bytes(b"")
 
@@ -153,7 +149,7 @@ def twice(root: Path) -> None:
     ("change", "message"),
     [
         (loose, r"outside the folders of the classes, such as '0.png'"), (nested, "a folder 'more' in that of a class"),
-        (text, r"notes.txt' is not an image"), (archive, "0.tar' is no image; .*'source: hub'"),
+        (archive, "0.tar' is no image; .*'source: hub'"),
         (mixture, r"folders of splits \(test\) and others beside them .*one"), (twice, "are both for validation"),
     ],
 )  # fmt: skip
@@ -162,6 +158,19 @@ def test_what_is_not_expected_is_refused(tmp_path: Path, change: object, message
     change(root)  # type: ignore[operator]
     with pytest.raises((SettingsError, InputError), match=message):
         load_dataset(root)
+
+
+def test_a_file_that_is_no_image_is_named_and_left_out(tmp_path: Path) -> None:
+    root = images(tmp_path / "set", {"one": 2, "two": 2})
+    whole = load_dataset(root)
+    (root / "one" / "001.JPG").write_bytes(b"blue")
+    with pytest.warns(UserWarning, match=r"dataset 'set': sample \d: '.*001.JPG' is not an image .* left out"):
+        data = load_dataset(root)
+    (lost,) = data.left_out
+    rest = [at for at in range(4) if at != lost]
+    assert data.labels.tolist() == whole.labels[rest].tolist()
+    assert data.keys == tuple(whole.keys[at] for at in rest)
+    assert data.digests == tuple(whole.digests[at] for at in rest)
 
 
 @pytest.mark.parametrize("names", [(), ("one",)])

@@ -221,38 +221,52 @@ BOMB = saved((8, 8), "BMP").replace((8).to_bytes(4, "little") * 2, (60_000).to_b
     ],
     ids=["png", "jpeg", "text", "empty", "eps", "bomb", "thin"],
 )
-def test_a_broken_image_names_set_and_sample(
+def test_a_broken_image_is_named_and_left_out(
     tmp_path: Path, broken: bytes, message: str, order: dict[str, int]
 ) -> None:
-    folder = images(tmp_path / "data", [saved()] * 2 + [broken], captions=[["a"]] * 3)
+    folder = images(tmp_path / "data", [saved()] * 2 + [broken], captions=[["a"], ["b"], ["c"]])
     name = own(tmp_path, folder, order, **CAPTIONS)
-    at = r"\d" if order else "2"
-    with pytest.raises(InputError, match=rf"dataset 'own': sample {at}: the image .*{message}") as caught:
-        load_dataset(name)
-    assert "network" not in str(caught.value)
+    at = r"(\d)" if order else "(2)"
+    with pytest.warns(UserWarning, match=rf"dataset 'own': sample {at}: the image .*{message}.* left out") as caught:
+        data = load_dataset(name)
+    assert "network" not in str(caught[0].message)
+    assert sorted(data.captions) == [("a",), ("b",)]
+    assert data.left_out == tuple({0, 1, 2} - {int(key.rpartition("/")[2]) for key in data.keys})
+    assert len(data) == 2
+    assert "n=2 (1 left out)" in repr(data)
     if not order:
-        assert len(load_dataset(name, n=2)) == 2
+        assert load_dataset(name, n=2).left_out == ()
 
 
-def test_a_broken_image_of_a_folder_names_set_and_sample(tmp_path: Path) -> None:
+def test_more_broken_images_than_not_are_refused(tmp_path: Path) -> None:
+    folder = images(tmp_path / "data", [b"x", saved(), b"y"], captions=[["a"]] * 3)
+    with pytest.raises(InputError, match=r"sample 0: the image is not an image .*; nor can 1 others of 3"):
+        load_dataset(own(tmp_path, folder, {}, **CAPTIONS))
+    many = images(tmp_path / "many", [b"x"] * 21 + [saved()] * 100, captions=[["a"]] * 121)
+    with pytest.raises(InputError, match=r"sample 0: .*; nor can 20 others of 21"):  # read no further
+        load_dataset(own(tmp_path, many, {}, **CAPTIONS))
+
+
+def test_a_broken_image_of_a_folder_is_named_and_left_out(tmp_path: Path) -> None:
     for at, content in enumerate([saved(), saved(kind="JPEG")[:-400], saved()]):
         (tmp_path / "data" / "test" / "ab"[at % 2]).mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / "test" / "ab"[at % 2] / f"{at}.jpg").write_bytes(content)
     name = own(tmp_path, tmp_path / "data", {})
     data = load_dataset(name, n=2)
     assert (data.classes, data.labels.tolist()) == (("a", "b"), [0, 0])
-    with pytest.raises(InputError, match=r"dataset 'own': sample 2: the image cannot be read to its end"):
-        load_dataset(name, n=3)
+    with pytest.warns(UserWarning, match=r"dataset 'own': sample 2: the image cannot be read to its end"):
+        data = load_dataset(name, n=3)
+    assert (data.labels.tolist(), data.left_out) == ([0, 0], (2,))
 
 
-def test_damage_between_rows_names_the_sample_and_gives_no_advice_on_networks(tmp_path: Path) -> None:
+def test_damage_between_rows_names_the_archive_and_gives_no_advice_on_networks(tmp_path: Path) -> None:
     from tests.data.hub_files import archives
 
     folder = archives(tmp_path / "data", [0] * 40, kind="png")
     archive = folder / "test" / "0.tar"
     archive.write_bytes(archive.read_bytes()[: 30 * 3 * 512 + 700])
     options = {"files": "{split}/*.tar", "columns": {"label": "cls"}, "classes_file": "classnames.txt"}
-    with pytest.raises(SettingsError, match=r"cannot read .*, split 'test', sample \d+: ") as caught:
+    with pytest.raises(SettingsError, match=r"shard 1 of 1, '.*test/0.tar', is damaged: unexpected end of") as caught:
         load_dataset(own(tmp_path, folder, options))
     assert "network" not in str(caught.value)
 

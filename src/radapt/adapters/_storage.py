@@ -20,6 +20,7 @@ from torch import Tensor
 
 from radapt._version import __version__
 from radapt.errors import AdapterError, shown
+from radapt.hub import network_errors
 from radapt.io import expanded, replacing, write_text
 from radapt.models import Delta, LowRank
 from radapt.schema import parse, parse_json, read_json
@@ -209,14 +210,17 @@ def _tensors(path: Path, digest: str | None, config: Path, most: int, what: str)
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise AdapterError(f"no adapter folder at {name}; give a folder with {CONFIG}, or a hub name (owner/name)")
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, ANCHOR, DELTAS, *_BEFORE, _CARD]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
-        raise AdapterError(f"no folder {name!r}, and the hub did not give it: {type(error).__name__}") from error
+    except network_errors(LocalEntryNotFoundError, HFValidationError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise AdapterError(
+            f"no folder {name!r}, and the hub did not give it: {reason}; try again, or give a folder with {CONFIG}"
+        ) from error
 
 
 def push(
@@ -235,7 +239,7 @@ def push(
         AdapterError: the hub refuses, or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     api = HfApi(token=token)
     try:
@@ -245,5 +249,5 @@ def push(
                 api.hf_hub_download(repository, _CARD, local_dir=folder)
             files = save(settings, anchor, deltas, fingerprint, Path(folder))
             return str(api.upload_folder(repo_id=repository, folder_path=files))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except network_errors(HFValidationError) as error:
         raise AdapterError(f"the hub did not take the adapter as {repository!r}: {error}") from error

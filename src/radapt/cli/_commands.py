@@ -118,7 +118,8 @@ def _told(error: BaseException) -> str:
         return f"{reason}; {_KEPT}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else reason
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in reason:
         what = f" ({reason})" if reason else ""
-        return f"there is not enough memory{what}; take a smaller --batch-size or --n, or a smaller model"
+        advice = "take a smaller --batch-size or --n, or a smaller model"
+        return f"there is not enough memory{what}; {advice}; what was computed is kept, and goes on in smaller batches"
     if isinstance(error, RecursionError):
         return f"something is nested too deeply to be read ({reason})"
     return (

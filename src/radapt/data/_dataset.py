@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -53,6 +54,8 @@ class Dataset:
         captions: the true captions of each image.
         questions: the questions of each image, each followed by its right answers (those of several people).
         corpus: captions of the card's own number of images, whatever ``n`` is: what CIDEr takes word weights from.
+        left_out: numbers of the samples whose images could not be read, in the order of the source: the first of those
+            that are there may be its sample 1.
     """
 
     card: Card
@@ -63,6 +66,7 @@ class Dataset:
     captions: tuple[tuple[str, ...], ...] = ()
     questions: tuple[tuple[tuple[str, ...], ...], ...] = ()
     corpus: tuple[tuple[str, ...], ...] = ()
+    left_out: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
@@ -104,8 +108,9 @@ class Dataset:
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """Names of the samples, ``name/split/position``, for random numbers drawn per sample."""
-        return tuple(f"{self.name}/{self.split}/{position}" for position in range(len(self)))
+        """Names of the samples, ``name/split/number in the source``, for random numbers drawn per sample."""
+        numbers = (number for number in range(len(self) + len(self.left_out)) if number not in self.left_out)
+        return tuple(f"{self.name}/{self.split}/{number}" for number in islice(numbers, len(self)))
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
@@ -134,7 +139,8 @@ class Dataset:
     def __repr__(self) -> str:
         height, width = self.image_size
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"Dataset({self.name!r}, {self.split}, n={len(self)}, {height} x {width} px, {self.card.task}{classes})"
+        count = f"n={len(self)}" + (f" ({len(self.left_out)} left out)" if self.left_out else "")
+        return f"Dataset({self.name!r}, {self.split}, {count}, {height} x {width} px, {self.card.task}{classes})"
 
     def pixels(self, positions: Sequence[int] | Index) -> Pixels:
         """Images at some positions, float32 in [0, 1], in the order asked for.

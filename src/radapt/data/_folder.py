@@ -17,8 +17,7 @@ from ._cards import Card
 from ._dataset import Dataset
 from ._naming import chosen_names
 from ._order import in_turn
-from ._pixels import LARGEST, PIXELS, square
-from ._stack import stacked
+from ._pixels import LARGEST, PIXELS, Squares
 
 __all__ = ["read_folder"]
 
@@ -40,7 +39,10 @@ def read_folder(details: Card, split: Split, n: int | None) -> Dataset:
     Raises:
         SettingsError: wrong options, no such folder, split or images, images or folders where none are expected, fewer
             than two classes, or too few images.
-        InputError: a file is no image.
+        InputError: more files than not are no images that can be read.
+
+    Warns:
+        UserWarning: of each file that is none; its sample is left out.
     """
     name, path, seed = f"dataset {details.name!r}", details.options.get("path"), details.options.get("shuffle")
     if not isinstance(path, str) or not path:
@@ -73,12 +75,14 @@ def read_folder(details: Card, split: Split, n: int | None) -> Dataset:
     wanted = n or details.n or len(files)
     if not files or wanted > len(files):
         raise SettingsError(f"{name}: the {split} split has {len(files)} samples, n={wanted} asked for")
-    order = order[:wanted]
+    images = Squares(name, size)
+    rows = [row for row in order[:wanted] if images.add(files[row])]
     return Dataset(
         card=details,
         split=split,
-        images=stacked(square(f"{name}: sample {at}", files[row], size) for at, row in enumerate(order)),
-        labels=torch.tensor([labels[row] for row in order], dtype=torch.int64, device="cpu"),
+        images=images.stacked(),
+        labels=torch.tensor([labels[row] for row in rows], dtype=torch.int64, device="cpu"),
+        left_out=images.left_out,
         classes=chosen_names(details, [" ".join(folder.replace("_", " ").split()) for folder in folders]),
     )
 

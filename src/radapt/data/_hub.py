@@ -13,18 +13,18 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from radapt.errors import InputError, SettingsError, shown
+from radapt.hub import network_errors
 from radapt.registry import nearest
 from radapt.types import Split
 
+from ._archives import check_archives
 from ._cards import Card
 from ._dataset import Dataset
 from ._naming import NAMING, class_names, no_column, with_templates
 from ._order import in_turn
-from ._pixels import LARGEST, PIXELS, square
-from ._stack import stacked
+from ._pixels import LARGEST, PIXELS, Squares
 from ._truth import label_of, question_of, texts_of
 
 __all__ = ["OPTIONS", "read_hub"]
@@ -60,7 +60,11 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     Raises:
         SettingsError: wrong options, no such split, column or file, no class names, too few rows, or the library
             ``datasets`` is missing.
-        InputError: an image, a label or a text that cannot be read, or a label without a class name.
+        InputError: a label or a text that cannot be read, a label without a class name, or more images that cannot be
+            read than ones that can.
+
+    Warns:
+        UserWarning: of each image that cannot be read; its sample is left out.
     """
     name = f"dataset {details.name!r}"
     repository, size = details.options.get("repository"), details.options.get("size", PIXELS)
@@ -78,22 +82,20 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     corpus = details.n if details.task == "captioning" else wanted
     most = None if corpus is None or wanted is None else max(corpus, wanted)
     places = {label: place for place, label in enumerate(sorted(classes))}
-    truths = []
+    images, truths = Squares(name, size), []
     label = columns.get("label", "label") if details.task == "zero-shot" and details.flag("balanced") else None
-
-    def images() -> Iterator[NDArray[np.uint8]]:
-        for at, row in enumerate(_rows(details, whole, part, most, label)):
-            found = _found(details, columns, row)
-            truths.append(_truth(details, at, found, row, places))
-            if wanted is None or at < wanted:
-                yield square(f"{name}: sample {at}", row[found["image"]], size)
-        count = len(truths) if wanted is None else min(len(truths), wanted)
-        if not count or (wanted is not None and count < wanted):
-            where = "" if part == split else f"; it is {part!r} of {repository}"
-            raise SettingsError(f"{name}: the {split} split has {count} samples, n={wanted} asked for{where}")
-
-    pixels = stacked(images())
-    return Dataset(card=details, split=split, images=pixels, **_fields(details, truths, len(pixels), classes))
+    for at, row in enumerate(_rows(details, whole, part, most, label)):
+        found = _found(details, columns, row)
+        if wanted is None or at < wanted:
+            images.add(row[found["image"]])
+        truths.append(_truth(details, at, found, row, places))
+    count = len(truths) if wanted is None else min(len(truths), wanted)
+    if not count or (wanted is not None and count < wanted):
+        where = "" if part == split else f"; it is {part!r} of {repository}"
+        raise SettingsError(f"{name}: the {split} split has {count} samples, n={wanted} asked for{where}")
+    stacked, left_out = images.stacked(), images.left_out
+    fields = _fields(details, truths, [at for at in range(count) if at not in left_out], classes)
+    return Dataset(card=details, split=split, images=stacked, left_out=left_out, **fields)
 
 
 def _names(details: Card, key: str, allowed: Sequence[str]) -> dict[str, str]:
@@ -117,8 +119,11 @@ def _reading(name: str, repository: str, part: str) -> Iterator[None]:
         yield
     except (SettingsError, InputError):
         raise
-    except (*_BROKEN, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (*_BROKEN, *network_errors(), datasets.exceptions.DatasetsError) as error:
+        first: BaseException = error
+        while isinstance(first, datasets.exceptions.DatasetGenerationError) and first.__cause__ is not None:
+            first = first.__cause__  # which says what is wrong, where the outer one says that something is
+        reason = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
         local = "check the files of the folder"
         folder = repository.rpartition("/")[2]
         remote = f"Without network, put a copy into a folder {folder!r}, and name the one around it in --data-root or "
@@ -151,6 +156,9 @@ def _open(details: Card, split: str) -> Any:
     # being taken for the data.
     chosen = {} if files is None else {"data_files": {split: files.replace("{split}", split)}}
     configuration = details.options.get("configuration")
+    if Path(str(repository)).is_dir():
+        builder = datasets.load_dataset_builder(repository, configuration, **chosen)
+        check_archives(name, (builder.config.data_files or {}).get(split, ()))
     return datasets.load_dataset(repository, configuration, split=split, streaming=seed is None, **chosen)
 
 
@@ -211,7 +219,8 @@ def _content(value: Any) -> Any:
 
 def _found(details: Card, columns: Mapping[str, str], row: Mapping[str, Any]) -> dict[str, str]:
     """The column of each thing that the task needs."""
-    usual = next((column for column in _IMAGE_COLUMNS if row.get(column) is not None), "image")
+    there = [column for column in _IMAGE_COLUMNS if column in row]  # several, where files are of several formats
+    usual = next((column for column in there if row[column] is not None), (there or ["image"])[0])
     found = {ours: columns.get(ours, usual if ours == "image" else ours) for ours in _COLUMNS[details.task]}
     for ours, column in found.items():
         if column not in row:
@@ -233,12 +242,13 @@ def _truth(details: Card, at: int, found: Mapping[str, str], row: Mapping[str, A
     return tuple(text for text in texts_of(*read("captions"), field) if text)
 
 
-def _fields(details: Card, truths: Sequence[Any], count: int, classes: Mapping[int, str]) -> dict[str, Any]:
-    """The truths of the samples in the form of a :class:`Dataset`."""
+def _fields(details: Card, truths: Sequence[Any], rows: Sequence[int], classes: Mapping[int, str]) -> dict[str, Any]:
+    """The truths of the samples in some rows, in the form of a :class:`Dataset`."""
+    own = [truths[row] for row in rows]
     if details.task == "zero-shot":
-        labels = torch.tensor(truths, dtype=torch.int64, device="cpu")
+        labels = torch.tensor(own, dtype=torch.int64, device="cpu")
         return {"labels": labels, "classes": tuple(classes[label] for label in sorted(classes))}
     if details.task == "vqa":
-        return {"questions": tuple(truths)}
+        return {"questions": tuple(own)}
     corpus = truths[: details.n] if details.task == "captioning" else truths
-    return {"captions": tuple(truths[:count]), "corpus": tuple(corpus)}
+    return {"captions": tuple(own), "corpus": tuple(corpus)}

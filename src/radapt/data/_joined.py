@@ -43,10 +43,15 @@ def joined(sets: Sequence[Dataset]) -> Dataset:
         templates=tuple(dict.fromkeys(chain.from_iterable(each.templates for each in sets))),
         classes=(),
     )
+    left_out, before = list[int](), 0
+    for each in sets:
+        left_out += [before + number for number in each.left_out]
+        before += len(each) + len(each.left_out)
     return Dataset(
         card=details,
         split=sets[0].split,
         images=stacked(chain.from_iterable(each.images for each in sets)),
         labels=torch.cat([place[each.labels] for place, each in zip(places, sets, strict=True)]),
         classes=classes,
+        left_out=tuple(left_out),
     )

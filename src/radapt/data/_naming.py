@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.errors import InputError, SettingsError, shown
+from radapt.hub import network_errors
 from radapt.registry import nearest
 from radapt.schema import read_text
 
@@ -114,7 +115,7 @@ def _lines(details: Card, key: str) -> tuple[str, ...]:
         raise SettingsError(f"{name}: {key} must be the name of a text file of the repository, got {shown(file)}")
     try:
         text = read_text(_path(repository, file))
-    except (OSError, ValueError) as error:
+    except network_errors(ValueError) as error:
         raise SettingsError(
             f"{name}: cannot read {file!r} of {repository!r} ({key}): {str(error).strip() or type(error).__name__}. "
             f"Put it into the folder that is the repository, or write its lines on a card of your own, without {key}"

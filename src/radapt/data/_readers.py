@@ -65,11 +65,12 @@ def load_dataset(
         SettingsError: an unknown name, split or source, a set that ``data_root`` lacks, the split has fewer than ``n``
             samples, their images are too many or too large to be held, or ``balanced`` for a set without classes or
             one that cannot be read so.
-        InputError: a sample cannot be read.
+        InputError: the label or text of a sample cannot be read, or more images than not cannot.
 
     Warns:
-        UserWarning: the samples leave classes out, as those of a set that is sorted by class do, or because fewer were
-            asked for than the card says.
+        UserWarning: an image cannot be read; its sample is left out, and its number is in ``left_out``. Or the samples
+            leave classes out, as those of a set that is sorted by class do, or because fewer were asked for than the
+            card says.
     """
     details = mirrored(card(str(name)), data_root)
     if balanced:

@@ -13,7 +13,7 @@ from radapt.attacks import Attack, make
 from radapt.errors import SettingsError
 from radapt.fingerprint import version_of
 from radapt.models import VLM
-from radapt.results import Setting
+from radapt.results import LEFT_OUT, Setting
 from radapt.types import Norm
 
 from ._candidates import Candidate
@@ -136,6 +136,8 @@ def depends_on(
         known: hashes by model, added to.
     """
     depends = {"content": task.content, "task": version_of(type(task)), **_VERSIONS}
+    if task.data.left_out:  # other positions stand for other samples
+        depends[LEFT_OUT] = ", ".join(map(str, task.data.left_out))
     models = {"model": candidate.model}
     if source is not None and source.model is not candidate.model:
         models["source"] = source.model

@@ -21,7 +21,7 @@ from radapt.adapters import Adapter, AdapterMethod, adapt, front
 from radapt.data import Dataset, load_dataset, training_images
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
-from radapt.io import digest_of, expanded, write_json
+from radapt.io import digest_of, expanded, fraction, write_json
 from radapt.models import VLM, load
 from radapt.results import Result, Results
 from radapt.schema import STRICT, parse, read_json, read_yaml
@@ -97,6 +97,7 @@ class SearchSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise SettingsError(f"weight must lie in [0, 1], got {self.weight!r}")
+        _ = self.threat
         if empty := [name for space in self.space for name, values in space.items() if not values]:
             raise SettingsError(f"space: {empty[0]} has no values")
         parse(_OWN["start"], [self.settings.get("start")], where="settings: start")
@@ -105,6 +106,11 @@ class SearchSpec:
                 parse(kind, space.get(name, []), where=f"space: {name}")
         if twice := sorted({"steps", "seed", "quiet", "checkpoint"} & {*self.settings}.union(*self.space)):
             raise SettingsError(f"{twice[0]} is set by the search; leave it out of space and settings")
+
+    @property
+    def threat(self) -> Threat:
+        """What trials are compared under."""
+        return Threat(attack=self.attack, eps=fraction(self.eps), source="self", options=self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,12 +260,11 @@ def _others(plan: SearchSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _measured(
     plan: SearchSpec, model: VLM, adapter: Adapter, name: str, sets: Sequence[Dataset], file: Path, quiet: bool
 ) -> list[Result]:
-    threat = Threat(attack=plan.attack, eps=float(number_of(plan.eps)), source="self", options=plan.options)
     with Results(file) as results:
         return evaluate(
             [Candidate(method=name, model=model, adapter=adapter)],
             data=list(sets),
-            threats=[threat],
+            threats=[plan.threat],
             results=results,
             seed=plan.seed,
             sanity=False,  # whoever wins is judged on test, with them

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from radapt.errors import ModelError, RadaptError, SettingsError
+from radapt.hub import lost_connection
 from radapt.io import replacing_folder
 from radapt.registry import nearest
 
@@ -102,8 +103,11 @@ def reading(name: str) -> Iterator[None]:
     except BaseException as error:  # transformers, tokenizers and safetensors raise whatever a file leads them to
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        lost = lost_connection(error)
+        reason = " ".join(str(lost or error).split()) or type(lost or error).__name__
         reason = reason if len(reason) <= _LONGEST else f"{reason[: _LONGEST - 3]}..."
+        if lost is not None:
+            reason = f"the connection to the hub broke off ({reason}); the same command tries again"
         raise ModelError(
             f"cannot load {name!r}: {reason}. Without network, pass a local folder with config.json, "
             "model.safetensors, tokenizer and preprocessor_config.json; for a gated repository set HF_TOKEN"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radapt.errors import ModelError, UnknownModelError
+from radapt.hub import network_errors
 from radapt.registry import nearest
 from radapt.schema import read_json
 
@@ -19,6 +20,8 @@ __all__ = ["MICRO", "locate", "micro_models", "model_type", "open_clip_config"]
 
 MICRO = Path(str(files("radapt"))) / "micro" / "weights"
 _CONFIG, _OPEN_CLIP = "config.json", CONFIG
+_READ_WHOLE, _LARGEST = (".jinja", ".json", ".jsonl", ".model", ".txt"), 1 << 27
+"""Endings of the files of configurations and tokenizers, and their most bytes: the largest known have a quarter."""
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _FILES = (
     "a local folder with config.json, model.safetensors, preprocessor_config.json and the tokenizer's files (of "
@@ -63,6 +66,7 @@ def model_type(source: str, name: str) -> str:
     if source.startswith("hf-hub:"):
         return "open_clip"
     file = _config_of(source, name)
+    _check_sizes(file.parent, name)
     if file.name == _OPEN_CLIP:
         return "open_clip"
     with _reading(name, f"{_CONFIG} with a model_type"):
@@ -84,6 +88,16 @@ def open_clip_config(source: str, name: str) -> Any:
     file = _config_of(source, name)
     with _reading(name, file.name):
         return read_json(file, error=ModelError)
+
+
+def _check_sizes(folder: Path, name: str) -> None:
+    """Refuse a folder with a file that others would read whole, and that is larger than any such file is."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _READ_WHOLE and file.is_file() and (size := file.stat().st_size) > _LARGEST:
+            raise ModelError(
+                f"the file {file.name} of {name!r} has {size} bytes, more than the {_LARGEST} that are allowed; get it "
+                "again"
+            )
 
 
 @contextmanager
@@ -118,7 +132,6 @@ def _fetch(repository: str, name: str, wanted: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -146,7 +159,7 @@ def _fetch(repository: str, name: str, wanted: tuple[str, ...]) -> Path:
             f"{failed}: there is no repository {page}, or it is private (then set HF_TOKEN)"
             f"{nearest(name, micro_models())}"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except network_errors(HFValidationError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"{failed}: {reason} Try again, or pass {_FILES}") from error
     if unreached is not None:

@@ -16,6 +16,7 @@ from transformers import CLIPModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from radapt.errors import ModelError
+from radapt.hub import network_errors
 from radapt.images import open_image
 from radapt.schema import read_json
 from radapt.types import Embeddings, Pixels
@@ -243,7 +244,7 @@ def _wrapped(model: Any, name: str, tokenizer: Any, processor: Any) -> OpenClip:
 def _files(source: str, name: str) -> tuple[Path, Any, str]:
     """The weights, the configuration where there is one, and where a tokenizer may lie."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     path = Path(source)
     if path.is_file():
@@ -262,7 +263,7 @@ def _files(source: str, name: str) -> tuple[Path, Any, str]:
                 except (EntryNotFoundError, LocalEntryNotFoundError):
                     continue
         config = read_json(file, error=ModelError) or {}
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+    except network_errors(LocalEntryNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"cannot fetch {name!r} from the hub ({type(error).__name__}). Without network, pass a local folder with "
             f"{CONFIG} and {WEIGHTS[0]}, or set HF_HOME to a filled cache; for a gated repository set HF_TOKEN"

@@ -163,7 +163,7 @@ def settings(results: Sequence[Result]) -> tuple[dict[str, str], list[dict[str, 
     rows = []
     for result in results:
         row = result.row()
-        row["planned n"] = result.setting.n
+        row["planned n"] = result.setting.planned
         row |= {
             "eps": eps_text(result.setting.eps) if result.setting.source else "",
             "seconds": f"{result.seconds:.1f}",

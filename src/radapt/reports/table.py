@@ -15,6 +15,8 @@ from ._columns import Column, columns_of, identify, options_text, ordered, plain
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "plain", "rows", "tabulate"]
 
+_MOST_NAMED = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -131,7 +133,7 @@ def _cell(result: Result | None, notes: dict[str, int]) -> Cell | None:
         low=result.low,
         high=result.high,
         n=result.n,
-        partial=f"{result.n} of {result.setting.n} samples" if result.n < result.setting.n else "",
+        partial=f"{result.n} of {planned} samples" if result.n < (planned := result.setting.planned) else "",
         marks=tuple(notes.setdefault(text, len(notes) + 1) for text in texts),
         checked=result.checked,
     )
@@ -202,6 +204,10 @@ def _remarks(
         if unchecked
         else "The sanity checks were made on all results."
     )
+    lost = dict.fromkeys((each.setting.dataset, each.setting.left_out) for each in shown if each.setting.left_out)
+    for dataset, numbers in lost:
+        named = ", ".join(map(str, numbers[:_MOST_NAMED])) + ("..." if len(numbers) > _MOST_NAMED else "")
+        remarks.append(f"{plain(dataset)}: {len(numbers)} images cannot be read and are left out (samples {named}).")
     if len(attacks) == 1:
         remarks.append(f"Attack: {plain(*attacks)}.")
     if len(shown) < len(results):

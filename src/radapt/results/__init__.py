@@ -2,12 +2,13 @@
 
 from .intervals import mean_interval, ratio_interval, score_interval, wilson
 from .metrics import summarise
-from .records import CHECKS, Example, Result, Sample, Setting
+from .records import CHECKS, LEFT_OUT, Example, Result, Sample, Setting
 from .store import Results
 from .worst_case import WORST_CASE, with_worst_cases
 
 __all__ = [
     "CHECKS",
+    "LEFT_OUT",
     "WORST_CASE",
     "Example",
     "Result",

@@ -125,7 +125,12 @@ class Database:
         if "locked" in text:
             return f"{self.path} is in use by another run; wait for it, or write to another file"
         if "not a database" in text or "malformed" in text:
-            return f"{self.path} is not a results file (or is damaged): {text}"
+            return f"{self.path} is not a results file (or is damaged): {text}; restore a copy, or take another file"
+        if not self._read_only and ("is full" in text or "disk I/O" in text):
+            return (
+                f"cannot write {self.path}: {text} (no space left, a quota, or a failing disk); what was stored before "
+                "is kept: make room, and the same command continues"
+            )
         if "FOREIGN KEY" in text:
             return f"{self.path} does not know this setting; call begin(setting) before add"
         if self._read_only and "readonly" in text:

@@ -14,6 +14,7 @@ from radapt.io import digest_of
 __all__ = [
     "CHECKS",
     "KINDS",
+    "LEFT_OUT",
     "PLACES",
     "Example",
     "Kind",
@@ -33,6 +34,9 @@ KINDS: tuple[Kind, ...] = ("clean", "transfer", "white-box")
 
 CHECKS = "sanity checks"
 """Stands for the name of the attack in settings under which samples lie that the sanity checks fooled."""
+
+LEFT_OUT = "left out"
+"""Name under ``Setting.depends`` of the samples whose images could not be read: their numbers, as ``3, 17``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ class Setting:
         version: version of the library.
         depends: what else the result depends on, by name: hashes of the ``model`` (weights, configuration,
             normalisation, tokenizer), of that of the ``source`` where it is another, and of the ``content`` of the
-            dataset that all samples share (its card, classes and prompts); and the versions of what computes it.
+            dataset that all samples share (its card, classes and prompts); the versions of what computes it; and, where
+            images cannot be read, which samples were left out (:data:`LEFT_OUT`).
     """
 
     method: str
@@ -98,7 +103,17 @@ class Setting:
         """What results under several attacks must share for a worst case over them: candidate, dataset and ball, with
         the model and the content as they were."""
         own = self.method, self.model, self.adapter, self.task, self.dataset, self.split, self.norm, self.eps
-        return *own, self.depends.get("model"), self.depends.get("content")
+        return *own, *(self.depends.get(name) for name in ("model", "content", LEFT_OUT))
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Numbers of the samples that are missing because their images cannot be read."""
+        return tuple(int(number) for number in self.depends.get(LEFT_OUT, "").split(", ") if number)
+
+    @property
+    def planned(self) -> int:
+        """Number of samples that would have been measured, had all images been readable."""
+        return self.n + len(self.left_out)
 
     def _digest(self, *without: str) -> str:
         return digest_of({name: value for name, value in asdict(self).items() if name not in without})
