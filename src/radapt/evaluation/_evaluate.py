@@ -158,7 +158,7 @@ def evaluate(
         ledger = Ledger(file, units, part, sanity and shard is None)
         if any(ledger.left(unit) or ledger.due(unit) for unit in units):
             file.notes.add_run(Run.now(device=_device(bench, loader)))
-            file.notes.add_adapters({unit.setting.adapter: unit.numbers for unit in units if unit.numbers})
+            file.notes.add_adapters({unit.setting.adapter: unit.adapter for unit in units if unit.adapter})
         with _progress(units, quiet) as advance:
             bench.run(units, ledger, advance)
         return _results_of(units, file)

@@ -170,20 +170,20 @@ def _units(
                         shared="" if threat is None or white_box else digest_of(shared, default=repr),
                         undefended=candidate.adapter is None and candidate.model is undefended,
                         low=task.low,
-                        numbers=_numbers(candidate),
+                        adapter=_settings(candidate),
                     ),
                     Live(candidate, task, threat, source),
                 )
                 number += 1
 
 
-def _numbers(candidate: Candidate) -> dict[str, float]:
-    """What may be swept of an adapter."""
+def _settings(candidate: Candidate) -> dict[str, float | str]:
+    """What may be swept of an adapter, and what must then be equal."""
     if not isinstance(candidate.adapter, Adapter):
         return {}
     known = candidate.adapter.settings
-    values = {"alpha": known.alpha, "cutoff": known.cutoff, "block": known.block}
-    return {name: float(value) for name, value in values.items() if value is not None}
+    numbers = {"alpha": known.alpha, "cutoff": known.cutoff, "block": known.block}
+    return {"method": known.method, **{name: float(value) for name, value in numbers.items() if value is not None}}
 
 
 def _threats(

@@ -1,4 +1,4 @@
-"""What a results file holds besides results: who measured them and with what, and numbers of the adapters."""
+"""What a results file holds besides results: who measured them and with what, and settings of the adapters."""
 
 from __future__ import annotations
 
@@ -92,17 +92,16 @@ class Notes:
         """Note a call that is about to measure something."""
         self._write("runs", [*self._read("runs", []), asdict(run)][-_MOST:])
 
-    def adapters(self) -> dict[str, dict[str, float]]:
-        """Settings of the adapters that are numbers, such as ``alpha``, by the fingerprint of the adapter.
+    def adapters(self) -> dict[str, dict[str, float | str]]:
+        """Settings of the adapters, such as ``method`` and ``alpha``, by the fingerprint of the adapter.
 
         Raises:
             ResultsError: what the file says of them is damaged.
         """
-        read = dict(self._read("adapters", {}))
-        return {str(key): {str(name): float(each) for name, each in value.items()} for key, value in read.items()}
+        return dict(self._read("adapters", {}))
 
-    def add_adapters(self, settings: Mapping[str, Mapping[str, float]]) -> None:
-        """Note settings of adapters that are numbers, by the fingerprint of the adapter."""
+    def add_adapters(self, settings: Mapping[str, Mapping[str, float | str]]) -> None:
+        """Note settings of adapters, numbers and words, by the fingerprint of the adapter."""
         known = self._read("adapters", {})
         if new := {key: dict(value) for key, value in settings.items() if known.get(key) != dict(value)}:
             self._write("adapters", known | new)
@@ -119,17 +118,14 @@ class Notes:
             found = json.loads(rows[0][0]) if rows else empty
         except (ValueError, RecursionError) as error:
             raise ResultsError(f"{self._file.path} is damaged: its {name} are no JSON ({error})") from error
-        if not isinstance(found, type(empty)) or not all(isinstance(each, dict) for each in _parts(found)):
+        parts = list(found.values()) if isinstance(found, dict) else found
+        if not isinstance(found, type(empty)) or not all(isinstance(each, dict) for each in parts):
             raise ResultsError(f"{self._file.path} is damaged: its {name} are not as they were written")
         return found
 
     def _write(self, name: str, value: object) -> None:
         with self._file.transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
-
-
-def _parts(found: Any) -> list[Any]:
-    return list(found.values()) if isinstance(found, dict) else list(found)
 
 
 def _date(run: Run) -> str:

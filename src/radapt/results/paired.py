@@ -129,7 +129,7 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None) -> lis
     """
     with store.snapshot():
         every = store.all(checks=True) if results is None else results
-        scores = _scores(store, [result for result in every if result.main])
+        scores = _scores(store, every)
     compared = []
     for (task, kind, norm, eps), places in scores.items():
         tables: dict[tuple[str, str], list[Comparison]] = {}
@@ -175,9 +175,10 @@ def _scores(
     store: Results, results: Sequence[Result]
 ) -> dict[tuple[str, Kind, str, float], dict[tuple[str, str], dict[str, _Scores]]]:
     """By task and threat, dataset and method: the scores of every sample, where they are right or wrong."""
-    shown = [result for result in results if result.setting.source in ("", "self")]
-    names = _names(shown)
-    tasks = {_whose(r): place[0] for r, place in zip(shown, places_of([r.setting for r in shown]), strict=True)}
+    places = places_of([result.setting for result in results])
+    tasks = {_whose(result): place[0] for result, place in zip(results, places, strict=True)}
+    results = [result for result in results if result.main]
+    names = _names(results)
     measured: list[tuple[Result, _Scores]] = []
     for result in results:
         if result.kind == "clean":

@@ -18,7 +18,7 @@ WORST_CASE = "worst case"
 """Stands for the name of the attack in the results of this file."""
 
 
-def with_worst_cases(store: Results) -> list[Result]:
+def with_worst_cases(store: Results, results: Sequence[Result] | None = None) -> list[Result]:
     """All results of a file, and after them the worst cases over their attacks.
 
     One is made for each candidate, dataset, ball and metric that was attacked white-box and of which that attack is not
@@ -29,9 +29,16 @@ def with_worst_cases(store: Results) -> list[Result]:
     The setting of a worst case has ``worst case`` for its attack and the names of the attacks, each with its source,
     under ``options``; its flags are those of all of them, and one more where transferred images do better than those of
     the attacker who sees everything.
+
+    Args:
+        store: an open results file.
+        results: what ``store.all(checks=True)`` gave; None: it is read here.
     """
     with store.snapshot():
-        return _with_worst_cases(store)
+        every = store.all(checks=True) if results is None else results
+        worst = [_worst(store, group) for group in in_one_ball(every) if len(group) > 1]
+    shown = [result for result in every if result.setting.attack != CHECKS]
+    return [*shown, *(each for each in worst if each is not None)]
 
 
 def in_one_ball(results: Iterable[Result]) -> list[list[Result]]:
@@ -73,13 +80,6 @@ def lowest_scores(store: Results, group: Sequence[Result]) -> tuple[list[Result]
             if sample.position not in scores or score < scores[sample.position][0]:
                 scores[sample.position] = score, sample
     return used, scores
-
-
-def _with_worst_cases(store: Results) -> list[Result]:
-    results = store.all(checks=True)
-    worst = (_worst(store, group) for group in in_one_ball(results) if len(group) > 1)
-    shown = [result for result in results if result.setting.attack != CHECKS]
-    return [*shown, *(each for each in worst if each is not None)]
 
 
 def _worst(store: Results, group: Sequence[Result]) -> Result | None:
