@@ -73,13 +73,14 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
     own = [each for each in own if len(each.datasets) == panel.total and each.task == panel.task]
     pairs = {plain(each.second if plain(each.first) == best.method else each.first): each for each in own
              if best.method in (plain(each.first), plain(each.second))}  # fmt: skip
-    others = [point.method for point in points if point.white_box and point is not best and point.method in pairs]
+    rivals = [point for point in points if point.white_box and not point.marks and point is not best]
+    others = [point.method for point in rivals if point.method in pairs]
     if not others:
         return ""
     alike = [name for name in others if pairs[name].adjusted >= LEVEL]
     how = f"same samples, McNemar's exact test with Holm's correction, p < {LEVEL:g}"
     if not alike:
-        return f"{best.method} differs from every other method ({how})."
+        return f"{best.method} is better than every other method that may be trusted ({how})."
     return f"{best.method} cannot be told apart from {'; '.join(alike)} ({how} for the others)."
 
 

@@ -115,7 +115,7 @@ def flagged(results: Sequence[Result], notes: Sequence[str]) -> list[tuple[int, 
             note = plain(f"{name}: {value}")
             if note in places:  # superseded results have no place in the table
                 places[note].append(plain(f"{setting.method}, {setting.dataset}, {kind}"))
-    return [(number, note, places[note]) for number, note in enumerate(notes, 1)]
+    return [(number, note, list(dict.fromkeys(places[note]))) for number, note in enumerate(notes, 1)]
 
 
 def settings(results: Sequence[Result]) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -28,8 +28,9 @@ const plotHexagon = {
   },
 };
 
+/** Show what a mark says, a line for each part of it. */
 function tell(target, text) {
-  tip.textContent = text;
+  tip.replaceChildren(...text.split("\n").map(line => Object.assign(document.createElement("div"), { textContent: line })));
   tip.hidden = false;
   const box = target.getBoundingClientRect();
   const left = box.x + box.width / 2 + scrollX - tip.offsetWidth / 2;
@@ -40,24 +41,27 @@ function tell(target, text) {
 const hush = () => { tip.hidden = true; };
 addEventListener("keydown", event => { if (event.key === "Escape") hush(); });
 
+const asPercent = value => `${value} %`;
+
 /** Draw into a figure; its dots tell what they are when they are pointed at or have the focus. */
 function draw(figure, name, options) {
   const width = Math.max(260, figure.clientWidth);
   const plot = Plot.plot({
-    width, height: Math.round(Math.min(460, Math.max(300, width * .62))), marginLeft: 46, marginBottom: 42, marginTop: 26,
+    width, height: Math.round(Math.min(460, Math.max(300, width * .62))), marginLeft: 52, marginBottom: 42, marginTop: 26,
     style: { background: "none", color: "var(--ink)", fontFamily: "var(--font)", fontSize: "12px", overflow: "visible" },
     ...options,
   });
   plot.setAttribute("role", "group");
   plot.setAttribute("aria-label", name);
+  // Every mark says its numbers itself; the axes are for the eye.
   for (const group of plot.querySelectorAll("g[aria-label]")) {
-    if (!group.getAttribute("aria-label").startsWith("x-axis") && !group.getAttribute("aria-label").startsWith("y-axis")) {
-      group.removeAttribute("aria-label");
-    }
+    if (/^[xy]-/.test(group.getAttribute("aria-label"))) group.setAttribute("aria-hidden", "true");
+    group.removeAttribute("aria-label");
     group.removeAttribute("aria-description");
   }
   for (const dot of plot.querySelectorAll(".dot > [aria-label]")) {
     const text = dot.getAttribute("aria-label");
+    dot.setAttribute("aria-label", text.replaceAll("\n", ", "));
     dot.setAttribute("role", "img");
     dot.setAttribute("tabindex", "0");
     for (const event of ["pointerenter", "focus"]) dot.addEventListener(event, () => tell(dot, text));
@@ -65,6 +69,22 @@ function draw(figure, name, options) {
   }
   figure.replaceChildren(plot);
   return plot;
+}
+
+/** Put the texts of a plot before it, as elements of the page: those are sharp, wrap nothing, and have a background. */
+function lift(figure, plot) {
+  const box = plot.getBoundingClientRect();
+  for (const text of plot.querySelectorAll("text")) {
+    const own = text.getBoundingClientRect();
+    const span = document.createElement("span");
+    span.textContent = text.textContent.trim();
+    span.setAttribute("aria-hidden", "true");
+    span.style.left = `${own.left - box.left}px`;
+    span.style.top = `${own.top - box.top}px`;
+    span.style.lineHeight = `${own.height}px`;
+    figure.append(span);
+    text.remove();
+  }
 }
 
 /** Dots of one kind: `at` gives the method of a row, `text` what it says; hollow unless filled. */

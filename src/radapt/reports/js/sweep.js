@@ -28,11 +28,11 @@ for (const part of document.querySelectorAll("#sweep")) {
     const perLine = (some, make) => unique(some.map(each => each.at)).map(at =>
       make(some.filter(each => each.at === at), { className: classOf(at), stroke: "var(--mark)" }));
     const y = each => each.end[0], x0 = each => each.x, at = each => each.at;
-    const label = kind => each => `${each.name}, ${own.name} ${each.x}, ${kind}: ${interval(each.end)} %`;
+    const label = kind => each => `${each.name}\n${own.name} ${each.x}\n${kind} ${interval(each.end)} %`;
     const [clean, transfer, white] = [1, 2, 3].map(flat);
-    draw(figure, `${own.name}: ${chart.dataset}, ${chart.threat}; the slider reads the numbers`, {
-      x: { label: own.name, labelAnchor: "center", labelArrow: "none", grid: true, inset: 14 },
-      y: { label: `${chart.noun} (%)`, labelArrow: "none", grid: true, zero: true, nice: true },
+    const plot = draw(figure, `${own.name}: ${chart.dataset}, ${chart.threat}; the slider reads the numbers`, {
+      x: { label: own.name, labelAnchor: "center", labelArrow: "none", grid: true, inset: 14, ticks: values, tickFormat: String },
+      y: { label: chart.noun, tickFormat: asPercent, labelArrow: "none", grid: true, zero: true, nice: true },
       marks: [
         Plot.ruleY([0], { stroke: "var(--muted)" }),
         Plot.ruleX([x], { stroke: "var(--muted)", strokeWidth: 6, strokeOpacity: .25 }),
@@ -45,6 +45,7 @@ for (const part of document.querySelectorAll("#sweep")) {
         ...dots(white, { x: x0, y, at, text: label("white-box"), filled: true, size: 5 }),
       ],
     });
+    lift(figure, plot);
   }
 
   for (const select of [sweep, dataset, threat]) {

@@ -10,7 +10,9 @@ for (const part of document.querySelectorAll("#tradeoff")) {
     box.type = "checkbox";
     box.checked = true;
     box.value = at;
-    label.append(box, marker(at), data.methods[at]);
+    const text = document.createElement("span");
+    text.textContent = data.methods[at];
+    label.append(box, marker(at), text);
     ticks.append(label);
   }
   const boxes = [...ticks.querySelectorAll("input")];
@@ -22,9 +24,9 @@ for (const part of document.querySelectorAll("#tradeoff")) {
   };
 
   const describe = (view, [at, clean, , , over, marks], end, kind) => {
-    const share = over < view.total ? `, on ${over} of ${view.total} data sets` : "";
-    const flags = kind === "white-box" && marks.length ? `, flags ${marks.join(", ")}: not to be trusted` : "";
-    return `${data.methods[at]}, ${kind}: ${interval(end)} %, clean ${interval(clean)} %${share}${flags}`;
+    const share = over < view.total ? `\non ${over} of ${view.total} data sets` : "";
+    const flags = kind === "white-box" && marks.length ? `\nflags ${marks.join(", ")}: not to be trusted` : "";
+    return `${data.methods[at]}\n${kind} ${interval(end)} %\nclean ${interval(clean)} %${share}${flags}`;
   };
 
   function show() {
@@ -50,8 +52,8 @@ for (const part of document.querySelectorAll("#tradeoff")) {
       make(rows.filter(each => each.point[0] === at), { stroke: "var(--mark)", className: classOf(at) }));
     const placed = { x: each => each.point[1][0], y: each => each.end[0], at: own, text: each => describe(view, each.point, each.end, each.kind) };
     const plot = draw(figure, `Trade-off of ${view.dataset}, ${view.threat}; the numbers are in the table of results`, {
-      x: { domain: x, label: `clean ${view.noun} (%)`, grid: true, labelAnchor: "center", labelArrow: "none" },
-      y: { domain: [0, top], label: `${view.noun} under attack (%)`, grid: true, labelArrow: "none" },
+      x: { domain: x, label: `clean ${view.noun}`, tickFormat: asPercent, grid: true, labelAnchor: "center", labelArrow: "none" },
+      y: { domain: [0, top], label: `${view.noun} under attack`, tickFormat: asPercent, grid: true, labelArrow: "none" },
       marks: [
         Plot.ruleY([0], { stroke: "var(--muted)" }),
         Plot.link(diagonal, { x1: "x1", y1: "x1", x2: "x2", y2: "x2", stroke: "var(--muted)", strokeDasharray: "2 4" }),
@@ -64,6 +66,7 @@ for (const part of document.querySelectorAll("#tradeoff")) {
       ],
     });
     nameDots(plot, ends);
+    lift(figure, plot);
   }
 
   /** Names beside the lower end of each method, moved up or down where two would meet. */
@@ -73,15 +76,16 @@ for (const part of document.querySelectorAll("#tradeoff")) {
     const places = lowest.map(({ point, end }) => ({ at: point[0], flagged: point[3] && point[5].length, x: plot.scale("x").apply(point[1][0]), y: plot.scale("y").apply(end[0]) }));
     const group = document.createElementNS(SVG, "g");
     group.setAttribute("class", "names");
-    group.setAttribute("aria-hidden", "true");
     plot.append(group);
     const taken = [];
     for (const place of d3.sort(places, each => each.y)) {
       const text = document.createElementNS(SVG, "text");
       text.textContent = data.methods[place.at] + (place.flagged ? " (flagged)" : "");
       group.append(text);
+      const rooms = [plot.clientWidth - place.x - 12, place.x - 12 - 58];  // beside the axis
+      const right = text.getComputedTextLength() <= rooms[0] || rooms[0] >= rooms[1];
+      shorten(text, rooms[right ? 0 : 1]);
       const length = text.getComputedTextLength();
-      const right = place.x + 12 + length < plot.clientWidth;
       const left = right ? place.x + 12 : place.x - 12 - length;
       const meets = top => taken.some(box => box.left < left + length + 4 && left < box.left + box.length + 4 && Math.abs(box.top - top) < 13);
       const tops = d3.range(0, 9).flatMap(step => [place.y + 13 * step, place.y - 13 * step]);
@@ -89,6 +93,12 @@ for (const part of document.querySelectorAll("#tradeoff")) {
       taken.push({ left, length, top });
       text.setAttribute("x", left);
       text.setAttribute("y", top + 4);
+    }
+  }
+
+  function shorten(text, room) {
+    while (text.textContent.length > 2 && text.getComputedTextLength() > room) {
+      text.textContent = text.textContent.slice(0, -2) + "…";
     }
   }
 
