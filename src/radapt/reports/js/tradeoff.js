@@ -78,6 +78,7 @@ for (const part of document.querySelectorAll("#tradeoff")) {
     group.setAttribute("class", "names");
     plot.append(group);
     const taken = [];
+    const marks = ends.map(each => [plot.scale("x").apply(each.point[1][0]), plot.scale("y").apply(each.end[0])]);
     for (const place of d3.sort(places, each => each.y)) {
       const text = document.createElementNS(SVG, "text");
       text.textContent = data.methods[place.at] + (place.flagged ? " (flagged)" : "");
@@ -87,7 +88,8 @@ for (const part of document.querySelectorAll("#tradeoff")) {
       shorten(text, rooms[right ? 0 : 1]);
       const length = text.getComputedTextLength();
       const left = right ? place.x + 12 : place.x - 12 - length;
-      const meets = top => taken.some(box => box.left < left + length + 4 && left < box.left + box.length + 4 && Math.abs(box.top - top) < 13);
+      const covers = top => marks.some(([x, y]) => left - 8 < x && x < left + length + 8 && Math.abs(y - top) < 13);
+      const meets = top => covers(top) || taken.some(box => box.left < left + length + 4 && left < box.left + box.length + 4 && Math.abs(box.top - top) < 13);
       const tops = d3.range(0, 9).flatMap(step => [place.y + 13 * step, place.y - 13 * step]);
       const top = tops.find(each => !meets(each) && each > 30 && each < plot.clientHeight - 46) ?? place.y;
       taken.push({ left, length, top });
