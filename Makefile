@@ -23,13 +23,14 @@ OPEN_CLIP := open_clip_torch==3.3.0
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.ready-docs
+BROWSER_READY := .venv/.ready-browser
 LOWEST := .venv/lowest
 LOWEST_READY := $(LOWEST)/.ready
 
 # A file stays on one worker: its tests share what they build.
 PYTEST := -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: help demo test test-all coverage lowest lint format check docs hooks clean
+.PHONY: help demo test test-all browser coverage lowest lint format check docs hooks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -42,6 +43,9 @@ test: $(READY) ## run the tests that take seconds
 
 test-all: $(READY) ## run the slow tests, too (all but those that need an accelerator or a browser)
 	$(BIN)/python $(PYTEST) -m "not gpu and not browser" $(PYTEST_ARGS)
+
+browser: $(BROWSER_READY) ## run the tests of pages in a browser (as root, installs Chromium where there is none)
+	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
 coverage: $(READY) ## run the tests that take seconds, and print which lines they miss
 	$(BIN)/python $(PYTEST) --cov --cov-report=term-missing $(PYTEST_ARGS)
@@ -76,6 +80,11 @@ $(READY): pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-warn-conflicts "$(TORCH)" -e ".[dev]"
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-warn-conflicts --no-deps "$(OPEN_CLIP)"
+	@touch $@
+
+$(BROWSER_READY): $(READY) scripts/chromium.sh
+	sh scripts/chromium.sh
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-warn-conflicts "$(TORCH)" -e ".[browser-test]"
 	@touch $@
 
 $(DOCS_READY): $(READY)

@@ -25,7 +25,7 @@ BEHIND = {"torch.utils.tensorboard": "tensorboard"}
 # Calls that import by name, or ask whether a module is there.
 BY_NAME = {"import_module", "find_spec"}
 # Extras for people who work on this library.
-FOR_DEVELOPERS = {"all", "test", "dev", "docs"}
+FOR_DEVELOPERS = {"all", "test", "browser-test", "dev", "docs"}
 # The Makefile installs it, without its dependencies.
 BY_HAND = {"open-clip-torch"}
 

@@ -258,6 +258,19 @@ def test_example_pictures_are_kept_for_attacks(clip: VLM, adapter: Adapter, tmp_
     assert isinstance(kept[3][0], Example)
 
 
+def test_the_file_notes_who_measured_and_the_settings_of_adapters(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:
+    data = own_labels(clip, 4)
+    figures = run(tmp_path / "r.sqlite", lines(clip, adapter), data, TRANSFER)
+    run(tmp_path / "r.sqlite", lines(clip, adapter), data, TRANSFER)  # measures nothing, and is no run of its own
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        (noted,) = results.notes.runs()
+        assert noted.device == "cpu"
+        assert "torch" in noted.versions
+        settings = results.notes.adapters()
+    assert {figure.setting.adapter for figure in figures} == {"", *settings}
+    assert next(iter(settings.values()))["alpha"] == adapter.settings.alpha
+
+
 def picture(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 

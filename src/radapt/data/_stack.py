@@ -48,7 +48,7 @@ class Stack:
         try:
             if self._file is None:
                 folder().mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=folder(), buffering=0)
+                self._file = tempfile.TemporaryFile(dir=folder(), buffering=0)  # noqa: SIM115 - closed with the stack
                 weakref.finalize(self, self._file.close)
             for each in self._held:
                 _write(self._file, memoryview(each.tobytes()))

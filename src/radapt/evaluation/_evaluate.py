@@ -9,11 +9,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
 from radapt.io import expanded
 from radapt.numbers import check_batch_size, check_seed, whole
-from radapt.results import WORST_CASE, Result, Results, with_worst_cases
+from radapt.results import WORST_CASE, Result, Results, Run, with_worst_cases
 from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
@@ -149,6 +151,9 @@ def evaluate(
         units = bench.units()
         file = results if isinstance(results, Results) else stack.enter_context(Results(results))
         ledger = Ledger(file, units, part, sanity and shard is None)
+        if any(ledger.left(unit) or ledger.due(unit) for unit in units):
+            file.notes.add_run(Run.now(device=_device(bench, loader)))
+            file.notes.add_adapters({unit.setting.adapter: unit.adapter for unit in units if unit.adapter})
         with progress(units, quiet) as advance:
             bench.run(units, ledger, advance)
         return _results_of(units, file)
@@ -204,6 +209,14 @@ def _check_numbers(batch_size: int, chunk_size: int, seed: int) -> None:
     check_batch_size(batch_size)
     whole("chunk_size", chunk_size)
     check_seed(seed)
+
+
+def _device(bench: Bench | Crew, loader: Models) -> str:
+    """What the models compute on, for the notes."""
+    name = str(loader.settings.get("device_map") or loader.settings.get("device", "cpu"))
+    if name.startswith("cuda") and torch.cuda.is_available():
+        name += f" ({torch.cuda.get_device_name()})"
+    return name if isinstance(bench, Bench) else f"{name}, workers of Ray"
 
 
 def _results_of(units: Sequence[Unit], results: Results) -> list[Result]:

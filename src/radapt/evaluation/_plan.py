@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from radapt.adapters import Adapter
 from radapt.attacks import Attack
 from radapt.data import Dataset
 from radapt.errors import SettingsError
@@ -169,10 +170,20 @@ def _units(
                         shared="" if threat is None or white_box else digest_of(shared, default=repr),
                         undefended=candidate.adapter is None and candidate.model is undefended,
                         low=task.low,
+                        adapter=_settings(candidate),
                     ),
                     Live(candidate, task, threat, source),
                 )
                 number += 1
+
+
+def _settings(candidate: Candidate) -> dict[str, float | str]:
+    """What may be swept of an adapter, and what must then be equal."""
+    if not isinstance(candidate.adapter, Adapter):
+        return {}
+    known = candidate.adapter.settings
+    numbers = {"alpha": known.alpha, "cutoff": known.cutoff, "block": known.block}
+    return {"method": known.method, **{name: float(value) for name, value in numbers.items() if value is not None}}
 
 
 def _threats(

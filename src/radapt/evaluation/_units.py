@@ -29,6 +29,7 @@ class Unit:
         shared: equal for units whose attacked images are the same, by transfer from one source; empty otherwise.
         undefended: whether this is the undefended model itself.
         low: the highest score that an attack is content with.
+        adapter: settings of the adapter that may be compared.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Unit:
     shared: str
     undefended: bool
     low: float
+    adapter: Mapping[str, float | str] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> str:

@@ -15,6 +15,7 @@ from radapt.results.sweep import curves
 
 from . import html
 from ._files import write
+from ._rank import ranked
 from ._render import csv_text, latex_text, markdown_text, terminal
 from ._style import png, svg
 from .experiments import Part, write_experiments
@@ -59,21 +60,22 @@ def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = 
         if name not in FORMATS:
             raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
     with Results(path, read_only=True) as store:
-        results = with_worst_cases(store)
-        table = tabulate(results)
-        makers: dict[str, Callable[[], dict[str, bytes]]] = {
-            "md": lambda: {"table.md": markdown_text(table).encode()},
-            "csv": lambda: {"table.csv": csv_text(table).encode()},
-            "tex": lambda: {"table.tex": latex_text(table).encode()},
-            "json": lambda: {"results.json": (json.dumps(rows(results), indent=2) + "\n").encode()},
-            "png": lambda: _tradeoffs(table, "png"),
-            "svg": lambda: _tradeoffs(table, "svg"),
-            "html": lambda: {"report.html": html.page(store, results).encode()},
-        }
-        chosen = [name for name in FORMATS if name in formats]
-        if not set(chosen) <= {"png", "svg"} and not can_draw(table):
-            chosen = [name for name in chosen if name not in ("png", "svg")]
-        contents = {name: content for kind in chosen for name, content in makers[kind]().items()}
+        content = html.content_of(store) if "html" in formats else None
+        results = content.results if content else with_worst_cases(store)
+    table = ranked(tabulate(results))
+    makers: dict[str, Callable[[], dict[str, bytes]]] = {
+        "md": lambda: {"table.md": markdown_text(table).encode()},
+        "csv": lambda: {"table.csv": csv_text(table).encode()},
+        "tex": lambda: {"table.tex": latex_text(table).encode()},
+        "json": lambda: {"results.json": (json.dumps(rows(results), indent=2) + "\n").encode()},
+        "png": lambda: _tradeoffs(table, "png"),
+        "svg": lambda: _tradeoffs(table, "svg"),
+        "html": lambda: {"report.html": html.page(content).encode()} if content else {},
+    }
+    chosen = [name for name in FORMATS if name in formats]
+    if not set(chosen) <= {"png", "svg"} and not can_draw(table):
+        chosen = [name for name in chosen if name not in ("png", "svg")]
+    contents = {name: made for kind in chosen for name, made in makers[kind]().items()}
     return write(Path(out), contents)
 
 
@@ -83,7 +85,7 @@ def print_table(store: Results, console: Console) -> None:
     Raises:
         ResultsError: there are no results.
     """
-    console.print(terminal(tabulate(with_worst_cases(store))))
+    console.print(terminal(ranked(tabulate(with_worst_cases(store)))))
 
 
 def _tradeoffs(table: Table, kind: str) -> dict[str, bytes]:

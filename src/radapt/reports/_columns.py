@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from radapt.results import WORST_CASE, Setting
@@ -29,14 +29,17 @@ def plain(text: object) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """``group`` names the threat (empty for the clean column), ``name`` the column within its group; ``robust`` marks
-    the one white-box column of a ball whose results are robust accuracies."""
+    the one white-box column of a ball whose results are robust accuracies; ``numbers`` are the settings of the attack
+    that are numbers, where all results of the column share them."""
 
     kind: Kind
     norm: str = ""
     eps: float = 0.0
+    attack: str = ""
     group: str = ""
     name: str
     robust: bool = False
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def threat(self) -> tuple[str, float]:
@@ -118,6 +121,15 @@ def columns_of(order: Sequence[Threat], tasks: set[str]) -> tuple[Column, ...]:
         }[kind] + f" (robust {accuracy})" * robust
         named = attack != WORST_CASE and (several or attack.endswith(STOPPED_EARLY))
         group = "" if kind == "clean" else ball + f", {attack}" * named + extra_text
-        column = Column(kind=kind, norm=norm, eps=eps, group=plain(group), name=plain(name), robust=robust)
-        columns.append(column)
+        columns.append(
+            Column(
+                kind=kind,
+                norm=norm,
+                eps=eps,
+                attack=plain(attack),
+                group=plain(group),
+                name=plain(name),
+                robust=robust,
+            )
+        )
     return tuple(columns)

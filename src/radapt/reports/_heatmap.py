@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from radapt.results.plots import Heatmap
 
 from ._canvas import add_axes, add_title, canvas, cut, name_ticks, wrapped
-from ._style import MUTED, SURFACE
+from ._style import MUTED, SURFACE, luminance
 from .table import plain
 
 __all__ = ["draw_heatmap"]
@@ -93,11 +93,5 @@ def _numbers(axes: Axes, mesh: QuadMesh, values: Sequence[Sequence[float]], side
     colours = np.asarray(mesh.cmap(mesh.norm(np.asarray(values, np.float64)))).tolist()
     for at, row in enumerate(texts):
         for place, text in enumerate(row):
-            ink = _LIGHT if _luminance(colours[at][place]) < 0.18 else _DARK
+            ink = _LIGHT if luminance(colours[at][place]) < 0.18 else _DARK
             axes.text(place, at, text, ha="center", va="center_baseline", fontsize=size, color=ink)
-
-
-def _luminance(colour: Sequence[float]) -> float:
-    """Relative luminance of an sRGB colour (WCAG 2)."""
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3])
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

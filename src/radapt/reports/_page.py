@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from functools import cache
 from importlib.resources import files
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from ._render import heading
 from ._style import INK, LINE, MUTED, SURFACE, svg
 
-__all__ = ["address", "inline", "render"]
+__all__ = ["inline", "render"]
 
 _THEME = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", SURFACE: "var(--surface)"}
 
@@ -40,11 +39,6 @@ def inline(figure: Figure, name: str, *, anchor: str) -> Markup:
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1))
 
 
-def address(image: bytes) -> str:
-    """A PNG image as a ``data:`` address."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
 @cache
 def _templates() -> jinja2.Environment:
     folder = files("radapt.reports")
@@ -56,6 +50,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
     )
     templates.globals["heading"] = heading
+    templates.globals["as_is"] = lambda name: Markup((folder / name).read_text(encoding="utf-8"))
     return templates
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from radapt.results.intervals import mean_interval
 from radapt.results.labels import noun
 from radapt.results.records import KINDS, Kind
 
-from .table import Cell, Line, Section, Table
+from .table import Cell, Column, Line, Section, Table
 
-__all__ = ["Panel", "Point", "panels_of"]
+__all__ = ["Panel", "Point", "every_panel", "narrowed", "panels_of"]
 
 _Interval = tuple[float, float, float]
 
@@ -34,10 +34,12 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The points of one dataset, or of the mean over ``total`` datasets, under one threat."""
+    """The points of one dataset, or of the mean over ``total`` datasets, under one threat in a ball (norm, radius)."""
 
     title: str
     threat: str
+    ball: tuple[str, float]
+    task: str
     noun: str
     total: int
     points: tuple[Point, ...]
@@ -60,8 +62,38 @@ def panels_of(table: Table, *, mean: bool) -> list[Panel]:
             for title, chosen in [(titles[0], sections)] if mean else [(part.title, [part]) for part in sections]:
                 points = tuple(filter(None, (_point(table, name, threat, chosen) for name in table.methods)))
                 if any(point.transfer or point.white_box for point in points):
-                    panels.append(Panel(title=title, threat=text, noun=noun(task), total=len(chosen), points=points))
+                    size = len(chosen)
+                    panels.append(
+                        Panel(
+                            title=title,
+                            threat=text,
+                            ball=threat,
+                            task=task,
+                            noun=noun(task),
+                            total=size,
+                            points=points,
+                        )
+                    )
     return panels
+
+
+def every_panel(table: Table) -> list[Panel]:
+    """The panels of the means, and after them, where there are several, those of the datasets."""
+    means = panels_of(table, mean=True)
+    return [*means, *(panels_of(table, mean=False) if any(panel.total > 1 for panel in means) else [])]
+
+
+def narrowed(table: Table, keep: Callable[[Column], bool]) -> Table:
+    """The table with its clean columns and those of the others that are to be kept."""
+    kept = [at for at, column in enumerate(table.columns) if column.kind == "clean" or keep(column)]
+    sections = tuple(
+        replace(
+            section,
+            lines=tuple(replace(line, cells=tuple(line.cells[at] for at in kept)) for line in section.lines),
+        )
+        for section in table.sections
+    )
+    return replace(table, columns=tuple(table.columns[at] for at in kept), sections=sections)
 
 
 def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequence[Section]) -> Point | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 
-__all__ = ["INK", "LINE", "MUTED", "SURFACE", "frame", "marker_of", "png", "renderer_of", "style", "svg"]
+__all__ = ["INK", "LINE", "MUTED", "SURFACE", "frame", "luminance", "marker_of", "png", "renderer_of", "style", "svg"]
 
 INK, MUTED, LINE, SURFACE = "#1b1b1f", "#686872", "#dcdce1", "#fefefd"
 # Okabe & Ito's palette without its yellow, which is too light on white; markers tell the lines apart without colour.
@@ -45,6 +45,12 @@ def style() -> Iterator[None]:
         # A name in a script that the font lacks is drawn as boxes in the PNG; the SVG and the tables keep it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2)."""
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def frame(axes: Axes) -> None:

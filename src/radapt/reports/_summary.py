@@ -2,28 +2,107 @@
 
 from __future__ import annotations
 
-from ._points import Panel, Point, panels_of
-from .table import Table
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["FALLS", "sentences"]
+from radapt.results import Comparison
+
+from ._points import Panel, Point, panels_of
+from ._rank import order_of
+from .table import Table, plain
+
+__all__ = ["FALLS", "HOLDS", "LEVEL", "Verdict", "sentences", "verdicts"]
 
 FALLS = 0.1
 """A method falls to an attack that leaves less than this share of its clean result."""
+HOLDS = 0.5
+"""A method holds against an attack that leaves at least this share of its clean result."""
+
+LEVEL = 0.05
+"""Of a test between two methods."""
+
+_Outcome = Literal["holds", "weakened", "flagged", "seems", "falls", "unknown"]
+_MEANING: dict[_Outcome, str] = {
+    "holds": "Holds against an attacker who knows it (keeps at least half of its clean result)",
+    "weakened": "Weakened by an attacker who knows it (keeps a tenth to a half of its clean result)",
+    "flagged": "Not to be trusted: the checks raised flags, so the true figure is at most this, and may be far lower",
+    "seems": "Only seems to hold: it withstands transferred attacks, and falls to an attacker who knows it",
+    "falls": "Falls to an attacker who knows it (keeps less than a tenth of its clean result)",
+    "unknown": "Not known: never attacked by one who knows it, so nothing can be claimed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the methods are worth under one threat: a headline, how sure it is, and groups of (outcome, its meaning,
+    methods each with a sentence)."""
+
+    headline: str
+    certainty: str
+    groups: list[tuple[str, str, list[tuple[str, str]]]]
+
+
+def verdicts(table: Table, tests: Sequence[Comparison] = ()) -> list[Verdict]:
+    """Per threat and task, which methods hold white-box, which only seem to, and which figures not to trust.
+
+    Args:
+        table: the results.
+        tests: comparisons of methods on the same samples, which tell how sure a first place is.
+    """
+    found = []
+    for panel in panels_of(table, mean=True):
+        points = [point for point in panel.points if point.transfer or point.white_box]
+        points.sort(key=order_of, reverse=True)
+        groups: dict[_Outcome, list[tuple[str, str]]] = {outcome: [] for outcome in _MEANING}
+        for point in points:
+            groups[_outcome(point)].append((point.method, _sentence(panel, point)))
+        shown = [(outcome, _MEANING[outcome], methods) for outcome, methods in groups.items() if methods]
+        found.append(
+            Verdict(headline=_headline(panel, points), certainty=_certainty(panel, points, tests), groups=[*shown])
+        )
+    return found
+
+
+def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison]) -> str:
+    """Which methods the first one can, on the same samples, be told apart from."""
+    best = next((point for point in points if point.white_box and not point.marks and point.over == panel.total), None)
+    if best is None or best.white_box is None or best.white_box[0] < FALLS * best.clean[0]:
+        return ""
+    own = [each for each in tests if each.kind == "white-box" and (each.norm, each.eps) == panel.ball]
+    own = [each for each in own if len(each.datasets) == panel.total and each.task == panel.task]
+    pairs = {plain(each.second if plain(each.first) == best.method else each.first): each for each in own
+             if best.method in (plain(each.first), plain(each.second))}  # fmt: skip
+    rivals = [point for point in points if point.white_box and not point.marks and point is not best]
+    others = [point.method for point in rivals if point.method in pairs]
+    if not others:
+        return ""
+    alike = [name for name in others if pairs[name].adjusted >= LEVEL]
+    how = f"same samples, McNemar's exact test with Holm's correction, p < {LEVEL:g}"
+    if not alike:
+        return f"{best.method} is better than every other method that may be trusted ({how})."
+    return f"{best.method} cannot be told apart from {'; '.join(alike)} ({how} for the others)."
+
+
+def _outcome(point: Point) -> _Outcome:
+    clean = point.clean[0]
+    if point.white_box is None:
+        return "unknown"
+    if point.white_box[0] < FALLS * clean or not clean:
+        return "seems" if point.transfer and clean and point.transfer[0] >= FALLS * clean else "falls"
+    if point.marks:
+        return "flagged"
+    return "holds" if point.white_box[0] >= HOLDS * clean else "weakened"
 
 
 def sentences(table: Table) -> list[tuple[str, list[tuple[str, str]]]]:
     """Per threat and task a headline, then (method, what happened to it), the highest white-box result first."""
     summary = []
     for panel in panels_of(table, mean=True):
-        points = sorted(panel.points, key=_order, reverse=True)
+        points = sorted(panel.points, key=order_of, reverse=True)
         outcomes = [(point.method, _sentence(panel, point)) for point in points if point.transfer or point.white_box]
         summary.append((_headline(panel, points), outcomes))
     return summary
-
-
-def _order(point: Point) -> tuple[bool, bool, float]:
-    """What may be trusted first, then what was measured at all, the highest first."""
-    return bool(point.white_box) and not point.marks, bool(point.white_box), (point.white_box or (0.0,))[0]
 
 
 def _headline(panel: Panel, points: list[Point]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from markupsafe import Markup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from radapt.errors import SettingsError
 from radapt.results import Results, Setting, with_worst_cases
@@ -14,11 +16,13 @@ from radapt.results.plots import Plot
 
 from ._files import slugs, write
 from ._page import inline, render
-from ._points import panels_of
+from ._points import Panel, panels_of
+from ._style import SURFACE, style
 from ._summary import sentences
 from .figures import draw_plot
-from .html import flagged, panel_plot, settings
+from .html import flagged, settings
 from .table import Table, plain, tabulate
+from .tradeoff import draw_panel
 
 __all__ = ["Part", "write_experiments"]
 
@@ -104,7 +108,7 @@ def _shown(part: Part, anchor: str) -> _Shown:
     if table and not figures:
         size = (5.0, 3.8)
         figures = [
-            (panel_plot(panel, size, labels=True, anchor=f"{anchor}-{at}"), 72 * size[0])
+            (_tradeoff(panel, size, anchor=f"{anchor}-{at}"), 72 * size[0])
             for at, panel in enumerate(panels_of(table, mean=True))
         ]
     shared, varying = settings(results) if results else ({}, [{}])
@@ -130,6 +134,19 @@ def _shown(part: Part, anchor: str) -> _Shown:
 def _figure(plot: Plot, anchor: str) -> tuple[Markup, float]:
     figure = draw_plot(plot)
     return inline(figure, plain(plot.title), anchor=anchor), 72 * float(figure.get_figwidth())
+
+
+def _tradeoff(panel: Panel, size: tuple[float, float], *, anchor: str) -> Markup:
+    """A panel as inline SVG of a size in inches; ``anchor`` is what its addresses begin with."""
+    with style():
+        figure = Figure(figsize=size, dpi=100, facecolor=SURFACE)
+        FigureCanvasAgg(figure)
+        figure.subplots_adjust(
+            left=0.62 / size[0], right=1 - 0.1 / size[0], bottom=0.5 / size[1], top=1 - 0.3 / size[1]
+        )
+        draw_panel(figure.add_subplot(), panel, labels=True)
+    name = f"Trade-off of {panel.title}, {panel.threat}; the numbers are in the table below"
+    return inline(figure, name, anchor=anchor)
 
 
 def _lines(text: str) -> str:

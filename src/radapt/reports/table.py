@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from radapt.errors import ResultsError
-from radapt.results import WORST_CASE, Result
+from radapt.results import WORST_CASE, Result, Setting
 from radapt.results.intervals import mean_interval
 from radapt.results.labels import places_of, title_of
 
@@ -64,13 +65,17 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Sections of equal columns, and numbered footnotes (``notes[0]`` is footnote 1)."""
+    """Sections of equal columns, and numbered footnotes (``notes[0]`` is footnote 1).
+
+    ``carriers`` are model and adapter of the methods, as far as a method has one of each.
+    """
 
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     methods: tuple[str, ...]
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
+    carriers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def rows(results: Iterable[Result]) -> list[dict[str, object]]:
@@ -102,7 +107,7 @@ def tabulate(results: Sequence[Result]) -> Table:
     for (place, line, threat), result in list(grid.items()):  # where one attack is all there is, it is the worst case
         if threat[0] == "white-box" and worst_of(threat) in order:
             grid.setdefault((place, line, worst_of(threat)), result)
-    columns = columns_of(order, {place[0] for place in places})
+    columns = _numbered(columns_of(order, {place[0] for place in places}), order, threats, settings)
     names = {line: plain(" · ".join(part or "no adapter" for part in line)) for line in dict.fromkeys(lines)}
     notes: dict[str, int] = {}
     sections: list[Section] = []
@@ -115,12 +120,30 @@ def tabulate(results: Sequence[Result]) -> Table:
             }
             measured.append(replace(_section(plain(title_of(place, places)), task, blocks), main=place not in lesser))
         sections += [_mean(measured, columns, task, places), *measured] if len(measured) > 1 else measured
+    carriers = defaultdict(set)
+    for line, setting in zip(lines, settings, strict=True):
+        carriers[names[line]].add((setting.model, setting.adapter))
     return Table(
         columns=columns,
         sections=tuple(sections),
         methods=tuple(names.values()),
         notes=tuple(notes),
         remarks=tuple(_remarks(results, list(grid.values()), columns, order, threats)),
+        carriers={name: carrier for name, (carrier, *others) in carriers.items() if not others},
+    )
+
+
+def _numbered(
+    columns: Sequence[Column], order: Sequence[Any], threats: Sequence[Any], settings: Sequence[Setting]
+) -> tuple[Column, ...]:
+    """The columns with those settings of their attacks that are numbers."""
+    options: dict[Any, list[dict[str, float]]] = defaultdict(list)
+    for threat, setting in zip(threats, settings, strict=True):
+        numbers = {name: each for name, each in setting.options.items() if type(each) in (int, float)}
+        options[threat].append(cast("dict[str, float]", numbers))
+    return tuple(
+        replace(column, numbers=own[0]) if (own := options[threat]) and own.count(own[0]) == len(own) else column
+        for column, threat in zip(columns, order, strict=True)
     )
 
 

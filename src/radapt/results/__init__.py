@@ -1,7 +1,9 @@
 """Results: one row per sample and setting in an SQLite file, and the numbers and plots that are drawn from them."""
 
+from ._notes import Notes, Run
 from .intervals import mean_interval, ratio_interval, score_interval, wilson
 from .metrics import summarise
+from .paired import Comparison, paired_tests
 from .records import CHECKS, LEFT_OUT, Example, Result, Sample, Setting
 from .store import Results
 from .worst_case import WORST_CASE, with_worst_cases
@@ -10,12 +12,16 @@ __all__ = [
     "CHECKS",
     "LEFT_OUT",
     "WORST_CASE",
+    "Comparison",
     "Example",
+    "Notes",
     "Result",
     "Results",
+    "Run",
     "Sample",
     "Setting",
     "mean_interval",
+    "paired_tests",
     "ratio_interval",
     "score_interval",
     "summarise",

@@ -12,6 +12,7 @@ from typing import Any
 from radapt.errors import ResultsError
 
 from ._database import Database, checksum_of
+from ._notes import Notes
 from .metrics import summarise
 from .records import CHECKS, PLACES, Example, Result, Sample, Setting, other_scores, row_of, sample_of
 
@@ -65,6 +66,7 @@ class Results:
             raise ResultsError("the path of the results file is empty; give one, such as results.sqlite")
         self.path = Path(path).expanduser()
         self._file = Database(self.path, _TABLES, _NAMES, _SCHEMA, read_only=read_only)
+        self.notes = Notes(self._file)
 
     def __repr__(self) -> str:
         try:
@@ -168,6 +170,7 @@ class Results:
         """
         if other.path.expanduser().resolve() == self.path.expanduser().resolve():
             raise ResultsError(f"{self.path} cannot be merged into itself; name another file")
+        self.notes.merge(other.notes)
         known = {result.setting.key: result.flags for result in self.all(superseded=True, checks=True)}
         for result in other.all(superseded=True, checks=True):
             setting = result.setting

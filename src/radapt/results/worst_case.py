@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,13 @@ from .metrics import summarise
 from .records import CHECKS, Result, Sample
 from .store import Results
 
-__all__ = ["WORST_CASE", "with_worst_cases"]
+__all__ = ["WORST_CASE", "in_one_ball", "lowest_scores", "with_worst_cases"]
 
 WORST_CASE = "worst case"
 """Stands for the name of the attack in the results of this file."""
 
 
-def with_worst_cases(store: Results) -> list[Result]:
+def with_worst_cases(store: Results, results: Sequence[Result] | None = None) -> list[Result]:
     """All results of a file, and after them the worst cases over their attacks.
 
     One is made for each candidate, dataset, ball and metric that was attacked white-box and of which that attack is not
@@ -29,28 +29,41 @@ def with_worst_cases(store: Results) -> list[Result]:
     The setting of a worst case has ``worst case`` for its attack and the names of the attacks, each with its source,
     under ``options``; its flags are those of all of them, and one more where transferred images do better than those of
     the attacker who sees everything.
+
+    Args:
+        store: an open results file.
+        results: what ``store.all(checks=True)`` gave; None: it is read here.
     """
     with store.snapshot():
-        return _with_worst_cases(store)
-
-
-def _with_worst_cases(store: Results) -> list[Result]:
-    groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
-    results = store.all(checks=True)
-    for result in results:
-        s = result.setting
-        if s.source:
-            groups[*s.ball, s.metric].append(result)
-    worst = (_worst(store, group) for group in groups.values() if len(group) > 1)
-    shown = [result for result in results if result.setting.attack != CHECKS]
+        every = store.all(checks=True) if results is None else results
+        worst = [_worst(store, group) for group in in_one_ball(every) if len(group) > 1]
+    shown = [result for result in every if result.setting.attack != CHECKS]
     return [*shown, *(each for each in worst if each is not None)]
 
 
-def _worst(store: Results, group: Sequence[Result]) -> Result | None:
-    """The worst case over some results of one candidate in one ball; None: it is that of the one white-box attack."""
-    own = [each for each in group if each.kind == "white-box" and each.setting.attack != CHECKS]
+def in_one_ball(results: Iterable[Result]) -> list[list[Result]]:
+    """Results under attack, by candidate, dataset, ball and metric: those that a worst case is over."""
+    groups: dict[tuple[object, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        if result.setting.source:
+            groups[*result.setting.ball, result.setting.metric].append(result)
+    return list(groups.values())
+
+
+def lowest_scores(store: Results, group: Sequence[Result]) -> tuple[list[Result], dict[int, tuple[float, Sample]]]:
+    """The lowest score of every sample over some results of one candidate in one ball.
+
+    Args:
+        store: an open results file.
+        group: results of one ball, as :func:`in_one_ball` puts them together; those of the sanity checks count, too.
+
+    Returns:
+        The results that had a part in it, and by position the score with the sample that it is from; nothing where none
+        of them is white-box.
+    """
+    own = _white_box(group)
     if not own:
-        return None
+        return [], {}
     name = "" if own[0].main else own[0].setting.metric
     most = max(result.setting.n for result in own)
     samples = [(each, store.samples(each.setting)) for each in group]
@@ -66,15 +79,22 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
             score = sample.also[name] if name else sample.score
             if sample.position not in scores or score < scores[sample.position][0]:
                 scores[sample.position] = score, sample
-    ordered = [scores[position] for position in sorted(scores)]
-    own = [each for each in own if each in used]
+    return used, scores
+
+
+def _worst(store: Results, group: Sequence[Result]) -> Result | None:
+    """The worst case over some results of one candidate in one ball; None: it is that of the one white-box attack."""
+    used, scores = lowest_scores(store, group)
+    own = _white_box(used)
     if not own:
         return None
+    ordered = [scores[position] for position in sorted(scores)]
     first = own[0]
     answers = [(sample.label, sample.prediction) for _, sample in ordered]
     percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers)
     if len(own) == 1 and percent >= first.percent and len(ordered) == first.n:
         return None
+    most = max(result.setting.n for result in _white_box(group))
     attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in used})
     flags: dict[str, Any] = {}
     for each in own:
@@ -99,3 +119,8 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
         checked=all(each.checked for each in own),
         main=first.main,
     )
+
+
+def _white_box(results: Iterable[Result]) -> list[Result]:
+    """Those of attacks on the candidate itself, what the sanity checks found beside them left out."""
+    return [each for each in results if each.kind == "white-box" and each.setting.attack != CHECKS]

@@ -1,0 +1,162 @@
+"""What the page is made of: the verdict, the order of methods, sweeps, and the data behind its controls."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.reports.conftest import N, measure, setting
+
+from radapt.reports._data import data_of
+from radapt.reports._rank import ranked
+from radapt.reports._summary import verdicts
+from radapt.reports._sweeps import sweeps_of
+from radapt.reports.html import page
+from radapt.reports.table import Table, tabulate
+from radapt.results import Results, Run, paired_tests, with_worst_cases
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Results]:
+    with Results(tmp_path / "r.sqlite") as opened:
+        yield opened
+
+
+def add(
+    store: Results, method: str, clean: int, transfer: int | None, white_box: int | None, **changes: object
+) -> None:
+    measure(store, setting(method), clean)
+    for source, successes in (("undefended", transfer), ("self", white_box)):
+        if successes is not None:
+            measure(store, setting(method, source=source, **changes), successes)
+
+
+def table_of(store: Results) -> Table:
+    return ranked(tabulate(with_worst_cases(store)))
+
+
+def outcomes(store: Results) -> dict[str, list[str]]:
+    (verdict,) = verdicts(table_of(store))
+    return {outcome: [method for method, _ in methods] for outcome, _, methods in verdict.groups}
+
+
+def test_every_method_has_its_place_in_the_verdict(store: Results) -> None:
+    add(store, "holds", 160, 150, 100)
+    add(store, "weak", 160, 150, 60)
+    add(store, "seems", 160, 150, 10)
+    add(store, "falls", 160, 12, 4)
+    add(store, "unknown", 160, 150, None)
+    add(store, "masked", 160, 150, 150)
+    store.flag(setting("masked", source="self"), {"large ball": "masked gradients?"})
+    found = outcomes(store)
+    assert {outcome: methods for outcome, methods in found.items() if outcome != "falls"} == {
+        "holds": ["holds"], "weakened": ["weak"], "flagged": ["masked"], "seems": ["seems"], "unknown": ["unknown"],
+    }  # fmt: skip
+    assert found["falls"] == ["falls"]
+    (verdict,) = verdicts(table_of(store))
+    assert "holds has the highest white-box accuracy, 50.0 %" in verdict.headline
+
+
+def test_a_figure_that_transfer_beats_is_lowered_and_leads_nothing(store: Results) -> None:
+    add(store, "masked", 160, 20, 150)
+    add(store, "honest", 160, 100, 80)
+    (verdict,) = verdicts(table_of(store))
+    assert "honest has the highest" in verdict.headline
+    (sentence,) = [said for _, _, methods in verdict.groups for method, said in methods if method == "masked"]
+    assert "10.0 % against white-box attacks" in sentence
+
+
+def test_the_verdict_says_whether_the_first_is_told_apart(store: Results) -> None:
+    for method, white_box in (("first", 120), ("second", 118), ("last", 20)):
+        add(store, method, 160, 150, white_box)
+    (verdict,) = verdicts(table_of(store), paired_tests(store))
+    assert "first cannot be told apart from second (" in verdict.certainty
+    assert "last" not in verdict.certainty
+    measure(store, setting("second", source="self"), 40)
+    (verdict,) = verdicts(table_of(store), paired_tests(store))
+    assert "first is better than every other method" in verdict.certainty
+
+
+def test_methods_are_in_the_order_of_their_worst_case(store: Results) -> None:
+    add(store, "none", 160, 150, None)
+    add(store, "flagged", 160, 150, 140)
+    store.flag(setting("flagged", source="self"), {"a": "b"})
+    add(store, "low", 190, 150, 10)
+    add(store, "high", 100, 95, 90)
+    table = table_of(store)
+    assert table.methods == ("high", "low", "flagged", "none")
+    assert [line.method for line in table.sections[0].lines] == list(table.methods)
+
+
+def test_the_radius_is_swept(store: Results) -> None:
+    for eps, white_box in ((2 / 255, 90), (4 / 255, 50), (8 / 255, 10)):
+        add(store, "m", 160, None, white_box, eps=eps)
+    (sweep,) = sweeps_of(table_of(store), {})
+    assert sweep.values == pytest.approx((2, 4, 8))
+    ((_, line),) = sweep.charts[0].lines.items()
+    assert [point.white_box[0] for _, point in line if point.white_box] == [45, 25, 5]
+
+
+def test_settings_of_attacks_are_swept(store: Results) -> None:
+    for steps, white_box in ((10, 90), (100, 50)):
+        add(store, "m", 160, None, white_box, options={"steps": steps, "restarts": 1})
+    (sweep,) = sweeps_of(table_of(store), {})
+    assert (sweep.name, sweep.values) == ("steps of apgd", (10, 100))
+    ((_, line),) = sweep.charts[0].lines.items()
+    assert [point.white_box[0] for _, point in line if point.white_box] == [45, 25]
+
+
+def test_numbers_in_names_are_swept_from_three_on(store: Results) -> None:
+    for alpha in ("0", "0.4", "1.2"):
+        add(store, f"A, alpha {alpha}", 160, None, 50)
+    add(store, "B, alpha 1", 160, None, 50)
+    add(store, "B, alpha 2", 160, None, 50)
+    (sweep,) = sweeps_of(table_of(store), {})
+    assert (sweep.name, sweep.values) == ("alpha", (0, 0.4, 1.2))
+    assert list(sweep.charts[0].lines) == ["A"]
+
+
+def test_settings_of_adapters_are_swept_where_nothing_else_differs(store: Results) -> None:
+    adapters = {}
+    for at, (name, alpha) in enumerate({"plain": 0.2, "strong": 0.8}.items()):
+        key = f"{at}" * 8
+        adapters[key] = {"method": "training-free", "alpha": alpha, "cutoff": 0.1}
+        for source in ("", "self"):
+            measure(store, setting(name, source=source, model="one", adapter=key), 100)
+    (sweep,) = sweeps_of(table_of(store), adapters)
+    assert (sweep.name, sweep.values) == ("alpha", (0.2, 0.8))
+    adapters["1" * 8]["method"] = "shallow"
+    assert sweeps_of(table_of(store), adapters) == []
+
+
+def test_the_data_of_the_page_hold_no_samples(make: Callable[..., Results], store: Results) -> None:
+    def size(n: int) -> int:
+        for method in ("a", "b"):
+            for source in ("", "undefended", "self"):
+                chosen = setting(method, source=source, n=n)
+                measure(store, chosen, n // 2, n=n)
+        table = table_of(store)
+        return len(json.dumps(data_of(table, sweeps_of(table, {}), paired_tests(store))))
+
+    assert size(N) < 1.1 * size(10)
+
+
+def test_the_page_says_how_it_was_made(store: Results) -> None:
+    add(store, "m", 160, None, 50)
+    text = page(store)
+    assert "does not say by which command" in text
+    store.notes.add_run(
+        Run(
+            date="2031-01-02",
+            command="radapt evaluate a & b",
+            machine="a machine",
+            device="a card",
+            versions={"x": "7"},
+        )
+    )
+    said = " ".join(re.sub(r"<[^>]+>", " ", page(store)).split())
+    for words in ("2031-01-02", "radapt evaluate a &amp; b", "a machine", "a card", "x 7", "radapt report r.sqlite"):
+        assert words in said

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from tests.reports.conftest import setting
+
+from radapt.results import Comparison, Results, Sample, paired_tests
+from radapt.results.paired import holm, mcnemar, paired_interval
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int) -> None:
+    total = only_first + only_second
+    exact = binomtest(only_first, total).pvalue if total else 1.0
+    assert mcnemar(only_first, only_second) == pytest.approx(exact, rel=1e-8, abs=1e-280)
+
+
+def test_mcnemar_of_very_many_samples_is_a_number() -> None:
+    assert mcnemar(500_000, 499_000) == pytest.approx(binomtest(500_000, 999_000).pvalue, rel=1e-6)
+    assert mcnemar(100_000, 0) == 0.0
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [  # Newcombe 1998 (Statistics in Medicine 17, 2635), table III, method 10
+        ((20, 12, 2, 16), (0.2000, 0.0562, 0.3292)),
+        ((36, 14, 0, 0), (0.2800, 0.1528, 0.4167)),
+        ((0, 0, 0, 30), (0.0000, -0.1135, 0.1135)),
+    ],
+)
+def test_the_interval_is_that_of_the_publication(counts: tuple[int, int, int, int], expected: Sequence[float]) -> None:
+    assert paired_interval(*counts) == pytest.approx([100 * each for each in expected], abs=0.01)
+
+
+@given(st.tuples(*[st.integers(0, 50)] * 4).filter(any))
+def test_the_interval_holds_the_difference_and_turns_around(counts: tuple[int, int, int, int]) -> None:
+    both, only_first, only_second, neither = counts
+    difference, low, high = paired_interval(*counts)
+    assert -100 <= low <= difference <= high <= 100
+    turned = paired_interval(both, only_second, only_first, neither)
+    assert turned == pytest.approx([-difference, -high, -low])
+
+
+Entry = tuple[str, str, str, Sequence[float]]
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Callable[..., list[Comparison]]:
+    def run(*entries: Entry, data: str = "", **changes: object) -> list[Comparison]:
+        with Results(tmp_path / "r.sqlite") as store:
+            for method, dataset, source, scores in entries:
+                chosen = setting(method, dataset, source, n=len(scores), **(changes if source else {}))
+                store.begin(chosen)
+                samples = [
+                    Sample(position=at, label=0, prediction=0, score=score, data=f"{at}{data if method == 'b' else ''}")
+                    for at, score in enumerate(scores)
+                ]
+                store.add(chosen, samples)
+            return paired_tests(store)
+
+    return run
+
+
+def test_two_methods_are_compared_sample_by_sample(compare: Callable[..., list[Comparison]]) -> None:
+    (found,) = compare(("a", "x", "", [1, 1, 1, 0, 0]), ("b", "x", "", [1, 0, 0, 1, 0]))
+    assert (found.first, found.second, found.kind, found.n) == ("a", "b", "clean", 5)
+    assert (found.only_first, found.only_second) == (2, 1)
+    assert found.difference == pytest.approx(20)
+    assert found.p == found.adjusted == 1.0
+
+
+def test_datasets_are_compared_one_by_one_and_together(compare: Callable[..., list[Comparison]]) -> None:
+    entries = [("a", "x", "", [1] * 6), ("b", "x", "", [0] * 6), ("a", "y", "", [1] * 4), ("b", "y", "", [0] * 4)]
+    together, one, other = compare(*entries)
+    assert together.datasets == (("x", "test"), ("y", "test"))
+    assert (together.n, one.n, other.n) == (10, 6, 4)
+    assert together.p == pytest.approx(2 / 2**10)
+    assert one.datasets == (("x", "test"),)
+
+
+def test_the_correction_is_over_the_pairs_of_one_threat(compare: Callable[..., list[Comparison]]) -> None:
+    methods = {"a": [1] * 8, "b": [0] * 8, "c": [0] * 8}
+    found = compare(*((name, "x", source, scores) for name, scores in methods.items() for source in ("", "self")))
+    assert [each.kind for each in found] == ["clean"] * 3 + ["white-box"] * 3
+    assert [each.adjusted for each in found[:3]] == pytest.approx([3 * 2 / 2**8, 3 * 2 / 2**8, 1.0])
+    assert found[3].norm == "linf"
+
+
+def test_robustness_is_compared_by_the_worst_case(compare: Callable[..., list[Comparison]]) -> None:
+    """An image from elsewhere that fools a method counts against it; by itself it gives no comparison."""
+    (found,) = compare(
+        ("a", "x", "self", [1, 1, 1]), ("a", "x", "undefended", [0, 1, 1]), ("b", "x", "self", [1, 0, 1]),
+        ("c", "x", "undefended", [1, 1, 1]),
+    )  # fmt: skip
+    assert (found.first, found.second, found.kind) == ("a", "b", "white-box")
+    assert (found.only_first, found.only_second) == (1, 1)
+
+
+def test_other_images_and_scores_between_right_and_wrong_are_not_compared(
+    compare: Callable[..., list[Comparison]],
+) -> None:
+    assert compare(("a", "x", "", [1, 1]), ("b", "x", "", [0, 0]), data="another image") == []
+    assert compare(("a", "y", "", [0.5, 1]), ("b", "y", "", [0.5, 0])) == []
+
+
+def test_methods_of_one_name_are_told_apart_by_their_models(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for model in ("one", "two"):
+            chosen = setting("same", model=model, n=1)
+            store.begin(chosen)
+            store.add(chosen, [Sample(position=0, label=0, prediction=0, score=1.0)])
+        (found,) = paired_tests(store)
+    assert {found.first, found.second} == {"same · one · no adapter", "same · two · no adapter"}
