@@ -49,8 +49,8 @@ def open_image(source: str | Path | bytes | Image, *, max_pixels: int | None = N
 
     Raises:
         InputError: there is no such file, it is not such an image or a truncated one; the image is empty, has more
-            pixels than ``max_pixels`` or ``PIL.Image.MAX_IMAGE_PIXELS``, or one side is more than 200 times the other; its values have no
-            known range.
+            pixels than ``max_pixels`` or ``PIL.Image.MAX_IMAGE_PIXELS``, or one side is more than 200 times the other;
+            its values have no known range.
     """
     name = repr(str(source)) if isinstance(source, (str, Path)) else "the image"
     with warnings.catch_warnings():
