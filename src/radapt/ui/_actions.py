@@ -31,7 +31,6 @@ SOURCES = {
     "self": "the defended model (white-box)",
 }
 """Whose gradients an attack may have."""
-_MEANINGS = {"undefended": "transfer", "self": "white-box"}
 _UNKNOWN = "not known: the attack was stopped"
 
 
@@ -133,7 +132,10 @@ class Actions:
         attack = make_attack(name, eps)
         bench, plain, defended = self._bench(choice)
         clean = _said(plain, bench.right), _said(defended, bench.right)
-        rows = {each: Row(SOURCES[each], _MEANINGS[each]) for each in sorted(SOURCES, key=lambda each: each != source)}
+        rows = {each: Row(SOURCES[each]) for each in sorted(SOURCES, key=lambda each: each != source)}
+        about = (
+            f"{name}, eps {eps}, on {choice.model}; {choice.picture.title if choice.picture else ''}; {bench.adapter!r}"
+        )
         stop = self._begin(user)
         try:
             for each, row in rows.items():
@@ -153,7 +155,7 @@ class Actions:
                             break
                         row.now, row.pixels = bench.asked.says(row.step.score), row.step.pixels
                         shown = list(rows.values())
-                        html = outcome(bench.right, clean, shown, "", "")
+                        html = outcome(about, bench.right, clean, shown, "", "")
                         yield html, traces(bench.pixels, attack.eps, shown, final=False), ""
                 if found is None:
                     row.state, row.step = _UNKNOWN, None
@@ -165,7 +167,7 @@ class Actions:
         verdict, kind = _verdict(rows, clean)
         first = next(iter(rows.values())).pixels
         made = traces(bench.pixels, attack.eps, list(rows.values()), final=True)
-        yield outcome(bench.right, clean, list(rows.values()), verdict, kind), made, self._seen(choice, first)
+        yield outcome(about, bench.right, clean, list(rows.values()), verdict, kind), made, self._seen(choice, first)
 
     def stop(self, user: str) -> str:
         """End the attack of a user, if there is one, and say what was done."""

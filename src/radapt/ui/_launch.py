@@ -108,13 +108,19 @@ def launch(
         saved = Path(folder.name) / "saved"
         saved.mkdir()
         page = build(Actions(shelf), saved)
-        fonts = ["system-ui", "sans-serif"]
+        # The theme's own small texts are too pale to be read.
+        shades = {"block_info_text_color": "*neutral_600", "body_text_color_subdued": "*neutral_600"}
+        shades |= {"block_label_text_color": "*neutral_600", "color_accent": "*primary_600"}
+        fonts: dict[str, Any] = {
+            "font": ["system-ui", "sans-serif"],
+            "font_mono": ["ui-monospace", "monospace"],
+        }  # none is fetched
         page.queue(default_concurrency_limit=4, max_size=64, api_open=True)
         page.launch(
             server_name=host, server_port=chosen, prevent_thread_lock=True, share=False, quiet=True, inbrowser=False,
             show_error=False, max_file_size=MOST_BYTES, allowed_paths=[], blocked_paths=[], ssr_mode=False, pwa=False,
             mcp_server=False, enable_monitoring=False, state_session_capacity=200, footer_links=[],
-            theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+            theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts).set(**shades),
             css_paths=Path(__file__).with_name("page.css"),
             app_kwargs={"middleware": [_middleware(Guard)], "docs_url": None, "redoc_url": None, "openapi_url": None},
         )  # fmt: skip

@@ -17,7 +17,7 @@ from radapt.images import open_image
 from radapt.models import VLM
 from radapt.registry import nearest
 
-__all__ = ["CLASS_SETS", "MOST_BYTES", "QUESTION_SETS", "Picture", "built_in", "example_set", "uploaded"]
+__all__ = ["CLASS_SETS", "FIRST", "MOST_BYTES", "QUESTION_SETS", "Picture", "built_in", "example_set", "uploaded"]
 
 CLASS_SETS = ("shapes", "colours", "textures", "backgrounds", "compositions", "digits")
 """The sets that are offered for models that tell classes apart."""
@@ -25,6 +25,8 @@ QUESTION_SETS = ("shapeworld-vqa",)
 """Those for models that answer questions."""
 MOST_BYTES, _MOST_PIXELS = 10 * 2**20, 25_000_000
 _N = 12
+FIRST = 3
+"""The picture of a set that is chosen first: one of which the micro models know what it is."""
 _lock = RLock()
 
 
@@ -38,6 +40,7 @@ class Picture:
         right: the right class; empty where it is not known.
         questions: questions about it, with their right answers.
         note: what there is to know about how it was read.
+        own: whether it is somebody's own.
     """
 
     title: str
@@ -45,6 +48,7 @@ class Picture:
     right: str = ""
     questions: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    own: bool = False
 
 
 @cache
@@ -73,6 +77,8 @@ def built_in(models: Mapping[str, VLM], name: str, position: int) -> Picture:
         InputError: there is no such set or sample.
     """
     pixels = {}
+    if not 0 <= position < _N:
+        raise InputError(f"a set has the pictures 1 to {_N} here, got {position + 1}")
     for title, model in models.items():
         data = example_set(name, model.image_size[0])
         pixels[title] = data.pixels([position])[0]
@@ -97,6 +103,5 @@ def uploaded(models: Mapping[str, VLM], file: str | Path) -> Picture:
         image = open_image(content, max_pixels=_MOST_PIXELS)
     pixels = {title: model.preprocess(image) for title, model in models.items()}
     width, height = image.size
-    return Picture(
-        f"your picture, {width} x {height} pixels", pixels, note="; ".join(str(each.message) for each in told)
-    )
+    note = "; ".join(str(each.message) for each in told)
+    return Picture(f"your picture, {width} x {height} pixels", pixels, note=note, own=True)

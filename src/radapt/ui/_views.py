@@ -33,11 +33,10 @@ Said = tuple[str, bool]
 
 @dataclass
 class Row:
-    """One attack of the outcome: whose gradients it has, what that means, and how far it is.
+    """One attack of the outcome: whose gradients it has, and how far it is.
 
     Args:
         title: whose gradients the attack has.
-        meaning: what such an attack is called.
         state: in words, while there is nothing else.
         step: where the attack is, with the loss there and what the attacked model says.
         said: what the models without and with the defence say of what it made, and whether that is right.
@@ -45,7 +44,6 @@ class Row:
     """
 
     title: str
-    meaning: str
     state: str = "waits"
     step: Step | None = None
     now: str = ""
@@ -78,9 +76,9 @@ def bars(panels: Sequence[tuple[str, str, Sequence[Answer]]], right: str) -> str
     return f'<div class="ra-pair">{"".join(map(str, texts))}</div>'
 
 
-def outcome(right: str, clean: tuple[Said, Said], rows: Sequence[Row], verdict: str, kind: str) -> str:
+def outcome(about: str, right: str, clean: tuple[Said, Said], rows: Sequence[Row], verdict: str, kind: str) -> str:
     """What the attacks did so far."""
-    return str(_template().outcome(visible(right), clean, rows, verdict, kind))
+    return str(_template().outcome(visible(about), visible(right), clean, rows, verdict, kind))
 
 
 def image_of(pixels: Tensor) -> PIL.Image.Image:
