@@ -31,6 +31,8 @@ SOURCES = {
     "self": "the defended model (white-box)",
 }
 """Whose gradients an attack may have."""
+_KEPT = 16
+"""Saved adapters."""
 _UNKNOWN = "not known: the attack was stopped"
 
 
@@ -188,7 +190,11 @@ class Actions:
         with tempfile.TemporaryDirectory() as place:
             adapter.save_pretrained(Path(place) / "adapter")
             base = Path(folder) / f"adapter-{adapter.fingerprint}"
-            return Path(shutil.make_archive(str(base), "zip", Path(place) / "adapter"))
+            made = Path(shutil.make_archive(str(base), "zip", Path(place) / "adapter"))
+        made.touch()
+        for old in sorted(Path(folder).glob("*.zip"), key=lambda file: file.stat().st_mtime_ns)[:-_KEPT]:
+            old.unlink(missing_ok=True)
+        return made
 
     def _seen(self, choice: Choice, attacked: Tensor | None) -> str:
         """The attention maps after an attack; of a model that gives none, the page has said so before."""
@@ -262,7 +268,9 @@ def _verdict(rows: dict[str, Row], clean: tuple[tuple[str, bool], tuple[str, boo
     if not own[1][1]:
         why = "It holds against transfer, but that is not robustness. " if held else ""
         return f"{why}An attack that sees the defended model (white-box) fools it.", "bad"
-    if transfer is not None and not held:
+    if transfer is None:
+        return f"It holds against this attack, white-box; the transfer outcome is {_UNKNOWN}.", "open"
+    if not held:
         return "An attack on the model without the defence (transfer) fools the defended model, too.", "bad"
     return (
         "The defended model holds against this attack, white-box and by transfer, on this one picture. Other attacks "

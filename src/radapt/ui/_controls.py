@@ -51,7 +51,7 @@ class Controls:
             with self.gr.Tab("Built-in"):
                 self.set = self.gr.Dropdown(sets, value=sets[0], label="Set", elem_id="ra-set")
                 self.gallery = self.gr.Gallery(
-                    label="Pictures of the set", columns=4, height=260, allow_preview=False, format="png",
+                    label="Pictures of the set", columns=4, height="auto", allow_preview=False, format="png",
                     object_fit="contain", interactive=False, buttons=[], elem_id="ra-gallery",
                 )  # fmt: skip
             with self.gr.Tab("Your own"):
