@@ -19,6 +19,7 @@ from radapt.ui._actions import Actions, Choice, _verdict
 from radapt.ui._shelf import SLIDERS, Shelf
 from radapt.ui._views import Row
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 Choose = Callable[..., Choice]
 
 
@@ -80,7 +81,6 @@ def test_a_question_gets_the_answers_of_the_model(actions: Actions, choose: Choo
 
 @pytest.mark.parametrize("model", ["micro/clip", pytest.param("micro/llava", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("source", ["self", "undefended"])
-@pytest.mark.usefixtures("unchecked")
 def test_both_outcomes_of_an_attack_are_shown(actions: Actions, choose: Choose, model: str, source: str) -> None:
     *steps, (outcome, traces, attention) = attacked(actions, choose(model=model), source=source)
     assert steps
@@ -152,7 +152,6 @@ def test_stop_ends_an_attack_and_its_outcome_is_not_known(actions: Actions, choo
     assert actions.stop("someone") == "No attack of yours is running."
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_a_second_attack_of_a_user_ends_the_first(actions: Actions, choose: Choose) -> None:
     first = actions.attack(choose(), "square", "1/255", "self", "someone")
     next(first)
@@ -163,7 +162,6 @@ def test_a_second_attack_of_a_user_ends_the_first(actions: Actions, choose: Choo
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
 def test_users_at_the_same_time_get_what_they_get_alone(actions: Actions, choose: Choose) -> None:
     choices = [choose(alpha=0.1), choose(alpha=1.2), choose(defence="micro/shallow"), choose(model="micro/llava")]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import struct
 import threading
 import urllib.error
 import urllib.request
 import uuid
-import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from tests.ui.conftest import SHAPES, TEMPLATES
+from tests.ui.conftest import SHAPES, TEMPLATES, bomb
 
 from radapt.ui._shelf import SLIDERS
 
@@ -84,7 +82,7 @@ class User:
         head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
         status, answer = self.post("gradio_api/upload", body, f"multipart/form-data; boundary={mark}")
-        return status, json.loads(answer)
+        return status, json.loads(answer) if status == 200 else answer.decode()
 
 
 def file_data(path: str) -> dict[str, Any]:
@@ -126,7 +124,7 @@ def test_two_users_have_pictures_and_settings_of_their_own(url: str, tmp_path: P
 def test_before_a_picture_is_chosen_there_is_a_sentence(user: User) -> None:
     answers, status = user.predict()
     assert "choose a picture first" in status
-    assert answers == {"__type__": "update"}
+    assert "ra-card" not in json.dumps(answers)
 
 
 def test_an_attack_comes_step_by_step_and_stops(user: User) -> None:
@@ -148,17 +146,9 @@ def test_an_attack_comes_step_by_step_and_stops(user: User) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [
-        (b"a text", "is not an image that Pillow can read"),
-        (
-            b"\x89PNG\r\n\x1a\n"
-            + struct.pack(">I", 13) + b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-            + struct.pack(">I", zlib.crc32(b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))),
-            "3600000000 pixels",
-        ),
-    ],
+    [(b"a text", "is not an image that Pillow can read"), (bomb(60_000), "3600000000 pixels")],
     ids=["text", "bomb"],
-)  # fmt: skip
+)
 def test_a_hostile_upload_is_refused_in_a_sentence(user: User, content: bytes, sentence: str) -> None:
     _, [path] = user.send("evil.png", content)
     *_, status = user.call("upload", "micro/clip", file_data(path))
@@ -169,7 +159,7 @@ def test_a_hostile_upload_is_refused_in_a_sentence(user: User, content: bytes, s
 def test_an_upload_has_a_limit(user: User) -> None:
     status, answer = user.send("large.png", bytes(11 * 2**20))
     assert status == 413
-    assert "Traceback" not in json.dumps(answer)
+    assert "File size exceeded maximum allowed size of 10485760 bytes" in answer
 
 
 def secret(tmp_path: Path) -> Path:
@@ -223,8 +213,6 @@ class Elsewhere(BaseHTTPRequestHandler):
         type(self).asked += 1
         self.send_response(404)
         self.end_headers()
-
-    do_HEAD = do_GET
 
     def log_message(self, *given: Any) -> None:
         pass

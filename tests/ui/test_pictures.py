@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tests.ui.conftest import bomb
 
 from radapt.errors import InputError
 from radapt.ui._actions import Actions
@@ -20,16 +19,6 @@ RED = PIL.Image.new("RGB", (60, 60), (255, 0, 0))
 
 def own(actions: Actions, file: Path) -> Picture:
     return uploaded(actions.shelf.models, file)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def bomb(side: int) -> bytes:
-    """A small PNG that says that it is a large one."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
 def test_a_picture_is_read_for_every_model(actions: Actions, tmp_path: Path) -> None:

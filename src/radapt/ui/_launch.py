@@ -111,6 +111,8 @@ def launch(
         # The theme's own small texts are too pale to be read.
         shades = {"block_info_text_color": "*neutral_600", "body_text_color_subdued": "*neutral_600"}
         shades |= {"block_label_text_color": "*neutral_600", "color_accent": "*primary_600"}
+        shades |= {"button_primary_background_fill": "*primary_600"}
+        shades |= {"button_primary_background_fill_hover": "*primary_700"}
         fonts: dict[str, Any] = {
             "font": ["system-ui", "sans-serif"],
             "font_mono": ["ui-monospace", "monospace"],
