@@ -61,27 +61,32 @@ class _Page:
         choice = [at.picture, at.model, at.defence, at.d0, at.alpha, *words]
         chosen = [at.picture, at.shown, at.question, at.right, at.status]
 
-        def predict(event: Any, **settings: Any) -> None:
-            predicted = event(self._told(self._predict, 1), choice, [at.answers, at.status], **{**_LIVE, **settings})
+        def predict(event: Any, *, keeps: bool = False, **settings: Any) -> None:
+            action = self._told(self._predict, 1, keeps=keeps)
+            predicted = event(action, choice, [at.answers, at.status], **{**_LIVE, **settings})
             predicted.then(self._look, choice, at.attention, api_visibility="private", show_progress="hidden")
+
+        def after(step: Any) -> None:
+            """Predict when a step is done; what that had to say stays."""
+            predict(step.then, keeps=True, api_visibility="private")
 
         def set_chosen(event: Any, **settings: Any) -> Any:
             outputs = [at.gallery, at.classes, at.templates, *chosen]
             return event(self._told(self._choose_set, 7), [at.model, at.set], outputs, **settings)
 
         private: dict[str, Any] = {**_LIVE, "api_visibility": "private"}
-        predict(set_chosen(page.load, **private).then, **private)
-        predict(set_chosen(at.set.input, **_LIVE, api_name="choose_set").then, **private)
+        after(set_chosen(page.load, **private))
+        after(set_chosen(at.set.input, **_LIVE, api_name="choose_set"))
         picked = self._told(self._pick, 4)
-        predict(at.gallery.select(picked, [at.model, at.set, at.question], chosen, **private).then, **private)
+        after(at.gallery.select(picked, [at.model, at.set, at.question], chosen, **private))
         sent = self._told(self._upload, 4)
-        predict(at.upload.upload(sent, [at.model, at.upload], chosen, **_LIVE, api_name="upload").then, **private)
+        after(at.upload.upload(sent, [at.model, at.upload], chosen, **_LIVE, api_name="upload"))
         kind = [at.set, at.defence, at.d0, at.alpha, at.gallery, at.classes, at.templates, *chosen]
         switched = self._told(self._choose_model, 11)
         given = [at.model, at.set, at.defence, at.picture]
-        predict(at.model.input(switched, given, kind, **_LIVE, api_name="choose_model").then, **private)
+        after(at.model.input(switched, given, kind, **_LIVE, api_name="choose_model"))
         sliders = [at.d0, at.alpha, at.status]
-        predict(at.defence.input(self._told(self._choose_defence, 2), at.defence, sliders, **private).then, **private)
+        after(at.defence.input(self._told(self._choose_defence, 2), at.defence, sliders, **private))
         predict(at.d0.input, api_name="predict")
         predict(at.alpha.input, **private)
         for each in (at.templates, at.right):  # to what is pasted, their `input` is deaf
@@ -91,7 +96,7 @@ class _Page:
             (at.question, self._new_question, at.picture),
         ):
             checked = typed.change(self._told(check, 1), [typed, given], [at.right, at.status], **private)
-            predict(checked.then, **private)
+            after(checked)
         at.start.click(
             self._attack, [*choice, at.attack, at.eps, at.source],
             [at.outcome, at.traces, at.attention, at.status],
@@ -101,13 +106,15 @@ class _Page:
         at.save.click(self._told(self._save, 1), choice, [at.saved, at.status], **_LIVE, api_name="save")
         page.unload(self._left)
 
-    def _told(self, action: Callable[..., tuple[Any, ...]], outputs: int) -> Callable[..., tuple[Any, ...]]:
-        """An action whose errors become a sentence: the last output."""
+    def _told(
+        self, action: Callable[..., tuple[Any, ...]], outputs: int, *, keeps: bool = False
+    ) -> Callable[..., tuple[Any, ...]]:
+        """An action whose errors become a sentence, the last output; without one, an older sentence goes or is kept."""
 
         @wraps(action)  # Gradio looks at the annotations
         def run(*given: Any) -> tuple[Any, ...]:
             try:
-                return (*action(*given), "")
+                return (*action(*given), self.gr.skip() if keeps else "")
             except Exception as error:
                 return (*[self.gr.skip()] * outputs, _sentence(error))
 
