@@ -131,7 +131,8 @@ def test_the_sliders_answer_at_once(visit: Open, capsys: pytest.CaptureFixture[s
         seconds.append(changes(page, "#ra-answers", lambda key=key: page.keyboard.press(key)))
     assert "alpha=0.6" in page.inner_text("#ra-answers")
     with capsys.disabled():
-        print(f"\na slider answers in {1000 * sorted(seconds)[len(seconds) // 2]:.0f} ms (median of {len(seconds)})")
+        middle, best = sorted(seconds)[len(seconds) // 2], min(seconds)
+        print(f"\na slider answers in {1000 * middle:.0f} ms, at best in {1000 * best:.0f} ms ({len(seconds)} times)")
 
 
 def test_another_picture_and_another_set(visit: Open) -> None:
@@ -147,13 +148,13 @@ def test_another_picture_and_another_set(visit: Open) -> None:
 
 def test_ones_own_words(visit: Open) -> None:
     page = visit()
+    changes(page, "#ra-answers", lambda: type_into(page, "#ra-templates", "{a c}, painted in oil"))
     type_into(page, "#ra-classes", "moon, star, sun")
     page.wait_for_function("document.querySelectorAll('#ra-answers .ra-card:first-child li').length === 3")
     assert page.input_value("#ra-right textarea, #ra-right input") == "star"
     type_into(page, "#ra-classes", "moon, sun")
     page.wait_for_function("document.querySelectorAll('#ra-answers .ra-card:first-child li').length === 2")
     assert page.input_value("#ra-right textarea, #ra-right input") == ""  # it is none of them any more
-    changes(page, "#ra-answers", lambda: type_into(page, "#ra-templates", "an oil painting of {a c}"))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Shelf:
                 self._adapters[name] = Adapter.from_pretrained(
                     name if name in self._adapters else expanded(name) if name.startswith("~") else given
                 )
-        self._lock = Lock()
+        self._lock, self._anchors = Lock(), dict[str, Adapter]()
         self._made: OrderedDict[tuple[str, str], VLM] = OrderedDict()
         self._fitting = {name: self._fit(model) for name, model in self.models.items()}
 
@@ -104,11 +104,18 @@ class Shelf:
             SettingsError: a slider is out of range.
         """
         if defence == SLIDERS:
-            cutoff = cutoff_from_d0(d0) if d0 else None
-            return training_free(self.model(name), cutoff=cutoff, alpha=alpha)
+            return self._anchored(name).change(cutoff=cutoff_from_d0(d0) if d0 else None, alpha=alpha)
         if defence not in self.defences(name):
             raise InputError(f"there is no defence {defence!r} of {name} here{nearest(defence, self.defences(name))}")
         return self._fitting[name][defence]
+
+    def _anchored(self, name: str) -> Adapter:
+        """The training-free adapter of a model; its anchor does not depend on the sliders, and is made once."""
+        model = self.model(name)
+        with self._lock:
+            if name not in self._anchors:
+                self._anchors[name] = training_free(model)
+            return self._anchors[name]
 
     def defended(self, name: str, adapter: Adapter) -> VLM:
         """A replica of a model with an adapter on it, which nobody may change."""
