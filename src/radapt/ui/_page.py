@@ -14,6 +14,7 @@ from radapt.models import Generative
 from ._actions import Actions, Choice
 from ._answers import Words
 from ._controls import Controls
+from ._live import ATTACKS, RADII, make_attack
 from ._pictures import CLASS_SETS, FIRST, QUESTION_SETS, Picture, built_in, example_set, uploaded
 from ._shelf import SLIDERS
 from ._views import image_of, message, picture
@@ -233,6 +234,8 @@ def build(actions: Actions, folder: Path) -> Any:
         (_Page._left, "request", gr.Request),
     ):
         action.__annotations__[argument] = kind
+    for name in ATTACKS:  # imported now, so that nobody waits for it at the first step
+        make_attack(name, RADII[0])
     with gr.Blocks(title="R-Adapt playground", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         _Page(gr, actions, folder, page)
     return page
