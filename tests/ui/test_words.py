@@ -26,7 +26,7 @@ def test_html_is_a_name_like_any_other() -> None:
         ("e\u0301, \u00e9", "is given twice"),
         ("cat, " + "d" * 201, "has 201 characters; write 200 at most"),
         (", ".join(map(str, range(MOST_CLASSES + 1))), "there are 201 class names; give 200 at most"),
-        (", ".join(map(str, range(100_000))), "there are 100000 class names"),
+        (", ".join(map(str, range(5000))), "there are 5000 class names"),
     ],
 )
 def test_what_are_no_class_names_is_refused(text: str, message: str) -> None:

@@ -21,10 +21,10 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-Message = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
+_Message = Mapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_Application = Callable[[Mapping[str, Any], _Receive, _Send], Awaitable[None]]
 
 
 class Guard:
@@ -36,16 +36,16 @@ class Guard:
         app: what is guarded.
     """
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: _Application) -> None:
         self._app = app
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def answer(message: Message) -> None:
+        async def answer(message: _Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
@@ -66,7 +66,7 @@ class Guard:
             return
         sent = False
 
-        async def again() -> Message:
+        async def again() -> _Message:
             nonlocal sent
             if sent:
                 return await receive()
@@ -76,7 +76,7 @@ class Guard:
         await self._app(scope, again, answer)
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(receive: _Receive) -> bytes | None:
     """The whole body of a request; None where it is too large."""
     parts, size = list[bytes](), 0
     while True:
@@ -106,7 +106,7 @@ def _names_address(body: bytes) -> bool:
     return False
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+async def _refuse(send: _Send, status: int, why: str) -> None:
     body = json.dumps({"detail": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

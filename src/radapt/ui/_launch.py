@@ -124,19 +124,13 @@ def launch(
             mcp_server=False, enable_monitoring=False, state_session_capacity=200, footer_links=[],
             theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts).set(**shades),
             css_paths=Path(__file__).with_name("page.css"),
-            app_kwargs={"middleware": [_middleware(Guard)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+            app_kwargs={"middleware": [(Guard, (), {})], "docs_url": None, "redoc_url": None, "openapi_url": None},
         )  # fmt: skip
     except BaseException:
         folder.cleanup()
         raise
     where = f"[{host}]" if ":" in host else host
     return Playground(page, f"http://{where}:{chosen}/", folder)
-
-
-def _middleware(kind: Any) -> Any:
-    from starlette.middleware import Middleware
-
-    return Middleware(kind)
 
 
 def _listed(given: Any) -> list[Any]:

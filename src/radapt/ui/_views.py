@@ -28,7 +28,7 @@ from ._live import Step
 __all__ = ["Row", "attention", "bars", "image_of", "message", "outcome", "picture", "traces"]
 
 _BANDS = 14
-Said = tuple[str, bool]
+_Said = tuple[str, bool]
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Row:
     state: str = "waits"
     step: Step | None = None
     now: str = ""
-    said: tuple[Said, Said] | None = None
+    said: tuple[_Said, _Said] | None = None
     pixels: Tensor | None = None
 
     @property
@@ -76,7 +76,7 @@ def bars(panels: Sequence[tuple[str, str, Sequence[Answer]]], right: str) -> str
     return f'<div class="ra-pair">{"".join(map(str, texts))}</div>'
 
 
-def outcome(about: str, right: str, clean: tuple[Said, Said], rows: Sequence[Row], verdict: str, kind: str) -> str:
+def outcome(about: str, right: str, clean: tuple[_Said, _Said], rows: Sequence[Row], verdict: str, kind: str) -> str:
     """What the attacks did so far."""
     return str(_template().outcome(visible(about), visible(right), clean, rows, verdict, kind))
 
