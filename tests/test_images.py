@@ -309,3 +309,11 @@ def test_a_file_of_another_kind_is_never_handed_to_a_program(tmp_path: Path, mon
 def test_the_content_of_a_file_is_opened_as_the_file_is(photo: Image, tmp_path: Path) -> None:
     for kind in ("png", "bmp", "ppm", "tiff"):
         assert same(open_image(saved(photo, tmp_path / f"a.{kind}").read_bytes()), photo)
+
+
+def test_an_image_of_others_may_have_so_many_pixels(photo: Image, tmp_path: Path) -> None:
+    file = saved(photo, tmp_path / "photo.png")
+    assert open_image(file, max_pixels=37 * 53).size == (53, 37)
+    for source in (file, file.read_bytes(), photo):
+        with pytest.raises(InputError, match="53 x 37 pixels, at most 1960 in all are allowed"):
+            open_image(source, max_pixels=1960)

@@ -15,6 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"__init__", "__main__"},
     {"cli"},
+    {"ui"},
     {"experiments"},
     {"analysis"},
     {"finetuning", "evaluation", "micro"},

@@ -65,7 +65,7 @@ _PUBLIC = {
 _PACKAGES = {
     *("adapters", "analysis", "attacks", "caching", "classifier", "cli", "data", "errors", "evaluation"),
     *("experiments", "finetuning", "fingerprint", "hub", "images", "io", "micro", "models", "numbers"),
-    *("registry", "reports", "results", "schema", "spectral", "text", "training", "types"),
+    *("registry", "reports", "results", "schema", "spectral", "text", "training", "types", "ui"),
 }
 
 __all__ = [

@@ -36,7 +36,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(each for each in _FORMATS if each in PIL.Image.OPEN)
 
 
-def open_image(source: str | Path | bytes | Image) -> Image:
+def open_image(source: str | Path | bytes | Image, *, max_pixels: int | None = None) -> Image:
     """An image as RGB with 8 bits per channel, from a file or a PIL image, which is not changed.
 
     The EXIF orientation is applied. Transparent parts become white. 16-bit grey is scaled to 8 bits. Of an animated
@@ -44,23 +44,25 @@ def open_image(source: str | Path | bytes | Image) -> Image:
 
     Args:
         source: a file of one of the usual formats (PNG, JPEG, WebP, TIFF...), its content, or a PIL image of any mode.
+        max_pixels: most pixels that it may have, for images of people who are not trusted; the limit of Pillow counts,
+            too.
 
     Raises:
         InputError: there is no such file, it is not such an image or a truncated one; the image is empty, has more
-            pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or one side is more than 200 times the other; its values have no
-            known range.
+            pixels than ``max_pixels`` or ``PIL.Image.MAX_IMAGE_PIXELS``, or one side is more than 200 times the other;
+            its values have no known range.
     """
     name = repr(str(source)) if isinstance(source, (str, Path)) else "the image"
     with warnings.catch_warnings():
         warnings.simplefilter("error", DecompressionBombWarning)
         try:
             if isinstance(source, Image):
-                return _plain(source, name)
+                return _plain(source, name, max_pixels)
             if not isinstance(source, (str, Path, bytes)):
                 raise InputError(f"an image must be a file or a PIL image, got {type(source).__name__}")
             content = BytesIO(source) if isinstance(source, bytes) else source
             with PIL.Image.open(content, formats=_formats()) as image:
-                return _plain(image, name)
+                return _plain(image, name, max_pixels)
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -89,7 +91,7 @@ def _too_large(name: str, pixels: int | str) -> InputError:
     )
 
 
-def _plain(image: Image, name: str) -> Image:
+def _plain(image: Image, name: str, max_pixels: int | None) -> Image:
     width, height = image.size
     if not width or not height:
         raise InputError(f"{name} is empty, {width} x {height} pixels; an image has at least one")
@@ -98,6 +100,8 @@ def _plain(image: Image, name: str) -> Image:
             f"{name} is {width} x {height} pixels; the longer side may be at most {_LONGEST} times the shorter; "
             "crop it first"
         )
+    if max_pixels is not None and width * height > max_pixels:
+        raise InputError(f"{name} has {width} x {height} pixels, at most {max_pixels} in all are allowed; shrink it")
     if PIL.Image.MAX_IMAGE_PIXELS is not None and width * height > PIL.Image.MAX_IMAGE_PIXELS:
         raise _too_large(name, width * height)
     # Further images in an MPO file are previews and depth maps of the first, which phones write without being asked.

@@ -20,6 +20,7 @@ from ._radii import ascending
 from ._registry import REGISTRY, make, names
 from ._search import Evaluation, State, Stoppable
 from ._transforms import EOT, bpda, jpeg, round_8bit
+from ._watched import Watched
 
 __all__ = [
     "EOT",
@@ -35,6 +36,7 @@ __all__ = [
     "SearchAttack",
     "State",
     "Stoppable",
+    "Watched",
     "ascending",
     "attack",
     "bpda",

@@ -9,7 +9,7 @@ import typer
 
 from radapt._version import __version__
 
-from . import adapt, analyze, catalogue, demo, evaluate, finetune, merge, micro, report, reproduce, search
+from . import adapt, analyze, catalogue, demo, evaluate, finetune, merge, micro, report, reproduce, search, ui
 from ._commands import Command, Commands
 
 __all__ = ["app", "main"]
@@ -51,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": search.search,
     "merge": merge.merge,
     "report": report.report,
+    "ui": ui.ui,
     "models": catalogue.models,
     "datasets": catalogue.datasets,
     "attacks": catalogue.attacks,

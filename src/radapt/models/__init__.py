@@ -27,6 +27,7 @@ from ._memory import Memory, estimate
 from ._mode import evaluating
 from ._parts import parts
 from ._pretrained import check_device, dtype_of, reading
+from ._replica import replica
 from ._source import locate, micro_models, model_type
 from ._tokens import Tokens, likelihood
 from ._tower import ImageTower, Tower
@@ -70,6 +71,7 @@ __all__ = [
     "open_image",
     "parts",
     "place_tokens",
+    "replica",
     "scaled",
     "supports",
     "tensors_of",
