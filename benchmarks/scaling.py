@@ -96,7 +96,7 @@ class Idle:
             return clock.sent(0, Told(None, []))
 
         calls: dict[str, Any] = {"measure": measure, "check": check, "begin": begin}
-        self.do = SimpleNamespace(remote=lambda what, *given: calls[what](*given))
+        self.do = SimpleNamespace(remote=lambda request, what, *given: calls[what](*given))
 
 
 def samples(unit: Unit, chunk: Sequence[int]) -> list[Sample]:
@@ -128,6 +128,10 @@ def study() -> list[Unit]:
     return units
 
 
+def nothing() -> Any:
+    """What is evaluated: workers that compute nothing need not know."""
+
+
 def simulated(workers: int, units: Sequence[Unit]) -> dict[str, Any]:
     """A study on so many workers that compute nothing."""
     with tempfile.TemporaryDirectory() as folder, Results(Path(folder) / "r.sqlite") as results:
@@ -135,7 +139,8 @@ def simulated(workers: int, units: Sequence[Unit]) -> dict[str, Any]:
         clock = Clock()
         ledger = Ledger(results, units, (0, 1), sanity=False)
         chunks = sum(len(todo) for todo in ledger.todo.values())
-        Crew(clock, [Idle(clock, units) for _ in range(workers)]).run(units, ledger, lambda unit, done: None)
+        crew = Crew(clock, nothing, [Idle(clock, units) for _ in range(workers)])
+        crew.run(units, ledger, lambda unit, done, seconds: None)
         own = time.perf_counter() - started
     ideal = chunks * SECONDS / workers
     return {

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import changed_twin
+from tests.tiny import changed_twin, own_labels
 from torch import Tensor
 
 import radapt
-from radapt.adapters import Adapter, adapt, graft, shallow, training_free
+from radapt.adapters import Adapter, adapt, data_driven, graft, shallow, training_free
 from radapt.attacks import EmbeddingObjective, make
+from radapt.data import Dataset
 from radapt.errors import AdapterError, InputError, SettingsError
 from radapt.models import VLM, LowRank, full, parts
 
@@ -182,6 +183,25 @@ def test_a_model_that_carries_an_adapter_is_refused(tiny_vlm: VLM, pixels: Tenso
     ):
         shallow(tiny_vlm, pixels, **SHORT)
     assert not radapt.attached(tiny_vlm)
+
+
+def test_a_dataset_is_read_batch_by_batch_and_gives_the_same_adapter(
+    tiny_vlm: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, asked = own_labels(tiny_vlm, 12), list[int]()
+    whole = data.pixels(range(len(data)))
+    read = Dataset.pixels
+
+    def noted(self: Dataset, positions: Tensor) -> Tensor:
+        asked.append(len(positions))
+        return read(self, positions)
+
+    monkeypatch.setattr(Dataset, "pixels", noted)
+    for method, settings in ((shallow, SHORT), (data_driven, {"steps": 2, "attack_steps": 1, "batch_size": 8})):
+        there, here = (method(tiny_vlm, images, **{**settings, "quiet": True}) for images in (data, whole))
+        assert there.fingerprint == here.fingerprint
+        assert there.settings.origin["images"] == 12
+    assert max(asked) == 8  # the size of a batch
 
 
 def test_the_one_that_ships_was_made_with_the_defaults() -> None:

@@ -152,6 +152,8 @@ def test_objects_are_sent_to_the_workers_and_their_errors_come_back(tmp_path: Pa
         ({"workers": 2}, "those of executor='ray'"),
         ({"executor": "ray", "workers": 0}, "workers must be"),
         ({"executor": "ray", "resources": {"CPU": -1}}, "the amount of CPU must be"),
+        ({"executor": "ray", "device": "cuda:1"}, "'cuda:1' is not there; say device='cuda'"),
+        ({"executor": "ray", "device_map": "auto"}, "say how many, with resources="),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -165,8 +167,9 @@ def test_a_worker_that_finds_other_weights_or_data_refuses(tmp_path: Path, monke
     model = tiny_clip()
     taken = {entry.name: None for entry in fields(Request)} | {"balanced": False, "seed": 0, "loading": {}}
     taken |= {"candidates": Candidate(method="tiny", model=model), "data": own_labels(model, 4)}
-    worker = Worker(Request(**{**taken, "batch_size": 4, "chunk_size": 4, "split": "test"}), 1, str(tmp_path))
-    (unit,) = worker.units()
+    request = Request(**{**taken, "batch_size": 4, "chunk_size": 4, "split": "test"})
+    worker = Worker(1, str(tmp_path))
+    (unit,) = worker.do(lambda: request, "units").found
     (measured,) = worker.measure([(0, unit.identity)], (0, 1), [[]])
     assert [sample.position for sample in measured.samples] == [0, 1]
     for wrong in ((0, "another"), (1, unit.identity)):

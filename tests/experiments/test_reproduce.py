@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import Result
 
@@ -152,6 +153,26 @@ def test_an_experiment_runs_from_adapters_to_the_report_and_continues(
     again = run(*words)
     assert again.exit_code == 0
     assert "trained again" not in again.output
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_table_as_one_process(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = {"twins": {"FARE": "micro/fare", "half": {"twin": "micro/fare", "weights": 0.5}}}
+    words = ("reproduce", file(tmp_path, **changes).name, "--no-sanity", "--quiet")
+    threads = torch.get_num_threads()
+    spread = ("--executor", "ray", "--workers", "1", "--resources", f"CPU={threads}")
+    tables = {}
+    for folder, how in (("here", ()), ("there", spread)):
+        done = run(*words, "--out", folder, *how)
+        assert done.exit_code == 0, done.output
+        with Results(f"{folder}/results.sqlite", read_only=True) as results:
+            tables[folder] = {each.setting.key: results.samples(each.setting) for each in results.all()}
+    assert tables["here"] == tables["there"]
+    assert len(tables["here"]) == 17  # six clean, six white-box, five by transfer from the other one
+    wrong = run("reproduce", "own.yaml", "--out", "wrong", "--executor", "ray", "--device", "cuda:0")
+    assert "Ray gives each worker devices of its own" in wrong.output
+    assert not Path("wrong").exists()
 
 
 def test_experiments_are_listed_those_of_the_paper_first(run: Run) -> None:

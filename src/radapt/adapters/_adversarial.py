@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective
 from radapt.attacks.pgd import PGD
+from radapt.data import Dataset
 from radapt.errors import InputError
 from radapt.fingerprint import digest
 from radapt.models import VLM, load, zero_shot
@@ -26,7 +27,7 @@ class TrainingImages:
 
     Args:
         original: the model without any adapter; its embeddings of the clean images are the reference.
-        clean: images in [0, 1], N x 3 x H x W.
+        clean: images in [0, 1], N x 3 x H x W; or a dataset, of which each batch is read when its turn comes.
         labels, classifier: true classes and unit text embeddings, for the loss ``text``; None for ``embedding``.
         attack: the adversary.
         batch_size, seed: of the batches; the seed is the adversary's, too.
@@ -36,7 +37,7 @@ class TrainingImages:
     """
 
     original: VLM
-    clean: Pixels
+    clean: Pixels | Dataset
     labels: Labels | None
     classifier: Classifier | None
     attack: PGD
@@ -45,8 +46,10 @@ class TrainingImages:
     reference: Embeddings = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.clean, Tensor):
-            raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], got {type(self.clean).__name__}")
+        given: object = self.clean
+        if not isinstance(given, Tensor | Dataset):
+            got = type(given).__name__
+            raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], or a dataset, got {got}")
         if len(self.clean) == 0:
             raise InputError("no training images; the paper takes 2,000")
         if self.labels is not None and len(self.labels) != len(self.clean):
@@ -55,13 +58,22 @@ class TrainingImages:
         device = self.original.device
         with torch.no_grad():
             self.reference = torch.cat(
-                [self.original.encode_image(part.to(device)).float() for part in self.clean.split(self.batch_size)]
+                [self.original.encode_image(self.pixels(part).to(device)).float() for part in self.parts()]
             )
 
     def facts(self) -> dict[str, object]:
         """What tells a training on these images from others."""
-        data = {"images": self.clean, "labels": self.labels, "classifier": self.classifier}
-        return {name: None if tensor is None else digest([tensor]) for name, tensor in data.items()}
+        data = {"labels": self.labels, "classifier": self.classifier}
+        images = digest([self.clean] if isinstance(self.clean, Tensor) else map(self.pixels, self.parts()))
+        return {"images": images, **{name: None if each is None else digest([each]) for name, each in data.items()}}
+
+    def pixels(self, rows: Tensor) -> Pixels:
+        """Clean images of some rows."""
+        return self.clean[rows] if isinstance(self.clean, Tensor) else self.clean.pixels(rows)
+
+    def parts(self) -> list[Tensor]:
+        """All rows, in parts of the size of a batch."""
+        return list(torch.arange(len(self.clean), device="cpu").split(self.batch_size))
 
     def rows(self, step: int) -> Tensor:
         """Rows of a step: a fresh permutation of all images every epoch."""
@@ -71,7 +83,7 @@ class TrainingImages:
     def adversarial(self, model: VLM, rows: Tensor, stream: str) -> Pixels:
         """Adversarial images of some rows against a model as it stands, for the loss that its training minimises."""
         keys = [f"{stream}/{row}" for row in rows.tolist()]
-        pixels = self.clean[rows].to(model.device)
+        pixels = self.pixels(rows).to(model.device)
         return self.attack(self._objective(model, rows), pixels, keys=keys, seed=self.seed, batch_size=len(rows)).pixels
 
     def _objective(self, model: VLM, rows: Tensor) -> Objective:

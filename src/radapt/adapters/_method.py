@@ -16,6 +16,7 @@ from radapt.models import VLM, load, zero_shot
 from radapt.numbers import whole
 from radapt.registry import Registry
 from radapt.schema import check_keywords
+from radapt.training import workers
 
 from ._adapter import Adapter
 from ._gaussian import cutoff_from_d0
@@ -36,11 +37,13 @@ class AdapterMethod:
             ``loss="text"`` labels and a ``classifier``.
         needs_guide: it is made from a robust twin of the model.
         needs_images: it is trained on images.
+        streams: it takes a dataset in the place of its images, and reads them as it needs them.
     """
 
     make: Callable[..., Adapter]
     needs_guide: bool = False
     needs_images: bool = False
+    streams: bool = False
 
     def settings(self, where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that ``make`` takes by keyword, with ``d0`` as a cut-off (0 stands for no filter).
@@ -76,6 +79,9 @@ def adapt(
     **settings: Any,
 ) -> Adapter:
     """Make an adapter by the name of its method, as ``radapt adapt`` does.
+
+    The processes that ``accelerate launch`` started share a training: each takes batches of its own on a device of its
+    own, and the first one saves.
 
     Args:
         method: ``training-free``, ``model-guided``, ``data-driven``, or one that another package adds.
@@ -113,7 +119,10 @@ def adapt(
     data, n = "objects" if data is None else data, 2000 if n is None else n
     for each in listed(n):
         whole("n", each)
-    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    group = workers()
+    if group.device is not None and device != "cpu":
+        raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
+    place: dict[str, Any] = {"device": device if group.device is None else group.device, "dtype": dtype}
     vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)
     if guide is not None:
         twin = guide if isinstance(guide, VLM | nn.Module) else load(guide, **place)
@@ -123,7 +132,7 @@ def adapt(
     else:
         images = training_images(data, n, size=vlm.image_size[0])
         adapter = _trained(chosen, vlm, images, taken, checkpoint=file, quiet=quiet)
-    if folder is not None:
+    if folder is not None and group.main:
         adapter.save_pretrained(folder)
         if file is not None and chosen.needs_images:
             file.unlink(missing_ok=True)
@@ -146,7 +155,8 @@ def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[
     labelled: dict[str, Any] = {}
     if settings.get("loss") == "text":
         labelled = {"labels": images.labels, "classifier": zero_shot(model).classifier(images.prompts)}
-    return method.make(model, images.pixels(range(len(images))), **settings, **labelled, **training)
+    shown = images if method.streams else images.pixels(range(len(images)))
+    return method.make(model, shown, **settings, **labelled, **training)
 
 
 def _mean_pixels(settings: Mapping[str, Any], data: Any, n: Any, model: VLM) -> dict[str, Any]:

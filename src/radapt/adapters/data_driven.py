@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from radapt.attacks.pgd import PGD
+from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.io import check_writable
 from radapt.models import VLM
 from radapt.numbers import check_seed, number, whole
 from radapt.registry import nearest
-from radapt.training import Schedule, fit
+from radapt.training import Schedule, fit, workers
 from radapt.types import Adversary, AnchorLoss, Classifier, Labels, Mix, Pixels
 
 from ._adapter import Adapter
@@ -36,8 +37,7 @@ class _Anchor:
         self.adapter, self.images, self.model = adapter, images, images.original
         self.fixed: Pixels | None = None
         if adversary == "static":  # made once against the undefended model, as in the paper
-            rows = torch.arange(len(images.clean), device="cpu").split(images.batch_size)
-            self.fixed = torch.cat([images.adversarial(self.model, part, "static").cpu() for part in rows])
+            self.fixed = torch.cat([images.adversarial(self.model, part, "static").cpu() for part in images.parts()])
 
     def __call__(self, step: int) -> Tensor:
         rows = self.images.rows(step)
@@ -53,7 +53,7 @@ class _Anchor:
 
 def data_driven(
     model: VLM | nn.Module,
-    pixels: Pixels,
+    pixels: Pixels | Dataset,
     labels: Labels | None = None,
     *,
     classifier: Classifier | None = None,
@@ -80,7 +80,8 @@ def data_driven(
 
     Args:
         model: the model to adapt; it is not changed.
-        pixels: training images in [0, 1], N x 3 x H x W; the paper takes 2,000.
+        pixels: training images in [0, 1], N x 3 x H x W, or a dataset, which is read batch by batch; the paper takes
+            2,000. The adversarial images of a static adversary are held in memory.
         labels, classifier: for ``loss="text"``: true classes, and unit vectors from ``model.classifier(prompts)``.
         loss: ``embedding`` or ``text``.
         adversary: ``static`` or ``adaptive``.
@@ -143,10 +144,11 @@ def data_driven(
         "batch": batch_size,
         "lr": lr,
         "seed": seed,
+        **({} if (count := workers().count) == 1 else {"workers": count}),
         "first_loss": round(history[0], 4),
         "last_loss": round(sum(history[-10:]) / len(history[-10:]), 4),
     }
     return Adapter(replace(start.settings, method="data-driven", origin=origin), anchor.detach().cpu())
 
 
-METHOD = AdapterMethod(data_driven, needs_images=True)
+METHOD = AdapterMethod(data_driven, needs_images=True, streams=True)

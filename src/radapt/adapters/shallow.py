@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from radapt.attacks.pgd import PGD
+from radapt.data import Dataset
 from radapt.errors import AdapterError, SettingsError
 from radapt.io import check_writable
 from radapt.models import VLM, Delta, LowRank, full, low_rank, parts, scaled
 from radapt.numbers import check_seed, number, whole
 from radapt.registry import nearest
-from radapt.training import Schedule, fit
+from radapt.training import Schedule, fit, workers
 from radapt.types import AnchorLoss, Classifier, Labels, Pixels
 
 from ._adapter import Adapter
@@ -52,7 +53,7 @@ class _Added(nn.Module):
 
 def shallow(
     model: VLM | nn.Module,
-    pixels: Pixels,
+    pixels: Pixels | Dataset,
     labels: Labels | None = None,
     *,
     classifier: Classifier | None = None,
@@ -81,8 +82,9 @@ def shallow(
 
     Args:
         model: the model to adapt; it is not changed.
-        pixels: training images in [0, 1], N x 3 x H x W; any photographs will do for ``embedding``, and the more kinds
-            of them there are, the better it holds on what it has not seen.
+        pixels: training images in [0, 1], N x 3 x H x W, or a dataset, which is read batch by batch; any photographs
+            will do for ``embedding``, and the more kinds of them there are, the better it holds on what it has not
+            seen.
         labels, classifier: for ``loss="text"``: true classes, and unit vectors from ``model.classifier(prompts)``.
         loss: ``embedding`` or ``text``, the cross-entropy of zero-shot logits (as TeCoA).
         layers: what is trained, in the words of :func:`radapt.models.parts`; the head is no part of an adapter.
@@ -143,6 +145,7 @@ def shallow(
         "share": share,
         "seed": seed,
         **({} if start is None else {"start": start.fingerprint}),
+        **({} if (count := workers().count) == 1 else {"workers": count}),
     }
     with _open(vlm, first) as (tuned, added):
         filtered = adapter_for(vlm, None, cutoff=cutoff, alpha=0.0, mix="interpolate", method="shallow", origin=origin)
@@ -152,7 +155,7 @@ def shallow(
                 rows = images.rows(step)
                 total = images.loss(tuned, images.adversarial(tuned, rows, f"shallow/{step}"), rows)
                 if clean_weight:
-                    total = total + clean_weight * images.loss(tuned, images.clean[rows].to(tuned.device), rows)
+                    total = total + clean_weight * images.loss(tuned, images.pixels(rows).to(tuned.device), rows)
                 return total
 
             trained = {f"{name}/{own}": each for name, part in added.items() for own, each in part.named_parameters()}
@@ -212,4 +215,4 @@ def _open(model: VLM, deltas: Mapping[str, Delta]) -> Iterator[tuple[VLM, dict[s
     yield tuned, added
 
 
-METHOD = AdapterMethod(shallow, needs_images=True)
+METHOD = AdapterMethod(shallow, needs_images=True, streams=True)

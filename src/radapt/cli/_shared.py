@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from radapt.errors import ModelError, SettingsError
-from radapt.io import check_writable, expanded, write_json
+from radapt.io import check_writable, expanded, options_of, write_json
 from radapt.text import one_line, visible
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ __all__ = [
     "Device",
     "DeviceMap",
     "Dtype",
+    "Executor",
     "Json",
     "Quiet",
+    "Resources",
+    "Workers",
     "console",
+    "executed",
     "existing",
     "file",
     "folder",
@@ -123,6 +127,14 @@ DeviceMap = Annotated[str | None, typer.Option(help="Instead: spread a LLaVA or 
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="For a LLaVA or Qwen-VL: gradients in less memory and more time.")
 ]
+Executor = Annotated[
+    str, typer.Option(help="local: this process; ray: workers on the cluster of RAY_ADDRESS, or on this machine.")
+]
+Workers = Annotated[int | None, typer.Option(help="Workers of Ray; default: as many as there is room for.")]
+Resources = Annotated[
+    str | None,
+    typer.Option(help="What each worker takes: GPU=0.5,CPU=4; default: GPU=1 with --device cuda, else CPU=1."),
+]
 BatchSize = Annotated[int, typer.Option(help="Images per pass of the model.")]
 
 
@@ -144,6 +156,16 @@ def refuse_unused(why: str, *names: str) -> None:
     if unused:
         options = ", ".join("--" + name.replace("_", "-") for name in unused)
         raise SettingsError(f"{options} would have no effect {why}; leave out what is not meant")
+
+
+def executed(executor: str, workers: int | None, resources: str | None) -> dict[str, Any]:
+    """Who measures, as :func:`radapt.evaluate` takes it.
+
+    Raises:
+        SettingsError: the resources are not written ``NAME=AMOUNT``.
+    """
+    takes = None if resources is None else options_of(split_names(resources))
+    return {"executor": executor, "workers": workers, "resources": takes}
 
 
 def split_names(text: str) -> list[str]:

@@ -88,6 +88,7 @@ def adapt(
       radapt adapt graft --guide micro/fare --option weights=embedding=1,block:0-1=0.75 --out grafted
     """
     from radapt.adapters import adapt as run
+    from radapt.training import workers
 
     if data is None:
         refuse_unused("without --data, as the default ships with the package", "data_root")
@@ -123,6 +124,8 @@ def adapt(
         **{name: value for name, value in given.items() if value is not None},
         **options,
     )
+    if not workers().main:
+        return
     if json is not None:
         facts = {**asdict(adapter.settings), **adapter.settings.origin, "fingerprint": adapter.fingerprint}
         facts.pop("origin")

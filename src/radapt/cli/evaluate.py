@@ -19,9 +19,13 @@ from ._shared import (
     Device,
     DeviceMap,
     Dtype,
+    Executor,
     Json,
     Quiet,
+    Resources,
+    Workers,
     console,
+    executed,
     file,
     named,
     refuse_unused,
@@ -32,7 +36,7 @@ from ._shared import (
 
 if TYPE_CHECKING:
     from radapt.evaluation import Cost
-    from radapt.types import Executor, Norm, Split
+    from radapt.types import Norm, Split
 
 __all__ = ["evaluate"]
 
@@ -87,14 +91,9 @@ def evaluate(
         Path, typer.Option(parser=file, metavar="FILE", help="Results file; an interrupted run continues there.")
     ] = Path("results.sqlite"),
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
-    executor: Annotated[
-        str, typer.Option(help="local: this process; ray: workers on the cluster of RAY_ADDRESS, or on this machine.")
-    ] = "local",
-    workers: Annotated[int | None, typer.Option(help="Workers of Ray; default: as many as there is room for.")] = None,
-    resources: Annotated[
-        str | None,
-        typer.Option(help="What each worker takes: GPU=0.5,CPU=4; default: GPU=1 with --device cuda, else CPU=1."),
-    ] = None,
+    executor: Executor = "local",
+    workers: Workers = None,
+    resources: Resources = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     device_map: DeviceMap = None,
@@ -157,14 +156,11 @@ def evaluate(
         refuse_unused("with --dry-run, which measures nothing", "shard", "executor", "resources", "json")
         _tell(estimate_cost(candidates, **asked), workers or 1)
         return
-    takes = None if resources is None else cast("dict[str, float]", options_of(split_names(resources)))
     found = run(
         candidates,
         **asked,
         shard=shard,
-        executor=cast("Executor", executor),
-        workers=workers,
-        resources=takes,
+        **executed(executor, workers, resources),
         quiet=quiet,
     )
     write_rows(json, found)

@@ -10,7 +10,22 @@ from rich.table import Table
 
 from radapt.errors import RadaptError
 
-from ._shared import BatchSize, DataRoot, Json, Quiet, console, folder, named, refuse_unused, tell_written, write_rows
+from ._shared import (
+    BatchSize,
+    DataRoot,
+    Executor,
+    Json,
+    Quiet,
+    Resources,
+    Workers,
+    console,
+    executed,
+    folder,
+    named,
+    refuse_unused,
+    tell_written,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from radapt.experiments import Event
@@ -38,6 +53,9 @@ def reproduce(
     batch_size: BatchSize = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1...")] = "cpu",
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks, where the file wants them.")] = True,
+    executor: Executor = "local",
+    workers: Workers = None,
+    resources: Resources = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -49,13 +67,14 @@ def reproduce(
       radapt reproduce tab2 --profile micro
       radapt reproduce all
       radapt reproduce all --profile photos --data-root copies/
+      radapt reproduce tab2 --executor ray --workers 2
       radapt reproduce lvlm --profile paper --device cuda --out runs/lvlm
     """
     from radapt.experiments import all_experiments, run
 
     if name is None:
         others = ("profile", "out", "n", "data_root", "seed", "batch_size", "device", "sanity", "json")
-        refuse_unused("without the name of an experiment", *others)
+        refuse_unused("without the name of an experiment", *others, "executor", "workers", "resources")
         table = Table("experiment", "title", "of the paper", "profiles")
         for each, listed in all_experiments().items():
             table.add_row(each, listed.title, listed.place or "", ", ".join(listed.profiles))
@@ -70,6 +89,7 @@ def reproduce(
         batch_size=batch_size,
         device=device,
         sanity=sanity,
+        **executed(executor, workers, resources),
         progress=_show,
         quiet=quiet,
     )

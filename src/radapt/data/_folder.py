@@ -18,6 +18,7 @@ from ._dataset import Dataset
 from ._naming import chosen_names
 from ._order import in_turn
 from ._pixels import LARGEST, PIXELS, square
+from ._stack import stacked
 
 __all__ = ["read_folder"]
 
@@ -76,7 +77,7 @@ def read_folder(details: Card, split: Split, n: int | None) -> Dataset:
     return Dataset(
         card=details,
         split=split,
-        images=np.stack([square(f"{name}: sample {at}", files[row], size) for at, row in enumerate(order)]),
+        images=stacked(square(f"{name}: sample {at}", files[row], size) for at, row in enumerate(order)),
         labels=torch.tensor([labels[row] for row in order], dtype=torch.int64, device="cpu"),
         classes=chosen_names(details, [" ".join(folder.replace("_", " ").split()) for folder in folders]),
     )

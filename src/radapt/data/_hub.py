@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from radapt.errors import InputError, SettingsError, shown
 from radapt.registry import nearest
@@ -23,6 +24,7 @@ from ._dataset import Dataset
 from ._naming import NAMING, class_names, no_column, with_templates
 from ._order import in_turn
 from ._pixels import LARGEST, PIXELS, square
+from ._stack import stacked
 from ._truth import label_of, question_of, texts_of
 
 __all__ = ["OPTIONS", "read_hub"]
@@ -76,17 +78,22 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     corpus = details.n if details.task == "captioning" else wanted
     most = None if corpus is None or wanted is None else max(corpus, wanted)
     places = {label: place for place, label in enumerate(sorted(classes))}
-    images, truths = [], []
+    truths = []
     label = columns.get("label", "label") if details.task == "zero-shot" and details.flag("balanced") else None
-    for at, row in enumerate(_rows(details, whole, part, most, label)):
-        found = _found(details, columns, row)
-        if wanted is None or at < wanted:
-            images.append(square(f"{name}: sample {at}", row[found["image"]], size))
-        truths.append(_truth(details, at, found, row, places))
-    if not images or (wanted is not None and len(images) < wanted):
-        where = "" if part == split else f"; it is {part!r} of {repository}"
-        raise SettingsError(f"{name}: the {split} split has {len(images)} samples, n={wanted} asked for{where}")
-    return Dataset(card=details, split=split, images=np.stack(images), **_fields(details, truths, len(images), classes))
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for at, row in enumerate(_rows(details, whole, part, most, label)):
+            found = _found(details, columns, row)
+            truths.append(_truth(details, at, found, row, places))
+            if wanted is None or at < wanted:
+                yield square(f"{name}: sample {at}", row[found["image"]], size)
+        count = len(truths) if wanted is None else min(len(truths), wanted)
+        if not count or (wanted is not None and count < wanted):
+            where = "" if part == split else f"; it is {part!r} of {repository}"
+            raise SettingsError(f"{name}: the {split} split has {count} samples, n={wanted} asked for{where}")
+
+    pixels = stacked(images())
+    return Dataset(card=details, split=split, images=pixels, **_fields(details, truths, len(pixels), classes))
 
 
 def _names(details: Card, key: str, allowed: Sequence[str]) -> dict[str, str]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import torch
 
 from radapt.errors import InputError
 
 from ._dataset import Dataset
+from ._stack import stacked
 
 __all__ = ["joined"]
 
@@ -46,7 +46,7 @@ def joined(sets: Sequence[Dataset]) -> Dataset:
     return Dataset(
         card=details,
         split=sets[0].split,
-        images=np.concatenate([each.images for each in sets]),
+        images=stacked(chain.from_iterable(each.images for each in sets)),
         labels=torch.cat([place[each.labels] for place, each in zip(places, sets, strict=True)]),
         classes=classes,
     )

@@ -7,6 +7,7 @@ from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates
 from ._cost import Cost, UnitCost
 from ._defence import Defence, InputDefence
 from ._evaluate import estimate_cost, evaluate
+from ._executor import check_executor
 from ._plan import REGISTRY
 from ._task import Answer, BoundTask, Task
 from ._threat import Threat
@@ -26,6 +27,7 @@ __all__ = [
     "Threat",
     "UnitCost",
     "candidates_of",
+    "check_executor",
     "defence_of",
     "estimate_cost",
     "evaluate",

@@ -59,21 +59,25 @@ class Bench:
         """What the evaluation consists of."""
         return self._units
 
-    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
+    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int, float | None], None]) -> None:
         """Measure what is left of some units, one after the other.
 
         Args:
             units: the units.
             ledger: knows what is left, and writes.
-            advance: called with a unit and how many of its samples are done.
+            advance: called with a unit, how many of its samples are done, and the seconds that they took; None where
+                they were there before.
         """
         for unit in units:
-            advance(unit, len(unit.digests) - ledger.left(unit))
+            advance(unit, len(unit.digests) - ledger.left(unit), None)
             for chunk in list(ledger.todo[unit.number]):
-                ledger.store(unit, chunk, self.measure(unit, chunk, ledger.clean(unit, chunk)))
-                advance(unit, len(chunk))
+                measured = self.measure(unit, chunk, ledger.clean(unit, chunk))
+                ledger.store(unit, chunk, measured)
+                advance(unit, len(chunk), measured.seconds)
             if ledger.due(unit):
-                ledger.checked(unit, self.check(unit, ledger.scores(unit)))
+                checks = self.check(unit, ledger.scores(unit))
+                ledger.checked(unit, checks)
+                advance(unit, 0, checks.seconds)
 
     def measure(self, unit: Unit, chunk: Sequence[int], clean: Sequence[Sample]) -> Measured:
         """Measure one chunk.
@@ -108,6 +112,11 @@ class Bench:
             unit: the unit.
             scores: of its samples, by position.
         """
+        started = time.perf_counter()
+        checks = self._checks(unit, scores)
+        return replace(checks, seconds=time.perf_counter() - started)
+
+    def _checks(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
         live = self.objects(unit)
         data, model = live.task.data, live.candidate.model
         few = range(min(live.task.checked, len(data)))

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
 from radapt.io import expanded
 from radapt.numbers import check_batch_size, check_seed, whole
-from radapt.registry import nearest
 from radapt.results import WORST_CASE, Result, Results, Run, with_worst_cases
 from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
 from ._candidates import CandidateLike, ModelLike, Models
 from ._cost import Cost, costs_of
+from ._executor import check_executor, crew
 from ._inputs import DEFAULT_ATTACK, DataLike
 from ._ledger import Ledger
+from ._pace import progress
 from ._plan import Request
-from ._ray import Crew, crew
+from ._ray import Crew
 from ._threat import Threat
 from ._units import Unit
 
@@ -120,12 +120,7 @@ def evaluate(
     """
     _check_numbers(batch_size, chunk_size, seed)
     part = (0, 1) if shard is None else _part(shard)
-    if executor not in get_args(Executor):
-        raise SettingsError(f"unknown executor {shown(executor)}{nearest(str(executor), get_args(Executor))}")
-    if executor == "local" and (workers is not None or resources):
-        raise SettingsError("workers and resources are those of executor='ray'; leave them out, or take it")
-    if workers is not None:
-        whole("workers", workers)
+    check_executor(executor, workers, resources, loading)
     request = Request(
         candidates=candidates,
         data=data,
@@ -159,7 +154,7 @@ def evaluate(
         if any(ledger.left(unit) or ledger.due(unit) for unit in units):
             file.notes.add_run(Run.now(device=_device(bench, loader)))
             file.notes.add_adapters({unit.setting.adapter: unit.adapter for unit in units if unit.adapter})
-        with _progress(units, quiet) as advance:
+        with progress(units, quiet) as advance:
             bench.run(units, ledger, advance)
         return _results_of(units, file)
 
@@ -222,21 +217,6 @@ def _device(bench: Bench | Crew, loader: Models) -> str:
     if name.startswith("cuda") and torch.cuda.is_available():
         name += f" ({torch.cuda.get_device_name()})"
     return name if isinstance(bench, Bench) else f"{name}, workers of Ray"
-
-
-@contextmanager
-def _progress(units: Sequence[Unit], quiet: bool) -> Iterator[Callable[[Unit, int], None]]:
-    """A bar over all samples of all units, which is told of those that are done."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=quiet, transient=True) as progress:
-        bar = progress.add_task("evaluate", total=sum(len(unit.digests) for unit in units))
-        yield lambda unit, count: progress.update(bar, advance=count, description=str(unit))
 
 
 def _results_of(units: Sequence[Unit], results: Results) -> list[Result]:

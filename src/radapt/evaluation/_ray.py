@@ -1,34 +1,26 @@
-"""Ray: workers that hold the models and measure chunks, on one machine or many; this process alone writes."""
+"""Workers of Ray that measure an evaluation together; this process alone writes."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from radapt.errors import CheckError, RadaptError, SettingsError
-from radapt.io import expanded
-from radapt.numbers import number
+from radapt.errors import CheckError, RadaptError
 from radapt.text import one_line
 
 from ._ledger import Chunk, Ledger
 from ._plan import Request
 from ._units import Unit
-from ._worker import Told, Worker
+from ._worker import Told
 
-__all__ = ["Crew", "crew"]
+__all__ = ["RETRIES", "Crew"]
 
-_RETRIES = 3
+RETRIES = 3
 """How often a chunk whose worker died is tried again."""
 _PATIENCE = 30.0
 """Seconds after which it is told that no worker has a place."""
-_ENVIRONMENT = ("RADAPT_DATA", "RADAPT_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
-"""What workers read models and data with, as this process does."""
 
 
 class _Job(NamedTuple):
@@ -51,12 +43,13 @@ class Crew:
 
     Args:
         ray: the package.
+        request: gives workers what is evaluated.
         workers: handles of the actors.
     """
 
-    def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
-        self._ray, self._told = ray, set[tuple[type[Warning], str]]()
-        self._coming = {worker.do.remote("begin"): worker for worker in workers}
+    def __init__(self, ray: Any, request: Callable[[], Request], workers: Sequence[Any]) -> None:
+        self._ray, self._request, self._told = ray, request, set[tuple[type[Warning], str]]()
+        self._coming = {worker.do.remote(request, "begin"): worker for worker in workers}
         self._idle = deque[Any]()
 
     def units(self) -> list[Unit]:
@@ -72,7 +65,7 @@ class Crew:
             free = {name: amount for name, amount in self._ray.available_resources().items() if ":" not in name}
             text = f"no worker has a place on the cluster yet, of which {free} is free; waiting, which Ctrl-C ends"
             self._warn([(RuntimeWarning, text)])
-        units: list[Unit] = self._got(self._idle[0].do.remote("units"))
+        units: list[Unit] = self._got(self._idle[0].do.remote(self._request, "units"))
         return units
 
     def _arrived(self, reference: Any) -> None:
@@ -90,7 +83,7 @@ class Crew:
         else:
             self._idle.append(worker)
 
-    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int], None]) -> None:
+    def run(self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int, float | None], None]) -> None:
         """Measure what is left, each chunk on whichever worker is free, after the clean samples that it needs.
 
         Raises:
@@ -99,7 +92,7 @@ class Crew:
         """
         ready, waiting = self._jobs(units, ledger)
         for unit in units:
-            advance(unit, len(unit.digests) - ledger.left(unit))
+            advance(unit, len(unit.digests) - ledger.left(unit), None)
         ready.extendleft(_Job((unit,), None) for unit in units if ledger.due(unit))
         idle, running, lost = self._idle, dict[Any, tuple[Any, _Job]](), list[str]()
         errors = self._ray.exceptions
@@ -117,7 +110,7 @@ class Crew:
             except errors.RayTaskError:
                 raise  # a fault, not a death
             except errors.ActorDiedError as error:  # and will not come back: another one takes the job
-                if job.deaths < _RETRIES:
+                if job.deaths < RETRIES:
                     ready.appendleft(job._replace(deaths=job.deaths + 1))
                 else:
                     lost.append(self._lost(job, error, ledger))
@@ -129,10 +122,11 @@ class Crew:
             idle.append(worker)
             if job.chunk is None:
                 ledger.checked(job.units[0], found)
+                advance(job.units[0], 0, found.seconds)
                 continue
             for unit, measured in zip(job.units, found, strict=True):
                 ledger.store(unit, job.chunk, measured)
-                advance(unit, len(job.chunk))
+                advance(unit, len(job.chunk), measured.seconds)
                 if ledger.due(unit):  # first of all: what it completes is committed with it
                     ready.appendleft(_Job((unit,), None))
             ready += self._released(waiting, job)
@@ -182,14 +176,13 @@ class Crew:
         yield from (each.job for each in waiting if not each.needs)
         waiting[:] = [each for each in waiting if each.needs]
 
-    @staticmethod
-    def _sent(worker: Any, job: _Job, ledger: Ledger) -> Any:
+    def _sent(self, worker: Any, job: _Job, ledger: Ledger) -> Any:
         """Give a job to a worker."""
         asked = [(unit.number, unit.identity) for unit in job.units]
         if job.chunk is None:
-            return worker.do.remote("check", asked[0], ledger.scores(job.units[0]))
+            return worker.do.remote(self._request, "check", asked[0], ledger.scores(job.units[0]))
         clean = [ledger.clean(unit, job.chunk) for unit in job.units]
-        return worker.do.remote("measure", asked, job.chunk, clean)
+        return worker.do.remote(self._request, "measure", asked, job.chunk, clean)
 
     def _got(self, reference: Any) -> Any:
         """What a worker gives back; what it warned of, is warned of here, each once.
@@ -210,62 +203,3 @@ class Crew:
             if (kind, text) not in self._told:
                 self._told.add((kind, text))
                 warnings.warn(text, kind, stacklevel=4)
-
-
-def _room(there: Mapping[str, float], takes: Mapping[str, float]) -> int:
-    """How many workers there is room for."""
-    return min(int(there.get(name, 0) / amount + 1e-6) for name, amount in takes.items())
-
-
-@contextmanager
-def crew(request: Request, workers: int | None, resources: Mapping[str, float] | None) -> Iterator[Crew]:
-    """Workers on the cluster that this process is connected to, or that ``RAY_ADDRESS`` names, or on one of its own.
-
-    Args:
-        request: what is evaluated.
-        workers: how many; None: as many as the cluster has room for now. Those that find no place yet join later.
-        resources: what each takes (``CPU``, ``GPU``, or names of your own); None: one GPU where models are put on one,
-            else one CPU. It computes with as many threads as it has CPUs.
-
-    Raises:
-        SettingsError: Ray is not installed, an amount is none, or the cluster lacks the resources.
-    """
-    try:
-        ray: Any = importlib.import_module("ray")
-    except ImportError as error:
-        raise SettingsError('the executor ray needs Ray: pip install "radapt[ray]"') from error
-    for name, amount in (resources or {}).items():
-        number(f"the amount of {name}", amount, 0, above=True)
-    takes = dict(resources or ({"GPU": 1} if str(request.loading.get("device", "cpu")) != "cpu" else {"CPU": 1}))
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", configure_logging=False)
-    actors = list[Any]()
-    try:
-        there = ray.cluster_resources()
-        room = _room(there, takes)
-        if room < (1 if workers is None else workers):
-            asked, has = ({name: each.get(name, 0) for name in takes} for each in (takes, there))
-            raise SettingsError(f"{workers or 1} workers that take {asked} each do not fit: the cluster has {has}")
-        others = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        if "RADAPT_DATA" in environment:  # workers have a folder of their own
-            environment["RADAPT_DATA"] = str(expanded(environment["RADAPT_DATA"]).absolute())
-        actor = ray.remote(Worker).options(
-            num_cpus=takes.get("CPU", 0),
-            num_gpus=takes.get("GPU", 0),
-            resources=others or None,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
-            runtime_env={"env_vars": environment} if environment else None,
-        )
-        threads = max(1, int(takes.get("CPU", 1)))
-        if workers is None:  # others may be at work there
-            workers = room if started else max(1, _room(ray.available_resources(), takes))
-        actors += [actor.remote(request, threads, str(Path.cwd())) for _ in range(workers)]
-        yield Crew(ray, actors)
-    finally:
-        for each in actors:
-            ray.kill(each)
-        if started:
-            ray.shutdown()

@@ -82,7 +82,9 @@ class Checked:
     Args:
         flags: what they found wrong.
         samples: those that they fooled where the attack did not.
+        seconds: that they took.
     """
 
     flags: Mapping[str, object] = field(default_factory=dict)
     samples: Sequence[Sample] = ()
+    seconds: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -37,19 +37,27 @@ class Worker:
     """One process.
 
     Args:
-        request: what is evaluated.
         threads: that it computes with.
         folder: that paths are relative to, where it is there.
     """
 
-    def __init__(self, request: Request, threads: int, folder: str) -> None:
+    _request: Callable[[], Request]
+
+    def __init__(self, threads: int, folder: str) -> None:
         torch.set_num_threads(threads)
         with suppress(OSError):
             os.chdir(folder)
-        self._request = request
 
-    def do(self, what: str, *given: Any) -> Told:
-        """Call one of the methods below by name."""
+    def do(self, request: Callable[[], Request], what: str, *given: Any) -> Told:
+        """Call one of the methods below by name.
+
+        Args:
+            request: gives what is evaluated; it comes with every call, for the worker may be a new one in the place of
+                one that died.
+            what: name of the method.
+            given: what it takes.
+        """
+        self._request = request
         with warnings.catch_warnings(record=True) as caught:
             found = getattr(self, what)(*given)
         kinds = (each.category if each.category.__module__ == "builtins" else UserWarning for each in caught)
@@ -75,7 +83,8 @@ class Worker:
 
     @cached_property
     def _bench(self) -> Bench:
-        return Bench(self._request, Models(self._request.loading))
+        request = self._request()
+        return Bench(request, Models(request.loading))
 
     def _own(self, asked: Asked) -> Unit:
         """The unit that is asked for, as it is planned here.

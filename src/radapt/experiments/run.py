@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from radapt._version import __version__
 from radapt.analysis import make as make_analysis
 from radapt.data import card, load_dataset
 from radapt.errors import RadaptError, SettingsError
-from radapt.evaluation import Threat, evaluate
+from radapt.evaluation import Threat, check_executor, evaluate
 from radapt.fingerprint import digest
 from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
@@ -22,6 +22,7 @@ from radapt.reports import Part, write_experiments, write_plots, write_report
 from radapt.results import Result, Results
 from radapt.results.plots import Plot, dump_plots, read_plots
 from radapt.results.sweep import curves
+from radapt.types import Executor
 
 from .artifacts import identity
 from .candidates import Builder
@@ -45,6 +46,9 @@ class _Settings:
     batch_size: int
     device: str
     sanity: bool
+    executor: Executor
+    workers: int | None
+    resources: Mapping[str, float] | None
     report: Callable[[str], None]
     quiet: bool
 
@@ -59,6 +63,9 @@ def run(
     batch_size: int = 32,
     device: str = "cpu",
     sanity: bool = True,
+    executor: Executor = "local",
+    workers: int | None = None,
+    resources: Mapping[str, float] | None = None,
     progress: Callable[[Event], None] | None = None,
     quiet: bool = False,
 ) -> Reproduction:
@@ -77,6 +84,8 @@ def run(
         batch_size: images per pass of the model.
         device: where the models are.
         sanity: whether the checks of the attacks run, where the profile wants them.
+        executor, workers, resources: who measures, as of :func:`radapt.evaluate`: this process, or workers of Ray.
+            Adapters and twins are made, and analyses run, by this process.
         progress: called as experiments begin and end, and with what happens between.
         quiet: no progress bars.
 
@@ -88,6 +97,7 @@ def run(
         whole("n", n, high=LARGEST_N)
     check_batch_size(batch_size)
     check_seed(seed)
+    check_executor(executor, workers, resources, {"device": device})
     every = experiment == "all"
     if isinstance(experiment, Experiment):
         name, chosen = experiment.title, {"experiment": experiment}
@@ -118,6 +128,9 @@ def run(
             batch_size=batch_size,
             device=device,
             sanity=sanity,
+            executor=executor,
+            workers=workers,
+            resources=resources,
             report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
             quiet=quiet,
         )
@@ -227,6 +240,9 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
                 seed=settings.seed,
                 batch_size=settings.batch_size,
                 sanity=profile.sanity and settings.sanity,
+                executor=settings.executor,
+                workers=settings.workers,
+                resources=settings.resources,
                 quiet=settings.quiet,
             )
             results += found
