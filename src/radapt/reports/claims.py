@@ -16,6 +16,7 @@ __all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
 Answer = Literal["yes", "in part", "no", "not shown"]
 _MARGIN = 2.0
 """Points of clean accuracy that count as none."""
+_CLEAN = "No check found a sign of masked gradients, or of an attack that had not converged."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +125,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     yield Claim(
         claim="The attacks on it can be trusted",
         answer="no" if any(figure.flags for figure in figures) else "not shown" if silent else "yes",
-        why="; ".join(f"on {figure.dataset} {figure.doubt}" for figure in doubtful) + "."
-        if doubtful
-        else "No check found a sign of masked gradients, of an attack that had not converged, or of a model that cannot be "
-        "attacked as it is.",
+        why="; ".join(f"on {figure.dataset} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
     )
 
 
