@@ -165,7 +165,5 @@ def _compared(
         answer = "yes" if sure and difference > 0 else "no" if difference <= 0 else "not shown"
     if doubtful and answer == "yes":
         answer = "not shown"
-    why = (
-        f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}] on the same {test.n} samples, p = {test.p:.2g} (McNemar's "
-    )
-    return Claim(claim=claim, answer=answer, why=f"{why}exact test).")
+    where = f"on the same {test.n} samples, p = {test.p:.2g} (McNemar's exact test)"
+    return Claim(claim=claim, answer=answer, why=f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}] {where}.")
