@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from radapt.data import Dataset, load_dataset
     from radapt.errors import RadaptError
     from radapt.evaluation import Candidate, Defence, InputDefence, Threat, evaluate
+    from radapt.experiments import check
     from radapt.experiments import run as reproduce
     from radapt.finetuning import finetune
     from radapt.models import VLM, load
@@ -48,6 +49,7 @@ _PUBLIC = {
     "analyze": "analysis",
     "attached": "adapters",
     "attack": "attacks",
+    "check": "experiments",
     "data_driven": "adapters",
     "detach": "adapters",
     "evaluate": "evaluation",
@@ -84,6 +86,7 @@ __all__ = [
     "analyze",
     "attached",
     "attack",
+    "check",
     "data_driven",
     "detach",
     "evaluate",

@@ -9,7 +9,7 @@ import typer
 
 from radapt._version import __version__
 
-from . import adapt, analyze, catalogue, demo, evaluate, finetune, merge, micro, report, reproduce, search, ui
+from . import adapt, analyze, catalogue, check, demo, evaluate, finetune, merge, micro, report, reproduce, search, ui
 from ._commands import Command, Commands
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "adapt": adapt.adapt,
     "tune": adapt.tune,
     "evaluate": evaluate.evaluate,
+    "check": check.check,
     "finetune": finetune.finetune,
     "analyze": analyze.analyze,
     "reproduce": reproduce.reproduce,

@@ -8,6 +8,7 @@ from ._cost import Cost, UnitCost
 from ._defence import Defence, InputDefence
 from ._evaluate import estimate_cost, evaluate
 from ._executor import check_executor
+from ._inputs import threats_of
 from ._plan import REGISTRY
 from ._task import Answer, BoundTask, Task
 from ._threat import Threat
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "names",
     "split_candidate",
+    "threats_of",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from radapt.adapters import front
 
+from .check import Check, check
 from .demo import Demo, demo
 from .events import Event, Reproduction
 from .run import all_experiments, run
@@ -9,6 +10,7 @@ from .search import Rung, SearchSpec, Trial, search
 from .spec import Experiment, Profile, experiments, read
 
 __all__ = [
+    "Check",
     "Demo",
     "Event",
     "Experiment",
@@ -18,6 +20,7 @@ __all__ = [
     "SearchSpec",
     "Trial",
     "all_experiments",
+    "check",
     "demo",
     "experiments",
     "front",

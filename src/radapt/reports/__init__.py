@@ -18,6 +18,7 @@ from ._files import write
 from ._rank import ranked
 from ._render import csv_text, latex_text, markdown_text, terminal
 from ._style import png, svg
+from .claims import Claim, Figure, claims_of, figures_of
 from .experiments import Part, write_experiments
 from .figures import draw_plot, write_plots
 from .table import Table, rows, tabulate
@@ -25,9 +26,13 @@ from .tradeoff import can_draw, draw_tradeoff
 
 __all__ = [
     "FORMATS",
+    "Claim",
+    "Figure",
     "Part",
+    "claims_of",
     "curves",
     "draw_plot",
+    "figures_of",
     "print_table",
     "write_experiments",
     "write_plots",

@@ -1,0 +1,169 @@
+"""Claims: what may be said of one model after several attacks, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from radapt.results import WORST_CASE, Comparison, Result
+from radapt.results.labels import attack_text
+
+from ._summary import FALLS, HOLDS, LEVEL
+
+__all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
+
+Answer = Literal["yes", "in part", "no", "not shown"]
+_MARGIN = 2.0
+"""Points of clean accuracy that count as none."""
+_CLEAN = "No check found a sign of masked gradients, or of an attack that had not converged."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """What a model keeps on one dataset, in per cent with 95 % intervals.
+
+    Args:
+        dataset: the dataset.
+        n: its samples.
+        clean: right without an attack: the figure, and the limits of its interval.
+        transfer: right under the attacks that were made on the undefended model; None where there is none but itself.
+        robust: right under every attack in the ball: the worst case of each sample.
+        attacks: which attacks the worst case is over.
+        flags: what the sanity checks found, by their names.
+        checked: whether they ran.
+    """
+
+    dataset: str
+    n: int
+    clean: tuple[float, float, float]
+    transfer: tuple[float, float, float] | None
+    robust: tuple[float, float, float]
+    attacks: tuple[str, ...]
+    flags: Mapping[str, object]
+    checked: bool
+
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing speaks against the robust figure."""
+        return self.checked and not self.flags
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against the robust figure; empty for nothing."""
+        if self.flags:
+            return "the checks say: " + ", ".join(f"{name} ({text})" for name, text in self.flags.items())
+        return "" if self.checked else "the sanity checks did not run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What might be said of a model, whether this check bears it out, and why."""
+
+    claim: str
+    answer: Answer
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.answer}. {self.why}"
+
+
+def figures_of(results: Sequence[Result]) -> Iterator[Figure]:
+    """What one candidate keeps on each dataset, in one ball.
+
+    Args:
+        results: of that candidate, worst cases included.
+    """
+    main = [each for each in results if each.main]
+    for clean in (each for each in main if each.kind == "clean"):
+        own = [each for each in main if each.setting.dataset == clean.setting.dataset and each.kind != "clean"]
+        white = [each for each in own if each.kind == "white-box"]
+        worst = next((each for each in white if each.setting.attack == WORST_CASE), None) or white[0]
+        transfer = next((each for each in own if each.kind == "transfer"), None)
+        yield Figure(
+            dataset=clean.setting.dataset,
+            n=clean.n,
+            clean=_interval(clean),
+            transfer=None if transfer is None else _interval(transfer),
+            robust=_interval(worst),
+            attacks=tuple(sorted({attack_text(each.setting) for each in white if each.setting.attack != WORST_CASE})),
+            flags={**clean.flags, **worst.flags},
+            checked=worst.checked and clean.checked,
+        )
+
+
+def _interval(result: Result) -> tuple[float, float, float]:
+    return result.percent, result.low, result.high
+
+
+def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str, base: str | None) -> Iterator[Claim]:
+    """What may be claimed of a model, the weakest claim first.
+
+    Args:
+        figures: what it keeps.
+        tests: of its results and those of another model, on the same samples.
+        name, base: of the two candidates; None: there is no other one.
+    """
+    doubtful = [figure for figure in figures if not figure.trusted]
+    if any(figure.transfer for figure in figures):
+        shares = [(figure, figure.transfer) for figure in figures if figure.transfer]
+        yield Claim(
+            claim="It withstands attacks that were made on the undefended model (transfer)",
+            answer=_kept([_share(kept[0], figure) for figure, kept in shares]),
+            why=f"{_listed(shares)}. That says nothing about an attacker who knows it.",
+        )
+    answer = _kept([_share(figure.robust[0], figure) for figure in figures])
+    yield Claim(
+        claim="It withstands an attacker who knows it (white-box, the worst case over all attacks)",
+        answer="not shown" if doubtful and answer != "no" else answer,
+        why=f"{_listed([(figure, figure.robust) for figure in figures])}.",
+    )
+    if base is not None:
+        yield _compared(tests, name, base, "white-box", "It is more robust than", doubtful)
+        yield _compared(tests, name, base, "clean", "It is as accurate as", [])
+    silent = [figure for figure in figures if not figure.checked]
+    yield Claim(
+        claim="The attacks on it can be trusted",
+        answer="no" if any(figure.flags for figure in figures) else "not shown" if silent else "yes",
+        why="; ".join(f"on {figure.dataset} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
+    )
+
+
+def _share(kept: float, figure: Figure) -> float:
+    return kept / figure.clean[0] if figure.clean[0] else 0.0
+
+
+def _kept(shares: Sequence[float]) -> Answer:
+    """The answer for the share of its clean result that a model keeps on each dataset: that of the lowest."""
+    low = min(shares)
+    return "no" if low < FALLS else "yes" if low >= HOLDS else "in part"
+
+
+def _listed(kept: Sequence[tuple[Figure, tuple[float, float, float]]]) -> str:
+    texts = (
+        f"{figure.dataset} {it[0]:.1f} [{it[1]:.1f}, {it[2]:.1f}] of {figure.clean[0]:.1f} % (n = {figure.n})"
+        for figure, it in kept
+    )
+    return "It keeps: " + "; ".join(texts)
+
+
+def _compared(
+    tests: Sequence[Comparison], name: str, base: str, kind: str, words: str, doubtful: Sequence[Figure]
+) -> Claim:
+    """Whether a model is more robust than another one, or no less accurate, on the same samples."""
+    own = [each for each in tests if each.kind == kind and {each.first, each.second} == {name, base}]
+    claim = f"{words} {base}"
+    if not own:
+        return Claim(claim=claim, answer="not shown", why="Their scores are not right or wrong, so no test was made.")
+    test = max(own, key=lambda each: len(each.datasets))
+    sign = 1 if test.first == name else -1
+    low, high = sorted((sign * test.low, sign * test.high))
+    difference, sure = sign * test.difference, test.p < LEVEL
+    if kind == "clean":
+        answer: Answer = "no" if sure and difference < 0 else "yes" if low > -_MARGIN else "not shown"
+    else:
+        answer = "yes" if sure and difference > 0 else "no" if difference <= 0 else "not shown"
+    if doubtful and answer == "yes":
+        answer = "not shown"
+    where = f"on the same {test.n} samples, p = {test.p:.2g} (McNemar's exact test)"
+    return Claim(claim=claim, answer=answer, why=f"{difference:+.1f} points [{low:+.1f}, {high:+.1f}] {where}.")

@@ -1,0 +1,96 @@
+"""The check of one model, from the command line and from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from click.testing import Result
+from tests.tiny import own_labels
+
+import radapt
+from radapt.attacks.pgd import PGD
+from radapt.errors import SettingsError
+from radapt.models import VLM
+
+Run = Callable[..., Result]
+QUICK: dict[str, Any] = {"attack": ["pgd", "square"], "options": {"pgd.steps": 3, "square.steps": 10}, "quiet": True}
+
+
+@pytest.mark.slow
+def test_a_check_says_what_may_be_claimed_and_ends_with_a_status(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "check",
+        "mine=micro/clip+micro/shallow",
+        "--data",
+        "shapes,digits",
+        "--n",
+        "6",
+        "--quiet",
+        "--out",
+        "here",
+    )
+    words += ("--attack", "pgd,square", "--option", "pgd.steps=3", "--option", "square.steps=10", "--json", "c.json")
+    done = run(*words, "--fail-under", "100", "--images", "seen")
+    assert done.exit_code == 1
+    assert "mine fails the check: on " in done.output
+    facts = json.loads(Path("c.json").read_text())
+    assert facts["passed"] is False
+    assert "100 % were asked for" in facts["reason"]
+    claims = {claim["claim"].split(" (")[0]: claim for claim in facts["claims"]}
+    for claim in claims.values():
+        assert f"{claim['claim']}: {claim['answer']}." in done.output
+    assert "micro/clip, undefended" in "".join(claims)
+    for figure in facts["figures"]:
+        rows = [row for row in facts["results"] if row["dataset"] == figure["dataset"] and row["method"] == "mine"]
+        white = [row["percent"] for row in rows if row["kind"] == "white-box"]
+        assert figure["robust"][0] == min(white) <= figure["transfer"][0]
+        assert figure["attacks"] == ["pgd", "square"]
+        assert {row["attack"] for row in rows} == {"none", "pgd", "square", "worst case"}
+    assert Path("here/report/report.html").exists()
+    listed = json.loads(Path("seen/images.json").read_text())
+    assert {each["source"] for each in listed} == {"self", "undefended"}
+    for each in listed:
+        with PIL.Image.open(Path("seen") / each["adversarial"]) as image:
+            assert image.size == (48, 48)
+    again = run(*words, "--fail-under", "0", "--no-such-thing")
+    assert again.exit_code == 2
+    passed = run(*words)
+    assert passed.exit_code == 0, passed.output
+    assert "asked for" not in passed.output
+
+
+@pytest.mark.slow
+def test_a_model_without_a_defence_is_its_own_undefended_one(tiny_vlm: VLM, tmp_path: Path) -> None:
+    data = own_labels(tiny_vlm, 6)
+    alone = radapt.check(tiny_vlm, data=data, n=None, out=tmp_path / "alone", fail_under=0, **QUICK)
+    assert {result.kind for result in alone.results} == {"clean", "white-box"}
+    assert len(alone.claims) == 2
+    assert alone.passed == alone.figures[0].trusted
+    adapter = radapt.training_free(tiny_vlm, alpha=0.4)
+    attack = PGD(eps=8 / 255, steps=2)
+    both = radapt.check((tiny_vlm, adapter), data=data, n=None, attack=attack, out=tmp_path / "both", quiet=True)
+    assert {result.setting.method for result in both.results} == {tiny_vlm.name, f"{tiny_vlm.name}, undefended"}
+    assert {result.setting.eps for result in both.results} == {0.0, 8 / 255}
+    assert len(both.claims) == 5
+    assert "8/255" in both.text
+
+
+def test_what_makes_no_sense_is_refused(tiny_vlm: VLM, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"out": tmp_path / "out", "quiet": True}
+    with pytest.raises(SettingsError, match="a check is of one model, got 2"):
+        radapt.check([tiny_vlm, "micro/clip"], **given)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="fail_under must"):
+        radapt.check(tiny_vlm, fail_under=101, **given)
+    with pytest.raises(SettingsError, match="at least one attack"):
+        radapt.check(tiny_vlm, attack=[], **given)
+    with pytest.raises(SettingsError, match="unknown attack 'pdg'"):
+        radapt.check(tiny_vlm, attack=["pdg"], **given)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,133 @@
+"""What may be claimed of a model, and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from radapt.reports import Claim, Figure, claims_of, figures_of
+from radapt.results import WORST_CASE, Comparison, Result, Setting
+
+
+def result(attack: str, percent: float, *, source: str = "self", dataset: str = "shapes", **changes: Any) -> Result:
+    ball = {"attack": attack, "norm": "linf", "eps": 0.1, "source": source} if attack else {}
+    setting = Setting(method="mine", model="m", dataset=dataset, n=100, version="1", **ball)
+    numbers = {"n": 100, "percent": percent, "low": percent - 5, "high": percent + 5}
+    passes = {"seconds": 1.0, "forwards": 1, "backwards": 1}
+    return Result(setting=setting, **{**numbers, **passes, "flags": {}, "checked": True, **changes})
+
+
+def figure(
+    robust: float, *, transfer: float | None = 80, flags: Mapping[str, object] | None = None, checked: bool = True
+) -> Figure:
+    return Figure(
+        dataset="shapes",
+        n=100,
+        clean=(90, 85, 95),
+        transfer=None if transfer is None else (transfer, 70, 85),
+        robust=(robust, robust - 5, robust + 5),
+        attacks=("pgd",),
+        flags=flags or {},
+        checked=checked,
+    )
+
+
+def test_the_worst_case_counts_and_transfer_stands_beside_it() -> None:
+    results = [
+        result("", 90),
+        result("pgd", 60),
+        result("square", 70),
+        result("pgd", 80, source="undefended"),
+        result(WORST_CASE, 50, flags={"more steps help": "three more"}),
+        result("", 70, dataset="digits", checked=False),
+        result("pgd", 30, dataset="digits"),
+    ]
+    shapes, digits = figures_of(results)
+    assert (shapes.clean[0], shapes.transfer, shapes.robust) == (90, (80, 75, 85), (50, 45, 55))
+    assert shapes.attacks == ("pgd", "square")
+    assert not shapes.trusted
+    assert shapes.doubt == "the checks say: more steps help (three more)"
+    assert (digits.transfer, digits.robust[0], digits.doubt) == (None, 30, "the sanity checks did not run")
+
+
+def answers(*given: Any, **settings: Any) -> dict[str, Claim]:
+    return {claim.claim.split(" (")[0]: claim for claim in claims_of(*given, **settings)}
+
+
+@pytest.mark.parametrize(
+    ("robust", "flags", "checked", "expected"),
+    [
+        (60, {}, True, "yes"),
+        (45, {}, True, "yes"),  # half of 90
+        (44, {}, True, "in part"),
+        (9, {}, True, "in part"),
+        (8.9, {}, True, "no"),
+        (60, {"random": "x"}, True, "not shown"),
+        (60, {}, False, "not shown"),
+        (5, {"random": "x"}, True, "no"),  # what falls, falls
+    ],
+)
+def test_a_model_withstands_an_attacker_who_knows_it_or_not(
+    robust: float, flags: dict[str, object], checked: bool, expected: str
+) -> None:
+    claims = answers([figure(90), figure(robust, flags=flags, checked=checked)], [], "mine", None)
+    assert claims["It withstands an attacker who knows it"].answer == expected
+    assert f"{robust:.1f}" in claims["It withstands an attacker who knows it"].why
+    assert claims["It withstands attacks that were made on the undefended model"].answer == "yes"
+    trusted = "no" if flags else "yes" if checked else "not shown"
+    assert claims["The attacks on it can be trusted"].answer == trusted
+    assert "It is more robust than base" not in claims
+
+
+def test_transfer_alone_claims_nothing() -> None:
+    claims = answers([figure(2, transfer=88)], [], "mine", None)
+    claim = claims["It withstands attacks that were made on the undefended model"]
+    assert claim.answer == "yes"
+    assert "says nothing about an attacker who knows it" in str(claim)
+    assert claims["It withstands an attacker who knows it"].answer == "no"
+    assert len(answers([figure(2, transfer=None)], [], "mine", None)) == 2
+
+
+def comparison(
+    kind: str, difference: float, p: float, *, first: str = "mine", sets: int = 1, width: float = 1
+) -> Comparison:
+    names = ("mine", "base") if first == "mine" else ("base", "mine")
+    own: Any = {"first": names[0], "second": names[1], "kind": kind, "difference": difference, "p": p, "adjusted": p}
+    places = tuple((f"d{at}", "test") for at in range(sets))
+    limits = {"low": difference - width, "high": difference + width}
+    return Comparison(task="zero-shot", datasets=places, n=100, only_first=1, only_second=1, **limits, **own)
+
+
+@pytest.mark.parametrize(
+    ("kind", "difference", "p", "first", "width", "expected"),
+    [
+        ("white-box", 20, 0.01, "mine", 1, "yes"),
+        ("white-box", -20, 0.01, "base", 1, "yes"),  # the other way round
+        ("white-box", 3, 0.4, "mine", 1, "not shown"),
+        ("white-box", -3, 0.4, "mine", 1, "no"),
+        ("clean", -8, 0.001, "mine", 1, "no"),
+        ("clean", -0.5, 0.9, "mine", 1, "yes"),
+        ("clean", -1.5, 0.3, "mine", 3, "not shown"),
+        ("clean", 1.5, 0.3, "base", 0.2, "yes"),
+        ("clean", 4, 0.001, "base", 1, "no"),
+    ],
+)
+def test_a_model_is_compared_on_the_same_samples(
+    kind: str, difference: float, p: float, first: str, width: float, expected: str
+) -> None:
+    alone = comparison(kind, -difference, 1e-9, first=first)  # of one set: what counts is all of them together
+    together = comparison(kind, difference, p, first=first, sets=2, width=width)
+    claims = answers([figure(60)], [alone, together], "mine", "base")
+    words = "It is more robust than base" if kind == "white-box" else "It is as accurate as base"
+    assert claims[words].answer == expected
+    sign = "+" if (difference > 0) == (first == "mine") else "-"
+    assert f"{sign}{abs(difference):.1f} points" in claims[words].why
+
+
+def test_a_gain_that_is_flagged_is_not_shown_and_scores_have_no_test() -> None:
+    gain = comparison("white-box", 20, 0.01)
+    flagged = answers([figure(60, flags={"random": "x"})], [gain], "mine", "base")
+    assert flagged["It is more robust than base"].answer == "not shown"
+    assert "no test was made" in answers([figure(60)], [], "mine", "base")["It is as accurate as base"].why
