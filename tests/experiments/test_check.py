@@ -15,6 +15,7 @@ from tests.tiny import own_labels
 import radapt
 from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
+from radapt.experiments.check import _threats
 from radapt.models import VLM
 
 Run = Callable[..., Result]
@@ -94,3 +95,14 @@ def test_what_makes_no_sense_is_refused(tiny_vlm: VLM, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="unknown attack 'pdg'"):
         radapt.check(tiny_vlm, attack=["pdg"], **given)
     assert not (tmp_path / "out").exists()
+
+
+def test_attacks_are_longer_than_usual_unless_something_else_is_asked_for() -> None:
+    def steps(given: dict[str, object]) -> list[object]:
+        threats = _threats(["apgd-ensemble", "square", "pgd"], None, None, given)
+        return [each.make().steps for each in threats]
+
+    assert steps({}) == [100, 1000, 20]
+    assert steps({"square.steps": 5}) == [100, 5, 20]
+    assert steps({"steps": 7}) == [7, 7, 7]
+    assert steps({"steps": 7, "pgd.steps": 3}) == [7, 7, 3]
