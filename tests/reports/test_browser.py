@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.browser import chromium
 from tests.reports.conftest import N, measure, png, setting
 
 from radapt.reports import write_report
@@ -72,18 +71,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("RADAPT_TEST_BROWSER") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.fail(
-            "these tests need Chromium: install it (apt-get install chromium), or name it in RADAPT_TEST_BROWSER"
-        )
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(params=[f"{width} {scheme}" for width in WIDTHS for scheme in ("light", "dark")])

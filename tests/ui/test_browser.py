@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from tests.browser import chromium
 from tests.ui.conftest import bomb
 
 import radapt
@@ -26,14 +25,8 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium: that of RADAPT_BROWSER, or the one on the path."""
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("RADAPT_BROWSER") or shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
