@@ -227,15 +227,21 @@ def test_a_hub_that_refuses_is_an_error(adapter: Adapter, monkeypatch: pytest.Mo
 
 
 def test_reads_from_the_hub(adapter: Adapter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, object]] = []
 
     def download(name: str, **options: Any) -> str:
-        asked.append(name)
+        asked.append((name, options["revision"]))
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert Adapter.from_pretrained("me/robust").fingerprint == adapter.fingerprint
-    assert asked == ["me/robust"]
+    Adapter.from_pretrained("me/robust", revision="v1")
+    Adapter.from_pretrained("me/robust@3f2a")
+    assert asked == [("me/robust", None), ("me/robust", "v1"), ("me/robust", "3f2a")]
+    with pytest.raises(AdapterError, match="is a folder, and revision='v1' belongs to a name on the hub"):
+        Adapter.from_pretrained(folder, revision="v1")
+    with pytest.raises(AdapterError, match="is a folder, and revision"):
+        Adapter.from_pretrained("micro/shallow", revision="v1")
 
 
 def test_what_earlier_versions_wrote_is_read_and_replaced(adapter: Adapter, folder: Path) -> None:

@@ -192,14 +192,18 @@ class Adapter:
         return save(self.settings, self.anchor, self.deltas, self.fingerprint, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path) -> Adapter:
+    def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> Adapter:
         """Read an adapter: ``micro/...`` (ships with the package), a folder, or a name on the Hugging Face hub.
+
+        Args:
+            name_or_folder: which one; ``owner/name@REVISION`` stands for a revision on the hub, too.
+            revision: a branch, a tag or a commit of the hub; None: the newest one.
 
         Raises:
             AdapterError: missing, truncated, of another format, with unknown keys or values out of range, or a
                 configuration whose anchor is another one.
         """
-        return cls(*read(name_or_folder))
+        return cls(*read(name_or_folder, revision))
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the adapter's folder to the Hugging Face hub and return its address; a card edited there stays.

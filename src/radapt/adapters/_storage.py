@@ -128,7 +128,9 @@ def _named(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
     return named
 
 
-def read(name_or_folder: str | Path) -> tuple[AdapterSettings, Anchor | None, dict[str, Delta]]:
+def read(
+    name_or_folder: str | Path, revision: str | None = None
+) -> tuple[AdapterSettings, Anchor | None, dict[str, Delta]]:
     """Settings, anchor and deltas of an adapter: one that ships, in a folder, or on the hub when it is no folder."""
     if not isinstance(name_or_folder, str | Path):
         raise AdapterError(f"an adapter is read from a folder or a name on the hub, got {shown(name_or_folder)}")
@@ -137,8 +139,10 @@ def read(name_or_folder: str | Path) -> tuple[AdapterSettings, Anchor | None, di
         found = folder.is_dir()
     except OSError as error:  # such as a name that is too long
         raise AdapterError(f"no adapter folder at {shown(str(folder))}: {error.strerror}") from error
+    if found and revision is not None:
+        raise AdapterError(f"{folder} is a folder, and revision={shown(revision)} belongs to a name on the hub")
     if not found:
-        folder = _fetch(str(name_or_folder))
+        folder = _fetch(str(name_or_folder), revision)
     earlier = not (folder / CONFIG).exists() and (folder / _BEFORE[0]).exists()
     config, weights = (folder / name for name in (_BEFORE if earlier else (CONFIG, ANCHOR)))
     stored = _stored(config) if config.is_file() else None
@@ -208,14 +212,18 @@ def _tensors(path: Path, digest: str | None, config: Path, most: int, what: str)
         raise AdapterError(f"{path} cannot be read ({error}); it is damaged, save the adapter again") from error
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    if revision is None and "@" in name:
+        name, _, revision = name.partition("@")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise AdapterError(f"no adapter folder at {name}; give a folder with {CONFIG}, or a hub name (owner/name)")
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, ANCHOR, DELTAS, *_BEFORE, _CARD]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=[CONFIG, ANCHOR, DELTAS, *_BEFORE, _CARD])
+        )
     except network_errors(LocalEntryNotFoundError, HFValidationError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise AdapterError(
