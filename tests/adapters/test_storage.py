@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -242,6 +243,30 @@ def test_reads_from_the_hub(adapter: Adapter, folder: Path, monkeypatch: pytest.
         Adapter.from_pretrained(folder, revision="v1")
     with pytest.raises(AdapterError, match="is a folder, and revision"):
         Adapter.from_pretrained("micro/shallow", revision="v1")
+
+
+@pytest.mark.slow
+def test_a_card_tells_what_was_measured_the_worst_case_and_transfer_called_so(tmp_path: Path) -> None:
+    adapter = Adapter.from_pretrained("micro/shallow")
+    file = tmp_path / "r.sqlite"
+    given: dict[str, Any] = {"data": "shapes", "n": 4, "attack": ["pgd", "square"], "options": {"steps": 2}}
+    results = radapt.evaluate(("micro/clip", adapter), results=file, quiet=True, sanity=False, **given)
+    adapter.save_pretrained(tmp_path / "there", results=file)
+    text = (tmp_path / "there" / "README.md").read_text()
+    (model,) = ModelCard(text).data.to_dict()["model-index"]
+    told = {each["name"]: each["value"] for part in model["results"] for each in part["metrics"]}
+    kinds = {name.split(" (")[0] for name in told}
+    assert {"accuracy under attacks on another model", "robust accuracy"} < kinds
+    assert any(name.startswith("clean accuracy, n = 4") for name in told)
+    worst = [result.percent for result in results if result.setting.attack == "worst case"]
+    assert [value for name, value in told.items() if name.startswith("robust accuracy")] == [round(*worst, 2)]
+    assert any("no robustness" in name and "4/255" in name and "square" in name for name in told)
+    assert text.count("| shapes | 4 |") == len(told)
+    adapter.save_pretrained(tmp_path / "there", results=file)  # a card that was not edited is written anew
+    assert Adapter.from_pretrained(tmp_path / "there").fingerprint == adapter.fingerprint
+    with pytest.raises(AdapterError, match="holds no result of this adapter"):
+        adapter.change(cutoff=0.3).save_pretrained(tmp_path / "other", results=file)
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_earlier_versions_wrote_is_read_and_replaced(adapter: Adapter, folder: Path) -> None:

@@ -15,8 +15,10 @@ from radapt.errors import AdapterError, SettingsError
 from radapt.io import expanded
 from radapt.models import VLM, Delta, Tower, WeightChange, tensors_of, tower_of
 from radapt.registry import nearest
+from radapt.results import Results
 from radapt.types import Anchor
 
+from ._card import results_of
 from ._mount import AdapterMount, fingerprint_of
 from ._peft import read_lora, write_lora
 from ._settings import AdapterSettings
@@ -177,19 +179,26 @@ class Adapter:
         )
         return cls(settings, deltas=deltas)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, results: str | Path | Results | None = None) -> Path:
         """Write ``radapt_config.json``, a file of tensors for each part, and a model card into a folder.
 
         The folder may be that of a model. A run that is killed leaves the old adapter, the new one, or something that
         :meth:`from_pretrained` refuses.
 
+        Args:
+            folder: where to.
+            results: a results file, or its path: what it holds of this adapter goes into the card, for readers and for
+                the index of the hub: of every ball the worst case, and transfer called so.
+
         Raises:
-            AdapterError: the folder cannot be written.
+            AdapterError: the folder cannot be written, or the file holds nothing of this adapter.
+            ResultsError: the file cannot be read.
 
         Warns:
             UserWarning: there is a ``README.md`` of others, or one that was edited; it is left as it is.
         """
-        return save(self.settings, self.anchor, self.deltas, self.fingerprint, Path(folder))
+        measured = results_of(results, self.fingerprint)
+        return save(self.settings, self.anchor, self.deltas, self.fingerprint, Path(folder), measured)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> Adapter:
@@ -205,14 +214,28 @@ class Adapter:
         """
         return cls(*read(name_or_folder, revision))
 
-    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        results: str | Path | Results | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
         """Upload the adapter's folder to the Hugging Face hub and return its address; a card edited there stays.
 
+        Args:
+            repository: ``owner/name``.
+            results: as of :meth:`save_pretrained`.
+            private: whether a repository that is made is private.
+            token: of the hub; None: the one that is stored.
+
         Raises:
-            AdapterError: the hub refuses, or cannot be reached.
+            AdapterError: the hub refuses, or cannot be reached, or the file holds nothing of this adapter.
         """
         parts = self.settings, self.anchor, self.deltas
-        return push(*parts, self.fingerprint, repository, private=private, token=token)
+        measured = results_of(results, self.fingerprint)
+        return push(*parts, self.fingerprint, repository, measured, private=private, token=token)
 
 
 def _checked(settings: AdapterSettings, anchor: Anchor | None) -> Anchor | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +23,7 @@ from radapt.errors import AdapterError, shown
 from radapt.hub import network_errors
 from radapt.io import expanded, replacing, write_text
 from radapt.models import Delta, LowRank
+from radapt.results import Result
 from radapt.schema import parse, parse_json, read_json
 from radapt.types import Anchor
 
@@ -63,7 +64,12 @@ class _Stored(AdapterSettings):
 
 
 def save(
-    settings: AdapterSettings, anchor: Anchor | None, deltas: Mapping[str, Delta], fingerprint: str, folder: Path
+    settings: AdapterSettings,
+    anchor: Anchor | None,
+    deltas: Mapping[str, Delta],
+    fingerprint: str,
+    folder: Path,
+    results: Sequence[Result] = (),
 ) -> Path:
     """Write an adapter's files: a run that is killed leaves the old adapter, the new one, or what is refused.
 
@@ -99,7 +105,7 @@ def save(
             (folder / name).unlink(missing_ok=True)
         _remove_before(folder)
         if ours(folder / _CARD):
-            write_text(folder / _CARD, card(settings, anchor is not None, deltas, fingerprint))
+            write_text(folder / _CARD, card(settings, anchor is not None, deltas, fingerprint, results))
         else:
             warnings.warn(f"{folder / _CARD} is of others or was edited, and is left as it is", stacklevel=3)
     except (OSError, ValueError, TypeError, RecursionError, AdapterError) as error:
@@ -237,6 +243,7 @@ def push(
     deltas: Mapping[str, Delta],
     fingerprint: str,
     repository: str,
+    results: Sequence[Result] = (),
     *,
     private: bool,
     token: str | None,
@@ -255,7 +262,7 @@ def push(
         with tempfile.TemporaryDirectory() as folder:
             with suppress(EntryNotFoundError):  # a card that was edited there stays
                 api.hf_hub_download(repository, _CARD, local_dir=folder)
-            files = save(settings, anchor, deltas, fingerprint, Path(folder))
+            files = save(settings, anchor, deltas, fingerprint, Path(folder), results)
             return str(api.upload_folder(repo_id=repository, folder_path=files))
     except network_errors(HFValidationError) as error:
         raise AdapterError(f"the hub did not take the adapter as {repository!r}: {error}") from error
