@@ -31,8 +31,12 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ELSEWHERE = re.compile(
     r"openai/|llava-hf/|Qwen/|hf-hub:|MODEL|\.\.\.|my/|/data|\.yaml|cuda|balanced|cifar|caltech|coco|pope|autoattack|photos"
 )
-RUN = ("adapt", "tune", "evaluate", "report", "analyze", "finetune", "models")
-ADDED = {"evaluate": {"--n": ["4"], "--no-sanity": []}, "finetune": {"--n": ["8"], "--batch-size": ["4"]}}
+RUN = ("adapt", "check", "tune", "evaluate", "report", "analyze", "finetune", "models")
+ADDED = {
+    "check": {"--n": ["4"], "--attack": ["square"], "--option": ["steps=2"]},
+    "evaluate": {"--n": ["4"], "--no-sanity": []},
+    "finetune": {"--n": ["8"], "--batch-size": ["4"]},
+}
 SMALL = {"n": "4", "steps": "1", "trials": "2", "attack-steps": "1", "batch-size": "4"}
 
 
