@@ -13,20 +13,23 @@ __all__ = ["report"]
 
 
 def report(
-    results: Annotated[Path, typer.Argument(parser=existing, metavar="RESULTS", help="The results file (SQLite).")],
+    results: Annotated[
+        list[Path], typer.Argument(parser=existing, metavar="RESULTS...", help="The results file (SQLite), or several.")
+    ],
     out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the report.")] = Path("report"),
     json: Json = None,
 ) -> None:
-    """Print the table of a results file and write Markdown, CSV, LaTeX, JSON, PNG, SVG and one HTML page.
+    """Print the table of one results file or several, and write Markdown, CSV, LaTeX, JSON, PNG, SVG and one HTML page.
 
     \b
     [bold]Example:[/]
       radapt report results.sqlite --out report
+      radapt report clip.sqlite llava.sqlite --out report
     """
     from radapt.reports import print_table, write_report
-    from radapt.results import Results, with_worst_cases
+    from radapt.results import together, with_worst_cases
 
-    with Results(results, read_only=True) as source:
+    with together(results) as source:
         rows = with_worst_cases(source)
         write_rows(json, rows)
         written = write_report(results, out)

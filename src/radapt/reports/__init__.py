@@ -10,7 +10,7 @@ from rich.console import Console
 
 from radapt.errors import SettingsError
 from radapt.registry import nearest
-from radapt.results import Results, with_worst_cases
+from radapt.results import Results, together, with_worst_cases
 from radapt.results.sweep import curves
 
 from . import html
@@ -43,8 +43,10 @@ FORMATS = ("md", "csv", "tex", "json", "png", "svg", "html")
 """What ``write_report`` can write."""
 
 
-def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write the report of a results file and return what was written.
+def write_report(
+    path: str | Path | Sequence[str | Path], out: str | Path, *, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Write the report of a results file, or of several as one, and return what was written.
 
     ``table.md``, ``table.csv``, ``table.tex``, ``results.json``, ``tradeoff.png`` and ``.svg`` (with
     ``tradeoff_datasets`` beside them where there are several datasets) and ``report.html``. Everything is made before
@@ -53,7 +55,7 @@ def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = 
     asked for.
 
     Args:
-        path: the results file.
+        path: the results file, or several.
         out: folder of the report, created when missing.
         formats: some of ``FORMATS``.
 
@@ -64,7 +66,7 @@ def write_report(path: str | Path, out: str | Path, *, formats: Sequence[str] = 
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
-    with Results(path, read_only=True) as store:
+    with together(path) as store:
         content = html.content_of(store) if "html" in formats else None
         results = content.results if content else with_worst_cases(store)
     table = ranked(tabulate(results))

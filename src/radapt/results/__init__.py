@@ -6,6 +6,7 @@ from .metrics import summarise
 from .paired import Comparison, paired_tests
 from .records import CHECKS, LEFT_OUT, Example, Result, Sample, Setting
 from .store import Results
+from .together import together
 from .worst_case import WORST_CASE, with_worst_cases
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ratio_interval",
     "score_interval",
     "summarise",
+    "together",
     "wilson",
     "with_worst_cases",
 ]

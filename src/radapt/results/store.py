@@ -161,8 +161,8 @@ class Results:
     def merge(self, other: Results) -> None:
         """Add what another file holds: results measured in parts, by several processes or on several machines.
 
-        Samples that both files hold are taken from the other one. Flags of both are kept, and of checks that say how
-        many samples they saw, nothing is added: evaluate the merged file once more, which measures nothing again but
+        Samples that both files hold are taken from the other one. Flags of both are kept. A result of which
+        both hold a part counts as not checked: evaluate the merged file once more, which measures nothing again but
         runs the checks on the whole.
 
         Raises:
@@ -177,7 +177,8 @@ class Results:
             if result.main:
                 self.begin(setting)
                 self.add(setting, other.samples(setting), seconds=result.seconds, examples=other.examples(setting))
-                self.flag(setting, {**known.get(setting.key, {}), **result.flags})
+                checked = 0 if setting.key in known else other.checked(setting)
+                self.flag(setting, {**known.get(setting.key, {}), **result.flags}, checked=checked)
 
     def flag(self, setting: Setting, flags: Mapping[str, object], *, checked: int = 0) -> None:
         """Store the flags of the sanity checks with a setting, replacing earlier ones.
