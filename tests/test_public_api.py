@@ -115,6 +115,14 @@ def use_shallow(model: Any, folder: Path) -> None:
     assert all(name.startswith(("embeddings.", "pre_layrnorm.")) for name in adapter.deltas)
 
 
+@example("check")
+def use_check(model: Any, folder: Path) -> None:
+    adapter = radapt.training_free(model, alpha=0.4)
+    found = radapt.check((model, adapter), data="shapes", n=2, attack=attack(), out=folder / "check", quiet=True)
+    assert found.passed
+    assert len(found.claims) == 5
+
+
 @example("adapt")
 def use_adapt(model: Any, folder: Path) -> None:
     by_name = radapt.adapt("training-free", model, alpha=0.4, d0=30)

@@ -12,7 +12,7 @@ from radapt import attacks, data
 from radapt.cli.main import app
 
 COMMANDS = (
-    *("adapt", "analyze", "attacks", "datasets", "demo", "evaluate", "finetune"),
+    *("adapt", "analyze", "attacks", "check", "datasets", "demo", "evaluate", "finetune"),
     *("merge", "micro photos", "micro train", "models", "report", "reproduce", "search", "tune", "ui"),
 )
 
