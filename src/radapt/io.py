@@ -101,6 +101,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path = expanded(path)
     mode = _mode(path)
     if mode is not None and not os.access(path, os.W_OK):
+        mode = _mode(path)  # another process may have removed it since
+    if mode is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if mode is not None and (not stat.S_ISREG(mode) or _standard(path) is not None):
         with _streaming(path) as partial:

@@ -128,7 +128,7 @@ def test_a_wrong_value_is_explained(change: dict[str, object], message: str) -> 
         ({"options": {"label": "shape", "size": 10**9}}, "size must be a whole number from 8 up, at most 1024"),
         ({"options": {"label": "shape", "seed": 10**23}}, "seed must be a whole number from 0 up, at most 4294967295"),
         ({"options": {"label": "shape", "world": {"clutter": 10**9}}}, "clutter must be 0 or more, at most 1000"),
-        ({"n": 10**8}, "n=100000000 images are too many: at most 9942053 of 48 pixels a side are allowed"),
+        ({"n": 10**8}, "n=100000000 images are too many: at most 39768215 of 48 pixels a side are allowed"),
         ({"source": "digits"}, "unknown option 'label'"),
         ({"source": "digits", "options": {}, "n": 598}, "the test split has 597 samples, n=598"),
     ],

@@ -22,7 +22,7 @@ from radapt.errors import SettingsError
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the cache, with room for 40 kB in memory: three images of 64 pixels a side."""
     monkeypatch.setenv("RADAPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_stack, "HELD", 40_000)
+    monkeypatch.setattr(_stack, "_HELD", 40_000)
     return tmp_path / "cache"
 
 
@@ -57,12 +57,12 @@ def test_a_folder_of_many_images_is_the_dataset_that_it_is_in_memory(
 ) -> None:
     there = load_dataset(photos, size=64)
     assert isinstance(there.images, np.memmap)
-    monkeypatch.setattr(_stack, "HELD", 1 << 30)
+    monkeypatch.setattr(_stack, "_HELD", 1 << 30)
     here = load_dataset(photos, size=64)
     assert not isinstance(here.images, np.memmap)
     assert there.digests == here.digests
     assert torch.equal(there.pixels([7, 0]), here.pixels([7, 0]))
-    monkeypatch.setattr(_stack, "HELD", 40_000)
+    monkeypatch.setattr(_stack, "_HELD", 40_000)
     both = joined([there, here])
     assert isinstance(both.images, np.memmap)
     assert both.digests == here.digests * 2

@@ -33,6 +33,7 @@ BESIDE: dict[str, list[str]] = {
     "adapt": ["training-free", "--model", "./missing"],
     "tune": ["./missing", "--model", "./missing"],
     "evaluate": ["./missing"],
+    "check": ["./missing"],
     "finetune": ["fare", "--model", "./missing"],
     "analyze": ["cka", "./missing"],
     "reproduce": ["./missing.yaml"],
@@ -42,6 +43,7 @@ BESIDE: dict[str, list[str]] = {
     "models": ["./missing"],
     "datasets": ["./missing.yaml"],
     "attacks": ["missing"],
+    "ui": ["--model", "./missing"],
     "micro train": ["missing"],
     "micro photos": ["--data", "./missing.yaml"],
 }

@@ -98,7 +98,8 @@ def test_the_terminal_table_shows_the_results(results_file: Path) -> None:
 
 def test_exports_are_declared() -> None:
     assert sorted(reports.__all__) == [
-        "FORMATS", "Part", "curves", "draw_plot", "print_table", "write_experiments", "write_plots", "write_report",
+        "Claim", "FORMATS", "Figure", "Part", "claims_of", "curves", "draw_plot", "figures_of", "print_table",
+        "write_experiments", "write_plots", "write_report",
     ]  # fmt: skip
     assert all(hasattr(reports, name) for name in reports.__all__)
 

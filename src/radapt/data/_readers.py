@@ -30,7 +30,7 @@ __all__ = ["READERS", "load_dataset"]
 
 _CHUNK = 100
 _PIXELS, _LARGEST = 48, 1024
-_MOST_BYTES = 1 << 40
+_MOST_BYTES = 1 << 38
 _EVERYTHING = frozenset(ATTRIBUTES)
 # References of one image, from the whole truth to its core; all five are true.
 _MENTIONS = tuple(

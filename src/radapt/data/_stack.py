@@ -16,7 +16,7 @@ from ._cache import folder
 
 __all__ = ["Stack", "stacked"]
 
-HELD = 1 << 30
+_HELD = 1 << 30
 """Bytes of images that are held in memory; more of them lie on the disk."""
 
 
@@ -43,7 +43,7 @@ class Stack:
         """
         self._held.append(image)
         self._size, self._count, self._shape = self._size + image.nbytes, self._count + 1, image.shape
-        if self._size <= HELD:
+        if self._size <= _HELD:
             return
         try:
             if self._file is None:
@@ -54,7 +54,7 @@ class Stack:
                 _write(self._file, memoryview(each.tobytes()))
         except OSError as error:
             raise SettingsError(
-                f"{self._count} images take more than {HELD / 2**30:.3g} GiB of memory, and cannot be kept in "
+                f"{self._count} images take more than {_HELD / 2**30:.3g} GiB of memory, and cannot be kept in "
                 f"{folder()} ({error.strerror or error}); set RADAPT_CACHE to a folder with room, or take fewer"
             ) from error
         self._held.clear()
