@@ -120,4 +120,5 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         if words[:2] in (["adapt", "data-driven"], ["adapt", "shallow"]):
             asked += [] if "--n" in words else ["--n", SMALL["n"]]
         done = CliRunner().invoke(app, asked)
-        assert done.exit_code == 0, (asked, done.output)
+        failed = "--fail-under" in words and "fails the check" in done.output  # as it may, on four images
+        assert done.exit_code == 0 or failed, (asked, done.output)
