@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,7 +132,8 @@ def test_the_sliders_answer_at_once(visit: Open, capsys: pytest.CaptureFixture[s
 def test_another_picture_and_another_set(visit: Open) -> None:
     page = visit()
     changes(page, "#ra-picture", lambda: page.locator("#ra-gallery button.thumbnail-item").nth(1).click())
-    page.wait_for_function("document.querySelector('#ra-answers').innerText.includes('square')")
+    first = "[...document.querySelectorAll('#ra-answers .ra-first .ra-name')]"
+    page.wait_for_function(f"{first}.length == 2 && {first}.every(name => name.innerText.includes('square'))")
     assert answers(page) == ["square", "square"]
     choose(page, "#ra-set", "digits")
     page.wait_for_function("document.querySelector('#ra-classes textarea').value.startsWith('zero')")
