@@ -57,7 +57,7 @@ def test_images_come_from_the_mirror(run: Run, root: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["adapt", "tune", "analyze", "evaluate", "finetune", "micro photos", "reproduce", "search"]
+    "command", ["adapt", "tune", "analyze", "check", "evaluate", "finetune", "micro photos", "reproduce", "search"]
 )
 def test_a_set_that_the_mirror_lacks_is_one_error(run: Run, root: Path, model: str, command: str) -> None:
     data = ("--data", "pets", "--n", 4)
@@ -66,6 +66,7 @@ def test_a_set_that_the_mirror_lacks_is_one_error(run: Run, root: Path, model: s
         "adapt": ("adapt", "data-driven", "--model", model, *data, "--out", "other"),
         "tune": ("tune", "adapter", "--model", model, *data),
         "analyze": ("analyze", "cka", model, "micro/clip", *data),
+        "check": ("check", model, *data),
         "evaluate": ("evaluate", model, *data),
         "finetune": ("finetune", "fare", "--model", model, *data, "--steps", 1),
         "micro photos": ("micro", "photos", *data, "--shares", 1, "--steps", 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -10,7 +12,7 @@ import pytest
 import torch
 from tests.data.hub_files import archives, mirror, own, which
 
-from radapt.data import Dataset, card, joined, load_dataset
+from radapt.data import Dataset, card, data_root, joined, load_dataset
 from radapt.errors import InputError, SettingsError
 
 SETS = {"cifar-10": "wds_vtab-cifar10", "caltech-101": "wds_vtab-caltech101", "dtd": "wds_vtab-dtd"}
@@ -23,13 +25,15 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RADAPT_DATA", raising=False)
 
 
-@pytest.mark.parametrize("way", ["argument", "variable"])
+@pytest.mark.parametrize("way", ["argument", "block", "variable"])
 @pytest.mark.parametrize("name", SETS)
 def test_a_shipped_card_reads_the_mirror(name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = mirror(tmp_path / "mirror", {"test": 6, "train": 7}, (SETS[name],))
     if way == "variable":
         monkeypatch.setenv("RADAPT_DATA", str(root))
-    data = load_dataset(name, n=6, size=16, **({"data_root": root} if way == "argument" else {}))
+    with data_root(root) if way == "block" else nullcontext():
+        data = load_dataset(name, n=6, size=16, **({"data_root": root} if way == "argument" else {}))
+    assert os.environ.get("RADAPT_DATA") == (str(root) if way == "variable" else None)
     assert sorted(which(data)) == list(range(6))
     assert data.labels.tolist() == [at % 3 for at in which(data)]
     assert data.classes == ("tabby cat", "missile", "projectile")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 __all__ = ["Hub", "hub"]
 
@@ -70,21 +71,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.gone:
             self.close_connection = True
             return None
-        path = self.path.partition("?")[0].strip("/")
+        path = unquote(self.path.partition("?")[0]).strip("/")
         for name, folder in self.hub.folders.items():
-            if path.startswith(f"api/models/{name}/revision/"):
-                files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-                return self._send({"id": name, "sha": COMMIT, "siblings": files}, body)
-            if path.startswith(f"api/models/{name}/tree/"):
-                content = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-                tree = [
-                    {"type": "file", "path": path, "size": len(each), "oid": hashlib.sha1(each).hexdigest()}
-                    for path, each in content.items()
-                ]
-                return self._send(tree, body)
-            for version in ("main", COMMIT):
-                if path.startswith(f"{name}/resolve/{version}/"):
-                    return self._file(folder / path.removeprefix(f"{name}/resolve/{version}/"), body)
+            for kind, at in (("models", name), ("datasets", f"datasets/{name}")):
+                below = path.removeprefix(f"api/{kind}/{name}").strip("/")
+                files = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
+                if path == f"api/{kind}/{name}" or (path.startswith(f"api/{kind}/{name}/") and "revision/" in below):
+                    return self._send({"id": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}, body)
+                if path.startswith(f"api/{kind}/{name}/tree/"):
+                    return self._send(_tree(folder, sorted(_below(folder, self.path, below.split("/")[2:]))), body)
+                for version in ("main", COMMIT):
+                    if path.startswith(f"{at}/resolve/{version}/"):
+                        return self._file(folder / path.removeprefix(f"{at}/resolve/{version}/"), body)
         return self._missing("RepoNotFound")
 
     def _missing(self, code: str) -> None:
@@ -106,20 +104,37 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             return self._missing("EntryNotFound")
         content = file.read_bytes()
-        first = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-") or 0)
-        self.send_response(206 if first else 200)
+        span = (self.headers["Range"] or "bytes=0-").removeprefix("bytes=").split("-")
+        first, last = int(span[0] or 0), min(int(span[1] or len(content)), len(content) - 1)
+        self.send_response(206 if self.headers["Range"] else 200)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - first))
-        if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        if self.headers["Range"]:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         self.end_headers()
         if body and self.hub.cut and file.name.endswith(self.hub.cut):
             self.hub.gone = True
-            self.wfile.write(content[first : len(content) // 2])
+            self.wfile.write(content[first : (first + last) // 2])
             self.wfile.flush()
             self.close_connection = True
         elif body:
-            self.wfile.write(content[first:])
+            self.wfile.write(content[first : last + 1])
         return None
+
+
+def _below(folder: Path, query: str, under: list[str]) -> Iterator[str]:
+    top = folder.joinpath(*under)
+    every = top.rglob("*") if "recursive=true" in query.lower() else top.glob("*")
+    return (each.relative_to(folder).as_posix() for each in every)
+
+
+def _tree(folder: Path, paths: list[str]) -> list[dict[str, object]]:
+    content = {path: (folder / path).read_bytes() for path in paths if (folder / path).is_file()}
+    return [
+        {"type": "file", "path": path, "size": len(content[path]), "oid": hashlib.sha1(content[path]).hexdigest()}
+        if path in content
+        else {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
+        for path in paths
+    ]

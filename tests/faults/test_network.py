@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.data.hub_files import archives, own
 from tests.faults.disturbed import rows
 from tests.faults.hub import Hub, hub
 
@@ -18,11 +19,12 @@ pytestmark = pytest.mark.slow
 
 WEIGHTS = Path(radapt.__file__).parent / "micro" / "weights"
 ADAPTER = "r-adapt-plus-static"
+ARCHIVES = {"files": "{split}/*.tar", "columns": {"label": "cls"}, "classes_file": "classnames.txt"}
 
 
-def evaluated(served: Hub, what: str, results: Path) -> subprocess.CompletedProcess[str]:
+def evaluated(served: Hub, what: str, results: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """The command, with a hub and a cache of its own."""
-    words = ["evaluate", f"A={what}", "--attack", "none", "--n", "4", "--no-sanity", "--quiet"]
+    words = ["evaluate", f"A={what}", "--attack", "none", "--no-sanity", "--quiet", *more]
     path = os.pathsep.join([str(Path(radapt.__file__).parents[1]), *sys.path])
     own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": served.address}
     own |= {"HF_HOME": str(results.parent / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -44,7 +46,7 @@ def test_a_download_that_ends_in_the_middle(what: str, plain: str, cut: str, tmp
     folders = {"owner/clip": WEIGHTS / "clip", "owner/adapter": adapter}
     file = tmp_path / "r.sqlite"
     with hub(folders, cut) as served:
-        done = evaluated(served, what, file)
+        done = evaluated(served, what, file, "--n", "4")
     assert served.gone
     assert done.returncode == 1, done.stderr
     line = done.stderr.splitlines()[-1]
@@ -53,9 +55,31 @@ def test_a_download_that_ends_in_the_middle(what: str, plain: str, cut: str, tmp
     assert not rows(file)
     assert not list((tmp_path / "home").rglob(cut))
     with hub(folders) as served:
-        done = evaluated(served, what, file)
+        done = evaluated(served, what, file, "--n", "4")
     assert done.returncode == 0, done.stderr
     with hub({}) as served:
-        assert evaluated(served, plain, tmp_path / "plain.sqlite").returncode == 0
+        assert evaluated(served, plain, tmp_path / "plain.sqlite", "--n", "4").returncode == 0
     found, expected = rows(file), rows(tmp_path / "plain.sqlite")
     assert list(found.values()) == list(expected.values()) != []
+
+
+def test_a_dataset_that_ends_in_the_middle(tmp_path: Path) -> None:
+    data = archives(tmp_path / "photos", [at % 3 for at in range(12)], shard=4)
+    card = own(tmp_path, "owner/photos", ARCHIVES)
+    file = tmp_path / "r.sqlite"
+    words = ("micro/clip", file, "--data", card, "--n", "10")
+    with hub({"owner/photos": data}, "1.tar") as served:
+        done = evaluated(served, *words)
+    assert served.gone
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"^error: dataset 'own': cannot read 'owner/photos', split 'test', sample 4: ", done.stderr, re.M)
+    assert "put a copy" in done.stderr
+    assert not rows(file)
+    with hub({"owner/photos": data}) as served:
+        done = evaluated(served, *words)
+        assert done.returncode == 0, done.stderr
+        local = own(tmp_path, data, ARCHIVES)
+        assert evaluated(served, "micro/clip", tmp_path / "local.sqlite", "--data", local, "--n", "10").returncode == 0
+    found, expected = rows(file), rows(tmp_path / "local.sqlite")
+    assert list(found.values()) == list(expected.values())
+    assert len(found) == 10

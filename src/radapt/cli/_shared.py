@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,16 +19,21 @@ if TYPE_CHECKING:
     from radapt.results import Result
 
 __all__ = [
+    "AttackOptions",
     "BatchSize",
     "Checkpointing",
+    "Data",
     "DataRoot",
     "Device",
     "DeviceMap",
     "Dtype",
     "Executor",
     "Json",
+    "NormName",
     "Quiet",
     "Resources",
+    "Seed",
+    "SplitName",
     "Workers",
     "console",
     "executed",
@@ -92,20 +96,14 @@ def _writable(text: str | Path, *, folder: bool) -> Path:
 
 
 def _mirror(context: Any, folder: Path | None) -> Path | None:  # whose context it is depends on the version of typer
-    """Read the datasets of the hub from a folder for the time of the command, in whatever processes it starts."""
-
-    def restore() -> None:
-        os.environ.pop(_MIRROR, None)
-        os.environ.update(before)
-
-    before = {key: value for key, value in os.environ.items() if key == _MIRROR}
+    """Read the datasets of the hub from a folder for the time of the command."""
     if folder is not None:
-        os.environ[_MIRROR] = str(folder)
-        context.call_on_close(restore)
+        from radapt.data import data_root
+
+        context.with_resource(data_root(folder))
     return folder
 
 
-_MIRROR = "RADAPT_DATA"
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -116,6 +114,14 @@ DataRoot = Annotated[
         help="Folder with copies of the hub's datasets, read instead of the hub; default: that of RADAPT_DATA.",
     ),
 ]
+Data = Annotated[str, typer.Option(help="Datasets, separated by commas: names, cards, folders of images.")]
+NormName = Annotated[str, typer.Option("--norm", help="linf or l2.")]
+AttackOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Settings of the attacks: NAME=VALUE, or ATTACK.NAME=VALUE; repeatable."),
+]
+SplitName = Annotated[str, typer.Option("--split", help="train, validation or test.")]
+Seed = Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")]
 Json = Annotated[
     Path | None,
     typer.Option("--json", parser=file, metavar="FILE", help="Also write the results to this file, as JSON rows."),

@@ -9,7 +9,7 @@ import typer
 
 from radapt.io import options_of
 
-from ._shared import DataRoot, Device, Dtype, Quiet, folder, tell_written
+from ._shared import DataRoot, Device, Dtype, Quiet, SplitName, folder, tell_written
 
 if TYPE_CHECKING:
     from radapt.types import Split
@@ -25,7 +25,7 @@ def analyze(
     models: Annotated[list[str], typer.Argument(help="[bold]\\[LABEL=]MODEL[/]: the original, then its twins.")],
     data: Annotated[str, typer.Option(help="The dataset whose images are shown.")] = "objects",
     n: Annotated[int, typer.Option(help="Number of images.")] = 1000,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: SplitName = "test",
     data_root: DataRoot = None,
     option: Annotated[
         list[str] | None, typer.Option(help="What else the analysis takes: NAME=VALUE, repeatable.")

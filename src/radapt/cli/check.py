@@ -12,14 +12,19 @@ from radapt.io import options_of, write_json
 from radapt.text import one_line
 
 from ._shared import (
+    AttackOptions,
     BatchSize,
+    Data,
     DataRoot,
     Device,
     DeviceMap,
     Dtype,
     Executor,
+    NormName,
     Quiet,
     Resources,
+    Seed,
+    SplitName,
     Workers,
     console,
     executed,
@@ -39,17 +44,13 @@ __all__ = ["check"]
 
 def check(
     model: Annotated[str, typer.Argument(help="What to check: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
-    data: Annotated[
-        str, typer.Option(help="Datasets, separated by commas: names, cards, folders of images.")
-    ] = "shapes",
+    data: Data = "shapes",
     attack: Annotated[
         str, typer.Option(help="Attacks, separated by commas; the first is made on the undefended model, too.")
     ] = "apgd-ensemble,low-frequency,square",
     eps: Annotated[str, typer.Option(help="The radius in pixel units.")] = "4/255",
-    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
-    option: Annotated[
-        list[str] | None, typer.Option(help="Settings of the attacks: NAME=VALUE, or ATTACK.NAME=VALUE; repeatable.")
-    ] = None,
+    norm: NormName = "linf",
+    option: AttackOptions = None,
     undefended: Annotated[
         str | None,
         typer.Option(
@@ -70,9 +71,9 @@ def check(
         Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the results file and the report.")
     ] = Path("radapt-check"),
     n: Annotated[int, typer.Option(help="Images per dataset.")] = 100,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: SplitName = "test",
     data_root: DataRoot = None,
-    seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
+    seed: Seed = 0,
     batch_size: BatchSize = 32,
     executor: Executor = "local",
     workers: Workers = None,

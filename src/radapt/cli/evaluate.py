@@ -13,16 +13,21 @@ from radapt.io import options_of
 from radapt.text import duration, one_line
 
 from ._shared import (
+    AttackOptions,
     BatchSize,
     Checkpointing,
+    Data,
     DataRoot,
     Device,
     DeviceMap,
     Dtype,
     Executor,
     Json,
+    NormName,
     Quiet,
     Resources,
+    Seed,
+    SplitName,
     Workers,
     console,
     executed,
@@ -43,20 +48,16 @@ __all__ = ["evaluate"]
 
 def evaluate(
     candidates: Annotated[list[str], typer.Argument(help="What to evaluate: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
-    data: Annotated[
-        str, typer.Option(help="Datasets, separated by commas: names, cards, folders of images.")
-    ] = "shapes",
+    data: Data = "shapes",
     attack: Annotated[
         str, typer.Option(help="Attacks, separated by commas (see `radapt attacks`); `none` for clean results only.")
     ] = "apgd-ensemble",
     eps: Annotated[str, typer.Option(help="Radii in pixel units, separated by commas.")] = "4/255",
-    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
+    norm: NormName = "linf",
     source: Annotated[
         str, typer.Option(help="Whose gradients: self (white-box), undefended, or a candidate's label; commas.")
     ] = "undefended,self",
-    option: Annotated[
-        list[str] | None, typer.Option(help="Settings of the attacks: NAME=VALUE, or ATTACK.NAME=VALUE; repeatable.")
-    ] = None,
+    option: AttackOptions = None,
     undefended: Annotated[
         str | None,
         typer.Option(
@@ -72,12 +73,12 @@ def evaluate(
         str | None, typer.Option(help="A sentence that attacks are to make a LLaVA or Qwen-VL say; results: not said.")
     ] = None,
     n: Annotated[int | None, typer.Option(help="Images per dataset; default: the card's number.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: SplitName = "test",
     balanced: Annotated[
         bool, typer.Option("--balanced", help="As many images of each class, as far as there are, one class in turn.")
     ] = False,
     data_root: DataRoot = None,
-    seed: Annotated[int, typer.Option(help="Seed of the per-sample random numbers.")] = 0,
+    seed: Seed = 0,
     batch_size: BatchSize = 32,
     chunk_size: Annotated[
         int,

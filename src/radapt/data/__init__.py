@@ -3,6 +3,7 @@
 from ._cards import PROMPTS, REGISTRY, Card, TaskName, card, datasets
 from ._dataset import Dataset, fill
 from ._joined import joined
+from ._mirror import data_root
 from ._readers import READERS, load_dataset
 from ._training import listed, training_images
 
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "TaskName",
     "card",
+    "data_root",
     "datasets",
     "fill",
     "joined",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,29 @@ from radapt.io import expanded
 
 from ._cards import Card
 
-__all__ = ["VARIABLE", "mirrored"]
+__all__ = ["VARIABLE", "data_root", "mirrored"]
 
 VARIABLE = "RADAPT_DATA"
 """The environment variable that names the folder, where no other is given."""
+
+
+@contextmanager
+def data_root(folder: str | Path) -> Iterator[None]:
+    """Read the datasets of the hub from a folder with copies of them, for as long as the ``with`` block lasts.
+
+    It counts for all threads of this process, and in the processes that are started meanwhile.
+
+    Args:
+        folder: as the ``data_root`` of :func:`load_dataset`.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def mirrored(details: Card, root: str | Path | None) -> Card:
