@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.tiny import own_labels, tiny_clip
 from typer.testing import CliRunner
 
+from radapt.attacks import ClassificationObjective
+from radapt.attacks.apgd import APGD
 from radapt.cli.main import app
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Cost, UnitCost, estimate_cost, evaluate
+from radapt.evaluation._cost import _firm
 from radapt.results import Results
 from radapt.text import duration
 
@@ -68,6 +72,25 @@ def test_images_that_are_shared_are_paid_once_and_searches_that_nothing_ends_in_
     with Results(tmp_path / "r.sqlite", read_only=True) as results:
         tried = [s.backwards for r in results.all() if r.kind == "transfer" for s in results.samples(r.setting)]
     assert {each for each in tried if each} == {9}
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_what_nothing_fools_is_counted_with_all_steps(classes: int) -> None:
+    objective = ClassificationObjective(_firm(classes), torch.zeros(1, dtype=torch.int64), classes, stop=True)
+    outcome = APGD(eps=64 / 255, steps=7)(objective, torch.full((1, 3, 8, 8), 0.5), seed=0)
+    assert not outcome.fooled.any()
+    assert outcome.loss_rose.all()  # with no gradient at all, no search is given up early
+    assert outcome.backwards.tolist() == [7]
+
+
+@pytest.mark.slow
+def test_searches_that_are_given_up_are_counted_as_far_as_they_go(tmp_path: Path) -> None:
+    plan = {**PLAN, "data": "shapes", "n": 8, "attack": "autoattack", "options": {"version": "fast"}, "source": "self"}
+    cost = estimate_cost("micro/fare", **plan, results=tmp_path / "r.sqlite")
+    evaluate("micro/fare", **plan, results=tmp_path / "r.sqlite", quiet=True)
+    forwards, backwards = passes(tmp_path / "r.sqlite")["micro/fare", "self"]
+    assert cost.units[-1].forwards == pytest.approx(forwards, rel=0.3)
+    assert cost.units[-1].backwards == pytest.approx(backwards, rel=0.3)
 
 
 def test_more_workers_are_faster_as_far_as_there_are_chunks(tmp_path: Path) -> None:
