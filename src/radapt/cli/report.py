@@ -17,6 +17,18 @@ def report(
         list[Path], typer.Argument(parser=existing, metavar="RESULTS...", help="The results file (SQLite), or several.")
     ],
     out: Annotated[Path, typer.Option(parser=folder, metavar="FOLDER", help="Folder of the report.")] = Path("report"),
+    cards: Annotated[
+        Path | None,
+        typer.Option(parser=folder, metavar="FOLDER", help="Folder for result cards: JSON files for a leaderboard."),
+    ] = None,
+    about: Annotated[
+        Path | None,
+        typer.Option(
+            parser=existing,
+            metavar="FILE",
+            help="YAML file of what the cards tell besides: by candidate, paper, authors, venue, link, changed.",
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Print the table of one results file or several, and write Markdown, CSV, LaTeX, JSON, PNG, SVG and one HTML page.
@@ -25,6 +37,7 @@ def report(
     [bold]Example:[/]
       radapt report results.sqlite --out report
       radapt report clip.sqlite llava.sqlite --out report
+      radapt report results.sqlite --cards cards
     """
     from radapt.reports import print_table, write_report
     from radapt.results import together, with_worst_cases
@@ -32,6 +45,6 @@ def report(
     with together(results) as source:
         rows = with_worst_cases(source)
         write_rows(json, rows)
-        written = write_report(results, out)
+        written = write_report(results, out, cards=cards, about=about)
         print_table(source, console)
     tell_written(*written)
