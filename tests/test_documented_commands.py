@@ -31,7 +31,7 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ELSEWHERE = re.compile(
     r"openai/|llava-hf/|Qwen/|hf-hub:|MODEL|\.\.\.|my/|/data|\.yaml|cuda|balanced|cifar|caltech|coco|pope|autoattack|photos"
 )
-RUN = ("adapt", "check", "tune", "evaluate", "report", "analyze", "finetune", "models")
+RUN = ("adapt", "check", "tune", "evaluate", "report", "analyze", "finetune", "leaderboard", "models")
 ADDED = {
     "check": {"--n": ["4"], "--attack": ["square"], "--option": ["steps=2"]},
     "evaluate": {"--n": ["4"], "--no-sanity": []},

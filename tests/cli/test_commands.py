@@ -124,7 +124,7 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
     assert {"report.html", "table.md", "results.json"} <= {path.name for path in Path("report").iterdir()}
     assert "wrote report/report.html" in result.output
 
-    Path("about.yaml").write_text("R-Adapt: {paper: What Makes VLMs Robust?}\n")
+    Path("about.yaml").write_text("R-Adapt: {paper: 'What Makes VLMs Robust?'}\n")
     result = run("report", "results.sqlite", "--out", "report", "--cards", "cards", "--about", "about.yaml")
     assert result.exit_code == 0, result.output
     (path,) = Path("cards").glob("r-adapt-linf-*.json")

@@ -106,7 +106,7 @@ def test_boards_are_chosen(page: Any) -> None:
 def test_what_others_typed_is_shown_as_text(page: Any) -> None:
     assert page.locator("h1").inner_text() == EVIL
     assert page.locator("img").count() == 0
-    cards = page.locator("article.card", has_text="100 % of the weights")
+    cards = page.locator("article.card", has_text="100 % of the vision encoder")
     assert cards.count() == 2
     assert f"radapt {EVIL}" in cards.first.inner_text()
     assert cards.first.locator("a").evaluate("e => e.onmouseover") is None

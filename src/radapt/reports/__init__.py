@@ -75,7 +75,8 @@ def write_report(
         cards: folder for result cards, too, one JSON file for each candidate and ball under which it was attacked;
             :func:`write_leaderboard` puts cards beside each other. None: no cards.
         about: what the cards tell of candidates besides, by their names: ``paper``, ``authors``, ``venue``, ``link``
-            and ``changed``, the share of the weights that is changed; or a YAML file that says so.
+            and ``changed``, the share of the vision encoder's weights that is changed (:meth:`radapt.Adapter.changed`);
+            or a YAML file that says so.
 
     Raises:
         SettingsError: an unknown format, or something is told of candidates that there are not, or without cards.

@@ -132,7 +132,7 @@ class About:
 
     Args:
         paper, authors, venue, link: where it was published; empty for nothing.
-        changed: share of the model's weights that it changes, in [0, 1]; None: not known.
+        changed: share of the vision encoder's weights that it changes, in [0, 1]; None: not known.
     """
 
     __pydantic_config__: ClassVar = STRICT

@@ -33,7 +33,7 @@ class Entry:
         rank: its place, from 1; None: it is not ranked, as ``doubts`` say.
         clean, robust, autoattack, transfer: its figures; of several transfers the lowest.
         attacks: the attacks that the robust figure is over, in words.
-        changed: share of the weights that it changes, in per cent.
+        changed: share of the vision encoder's weights that it changes, in per cent.
         doubts: what speaks against the robust figure.
     """
 
@@ -152,7 +152,7 @@ def _order(line: _Line) -> tuple[bool, bool, float, int]:
 
 def _shown(card: ResultCard) -> Mapping[str, str]:
     """What a card tells of its candidate, by name; what it does not tell is left out."""
-    changed = "" if card.about.changed is None else f"{100 * card.about.changed:.3g} % of the weights"
+    changed = "" if card.about.changed is None else f"{100 * card.about.changed:.3g} % of the vision encoder's weights"
     told = {
         "name": card.name,
         "paper": card.about.paper,
