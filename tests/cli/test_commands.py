@@ -43,8 +43,8 @@ TRIAL = {"alpha", "cutoff", "shares", "clean", "robust", "score"}
 TWIN = {
     "method", "options", "recipe", "model", "data", "n", "layers", "eps", "attack_steps", "step_size",
     "attack_momentum", "last_iterate", "steps", "batch_size", "accumulate", "workers", "optimizer", "lr", "warmup",
-    "warmup_steps", "weight_decay", "decayed", "clip", "ema", "precision", "seed", "device", "log", "first_loss",
-    "last_loss",
+    "warmup_steps", "weight_decay", "decayed", "clip", "ema", "precision", "seed", "device", "log", "report_to",
+    "first_loss", "last_loss",
 }  # fmt: skip
 
 
