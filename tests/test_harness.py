@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,38 +176,35 @@ def said(model: VLM, asked: Any) -> tuple[list[str], float]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what it imports warns about itself
+@pytest.mark.parametrize("name", ["micro/llava", "micro/qwen-vl"])
 def test_a_task_of_the_harness_gives_the_model_s_own_accuracy(
-    asked: Any, task: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, asked: Any, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lm_eval
+    import lm_eval.__main__
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(task / "cache"))
-    model = radapt.load("micro/qwen-vl")
     tasks = TaskManager(include_path=str(task), include_defaults=False)
-    for worn in (None, adapter(model)):
-        lm = harness.harness_model(model, worn, batch_size=4)
-        found = lm_eval.simple_evaluate(model=lm, tasks=["shapes-here"], task_manager=tasks, log_samples=True)
-        texts, right = said(model, asked)
-        assert found["results"]["shapes-here"]["exact_match,none"] == pytest.approx(right)
-        assert [each["resps"][0][0] for each in found["samples"]["shapes-here"]] == texts
-
-
-@pytest.mark.slow
-def test_the_harness_s_own_command_line_knows_the_model_type(bare: VLM, asked: Any, task: Path) -> None:
-    worn = adapter(bare)
+    model = radapt.load(name)
+    worn = adapter(model)
     worn.save_pretrained(task / "adapter")
-    words = (
-        f"--model radapt --model_args pretrained=micro/llava,adapter={task}/adapter --tasks shapes-here --batch_size 4"
-    )
-    where = ["--include_path", str(task), "--output_path", str(task / "found.json"), "--device", "cpu"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(task / "cache")}
-    command = [sys.executable, "-m", "radapt.harness", *words.split(), *where]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (path,) = task.glob("found*.json")
-    written = json.loads(path.read_text())
-    with worn.attach(bare):
-        _, right = said(bare, asked)
-    assert written["results"]["shapes-here"]["exact_match,none"] == pytest.approx(right)
-    assert written["config"]["adapter"] == worn.fingerprint
+    typed = {"pretrained": name, "adapter": f"{task}/adapter", "device": "cpu"}
+
+    def runs() -> None:
+        """What the command line does with its words."""
+        words = ",".join(f"{key}={value}" for key, value in typed.items())
+        given = {"": harness.harness_model(model, batch_size=4), worn.fingerprint: "radapt"}
+        for fingerprint, each in given.items():
+            more = {"model_args": words, "batch_size": 4} if isinstance(each, str) else {}
+            found = lm_eval.simple_evaluate(
+                model=each, tasks=["shapes-here"], task_manager=tasks, log_samples=True, **more
+            )
+            with worn.attach(model) if fingerprint else nullcontext():
+                texts, right = said(model, asked)
+            assert found["results"]["shapes-here"]["exact_match,none"] == pytest.approx(right)
+            assert [sample["resps"][0][0] for sample in found["samples"]["shapes-here"]] == texts
+            assert found["config"]["adapter"] == fingerprint
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", runs)
+    harness.main()  # which makes the model type known first
