@@ -266,8 +266,11 @@ def test_autoattack_stands_beside_where_it_ran(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite"
     with Results(path) as store:
         measure(store, setting("CLIP"), 150)
-        measure(store, setting("CLIP", source="self", attack="autoattack"), 40)
+        how = {"version": "robustvlm", "steps": 100}
+        measure(store, setting("CLIP", source="self", attack="autoattack", options=how), 40)
         measure(store, setting("CLIP", source="self", attack="low-frequency"), 30)
-    (result,) = cards(path, tmp_path)["CLIP"].results
-    assert result.autoattack.percent == 20
-    assert result.robust.percent == 15
+    card = cards(path, tmp_path)["CLIP"]
+    assert card.results[0].autoattack.percent == 20
+    assert card.results[0].robust.percent == 15
+    ((entry,),) = (board.entries for board in boards_of([card]))
+    assert (entry.version, entry.attacks) == ("robustvlm, 100 steps", "autoattack, low-frequency")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._shared import Json, console, existing, folder, tell_written, write_rows
+from ._shared import Json, console, existing, folder, refuse_unused, tell_written, write_rows
 
 __all__ = ["report"]
 
@@ -42,6 +42,8 @@ def report(
     from radapt.reports import print_table, write_report
     from radapt.results import together, with_worst_cases
 
+    if cards is None:
+        refuse_unused("without --cards", "about")
     with together(results) as source:
         rows = with_worst_cases(source)
         write_rows(json, rows)

@@ -33,6 +33,7 @@ class Entry:
         rank: its place, from 1; None: it is not ranked, as ``doubts`` say.
         clean, robust, autoattack, transfer: its figures; of several transfers the lowest.
         attacks: the attacks that the robust figure is over, in words.
+        version: which AutoAttack it was, in words; others than the standard one are weaker, or not comparable.
         changed: share of the vision encoder's weights that it changes, in per cent.
         doubts: what speaks against the robust figure.
     """
@@ -45,6 +46,7 @@ class Entry:
     autoattack: Attacked | None
     transfer: Attacked | None
     attacks: str
+    version: str
     changed: float | None
     doubts: tuple[str, ...]
 
@@ -136,11 +138,19 @@ def _entries(lines: Iterable[_Line]) -> tuple[Entry, ...]:
                 autoattack=result.autoattack,
                 transfer=min(result.transfer, key=lambda each: each.percent, default=None),
                 attacks=plain(", ".join(dict.fromkeys(each.attack for each in result.attacks))),
+                version=_version(result.autoattack),
                 changed=None if card.about.changed is None else 100 * card.about.changed,
                 doubts=tuple(map(plain, result.doubts)),
             )
         )
     return tuple(entries)
+
+
+def _version(attack: Attacked | None) -> str:
+    if attack is None:
+        return ""
+    version, steps = attack.options.get("version", attack.attack), attack.options.get("steps")
+    return plain(f"{version}, {steps} steps" if steps else str(version))
 
 
 def _order(line: _Line) -> tuple[bool, bool, float, int]:
