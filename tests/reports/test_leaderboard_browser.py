@@ -89,7 +89,7 @@ def test_the_order_is_white_box_and_flags_come_last(page: Any) -> None:
 def test_columns_are_sorted_within_each_board(page: Any) -> None:
     page.get_by_role("button", name="clean").click()
     assert names(page) == names(page, 3) == ["unattacked", EVIL, "FARE", "TeCoA"]
-    page.get_by_role("button", name="transfer").click()
+    page.get_by_role("button", name="transfer, not robustness").click()
     assert names(page)[0] == "unattacked"
     page.get_by_role("button", name="robust (white-box)").click()
     assert names(page)[-1] == "unattacked"
