@@ -1,6 +1,7 @@
 """Every command line of the documentation: that it is one, and, made small, that it runs.
 
-Commands that need a model, a dataset or an account elsewhere, a GPU, or hours, are parsed, and the names in them looked up.
+Commands that need a model, a dataset or an account elsewhere, a GPU, or hours, are parsed, and the names in them looked
+up.
 """
 
 from __future__ import annotations
