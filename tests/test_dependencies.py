@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Names of packages where they are not those of their modules.
-PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "open_clip": "open-clip-torch"}
+PACKAGES = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "open_clip": "open-clip-torch",
+    "lm_eval": "lm-eval",
+}
 # Modules of a package that another one always brings along.
 COMES_WITH = {"annotated-types": "pydantic", "pydantic-core": "pydantic", "markupsafe": "jinja2"}
 # Torch's own module imports it.

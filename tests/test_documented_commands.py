@@ -1,6 +1,7 @@
 """Every command line of the documentation: that it is one, and, made small, that it runs.
 
-Commands that need a model or a dataset from elsewhere, a GPU, or hours, are parsed, and the names in them looked up.
+Commands that need a model, a dataset or an account elsewhere, a GPU, or hours, are parsed, and the names in them looked
+up.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ELSEWHERE = re.compile(
-    r"openai/|llava-hf/|Qwen/|hf-hub:|MODEL|\.\.\.|my/|/data|\.yaml|cuda|balanced|cifar|caltech|coco|pope|autoattack|photos"
+    r"openai/|llava-hf/|Qwen/|hf-hub:|MODEL|\.\.\.|my/|/data|\.yaml|cuda|balanced|cifar|caltech|coco|pope|autoattack|photos|wandb"
 )
-RUN = ("adapt", "check", "tune", "evaluate", "report", "analyze", "finetune", "models")
+RUN = ("adapt", "check", "tune", "evaluate", "report", "analyze", "finetune", "leaderboard", "models")
 ADDED = {
     "check": {"--n": ["4"], "--attack": ["square"], "--option": ["steps=2"]},
     "evaluate": {"--n": ["4"], "--no-sanity": []},

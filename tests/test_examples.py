@@ -29,7 +29,10 @@ SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 DEFENCE = EXAMPLES / "03_your_own_defence.ipynb"
 PAGES = ("docs/index", "docs/concepts", "docs/finetuning")
-SLOW_PAGES = ("README", "docs/quickstart", "docs/analysis", "docs/extending", "docs/method", "docs/checking")
+SLOW_PAGES = (
+    *("README", "docs/quickstart", "docs/analysis", "docs/extending", "docs/method", "docs/checking"),
+    "docs/leaderboard",
+)
 BLOCK = re.compile(r"^((?:<!--.*?-->\n)*)```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CHANGE = re.compile(r"<!-- in the tests: (.+?) -> (.+?) -->")
 LEFT_OUT = "<!-- not run: "

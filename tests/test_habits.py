@@ -102,3 +102,29 @@ def test_the_hooks_run_the_tools_of_the_virtual_environment() -> None:
 
 def test_the_citation_has_the_version() -> None:
     assert read(ROOT / "CITATION.cff")["version"] == radapt.__version__
+
+
+def test_the_containers_and_the_makefile_install_one_torch() -> None:
+    makefile = re.search(r"^TORCH \?= torch==(.+)$", MAKEFILE, re.MULTILINE)
+    assert makefile is not None
+    assert re.findall(r"^ARG TORCH=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE) == [
+        makefile[1]
+    ]
+    assert f'"torch=={makefile[1]}"' in (ROOT / "examples/space/Dockerfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "examples/space/Dockerfile"])
+def test_a_container_is_built_from_what_the_context_holds(name: str) -> None:
+    """``.dockerignore`` leaves everything out but what it names after an exclamation mark."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    copied = {source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
+    assert copied <= {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_the_container_has_extras_that_there_are() -> None:
+    extras = re.search(r"^ARG EXTRAS=(.+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])

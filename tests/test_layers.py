@@ -18,7 +18,7 @@ LAYERS = (
     {"ui"},
     {"experiments"},
     {"analysis"},
-    {"finetuning", "evaluation", "micro"},
+    {"finetuning", "evaluation", "harness", "micro"},
     {"adapters"},
     {"models", "data", "attacks"},
     {"reports"},

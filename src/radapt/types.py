@@ -31,6 +31,7 @@ __all__ = [
     "Pixels",
     "Precision",
     "ReplacementOrder",
+    "ReportTo",
     "Split",
 ]
 
@@ -63,6 +64,8 @@ Decayed = Literal["matrices", "all"]
 """Parameters that weight decay applies to: those of two dimensions or more, or all."""
 Precision = Literal["float32", "bfloat16"]
 """Of the attack and the loss of a fine-tuning; weights stay in float32."""
+ReportTo = Literal["tensorboard", "wandb"]
+"""What keeps the log of a training."""
 ReplacementOrder = Literal["progressive", "single", "reverse", "interpolation"]
 Split = Literal["train", "validation", "test"]
 Executor = Literal["local", "ray"]

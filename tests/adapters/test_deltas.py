@@ -338,3 +338,17 @@ def test_what_peft_cannot_hold_is_refused(tiny_vlm: VLM, twin: VLM, tmp_path: Pa
             Adapter.from_peft(folder, tiny_vlm)
     with pytest.raises(AdapterError, match="cannot read the LoRA"):
         Adapter.from_peft(tmp_path / "nowhere", tiny_vlm)
+
+
+def test_the_share_of_changed_weights_is_that_of_the_encoder(tiny_vlm: VLM, twin: VLM) -> None:
+    encoder = dict(tiny_vlm.tower.root.named_parameters())
+    adapter = radapt.graft(tiny_vlm, twin, weights="block:0", rank=1)
+    block = sum(weight.numel() for name, weight in encoder.items() if name in adapter.deltas)
+    assert adapter.changed(tiny_vlm) == pytest.approx(block / sum(weight.numel() for weight in encoder.values()))
+    assert 0 < adapter.changed(tiny_vlm) < 1
+    with adapter.attach(tiny_vlm):
+        assert 0 < adapter.changed(tiny_vlm) < 1
+    assert radapt.training_free(tiny_vlm).changed(tiny_vlm) == 0
+    other = Adapter(adapter.settings, deltas={"no.such.weight": torch.zeros(1)})
+    with pytest.raises(AdapterError, match=r"no weight 'no\.such\.weight'"):
+        other.changed(tiny_vlm)

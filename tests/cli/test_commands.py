@@ -34,12 +34,17 @@ ADAPTER = {
 TRAINED = {
     "loss", "adversary", "images", "eps", "attack", "steps", "batch", "lr", "seed", "first_loss", "last_loss",
 }  # fmt: skip
+CARD = {
+    "card", "name", "model", "adapter", "settings", "about", "norm", "eps", "source", "results", "versions", "commands",
+    "date", "paper", "authors", "venue", "link", "changed", "task", "dataset", "split", "metric", "planned", "clean",
+    "robust", "attacks", "transfer", "flags", "checked", "percent", "low", "high", "n", "attack", "options",
+}  # fmt: skip
 TRIAL = {"alpha", "cutoff", "shares", "clean", "robust", "score"}
 TWIN = {
     "method", "options", "recipe", "model", "data", "n", "layers", "eps", "attack_steps", "step_size",
     "attack_momentum", "last_iterate", "steps", "batch_size", "accumulate", "workers", "optimizer", "lr", "warmup",
-    "warmup_steps", "weight_decay", "decayed", "clip", "ema", "precision", "seed", "device", "log", "first_loss",
-    "last_loss",
+    "warmup_steps", "weight_decay", "decayed", "clip", "ema", "precision", "seed", "device", "log", "report_to",
+    "first_loss", "last_loss",
 }  # fmt: skip
 
 
@@ -118,6 +123,28 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
     assert read("again.json") == rows
     assert {"report.html", "table.md", "results.json"} <= {path.name for path in Path("report").iterdir()}
     assert "wrote report/report.html" in result.output
+
+    Path("about.yaml").write_text("R-Adapt: {paper: 'What Makes VLMs Robust?'}\n")
+    result = run("report", "results.sqlite", "--out", "report", "--cards", "cards", "--about", "about.yaml")
+    assert result.exit_code == 0, result.output
+    (path,) = Path("cards").glob("r-adapt-linf-*.json")
+    card = read(str(path))
+    (kept,) = [each["robust"]["percent"] for each in card["results"] if each["dataset"] == "shapes"]
+    assert kept == min(row["percent"] for row in rows if row["method"] == "R-Adapt" and row["dataset"] == "shapes")
+    assert card["about"] == {"paper": "What Makes VLMs Robust?", "authors": "", "venue": "", "link": "", "changed": 0.0}
+    assert keys(card) == CARD == documented("Result cards")
+    result = run("leaderboard", "cards", "--out", "page.html", "--title", "Here")
+    assert result.exit_code == 0, result.output
+    assert "<h1>Here</h1>" in Path("page.html").read_text()
+
+
+def keys(value: Any) -> set[str]:
+    """The keys of a card and of its parts, the names that settings, flags and versions have left out."""
+    if isinstance(value, list):
+        return set().union(*map(keys, value))
+    free = ("settings", "options", "flags", "versions")
+    own = value if isinstance(value, dict) else {}
+    return set(own).union(*(keys(each) for name, each in own.items() if name not in free))
 
 
 def test_the_command_gives_the_figures_of_the_library(run: Run, model: str) -> None:

@@ -13,7 +13,7 @@ from radapt.cli.main import app
 
 COMMANDS = (
     *("adapt", "analyze", "attacks", "check", "datasets", "demo", "evaluate", "finetune"),
-    *("merge", "micro photos", "micro train", "models", "report", "reproduce", "search", "tune", "ui"),
+    *("leaderboard", "merge", "micro photos", "micro train", "models", "report", "reproduce", "search", "tune", "ui"),
 )
 
 

@@ -98,8 +98,9 @@ def test_the_terminal_table_shows_the_results(results_file: Path) -> None:
 
 def test_exports_are_declared() -> None:
     assert sorted(reports.__all__) == [
-        "Claim", "FORMATS", "Figure", "Part", "claims_of", "curves", "draw_plot", "figures_of", "print_table",
-        "write_experiments", "write_plots", "write_report",
+        "About", "Claim", "FORMATS", "Figure", "Part", "ResultCard", "cards_of", "claims_of", "curves", "draw_plot",
+        "figures_of", "print_table", "read_cards", "write_experiments", "write_leaderboard", "write_plots",
+        "write_report",
     ]  # fmt: skip
     assert all(hasattr(reports, name) for name in reports.__all__)
 

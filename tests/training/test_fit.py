@@ -470,14 +470,6 @@ def test_the_log_of_a_resumed_run_holds_every_step_once(tmp_path: Path) -> None:
     assert [value for _, value in found] == pytest.approx(history)
 
 
-def test_a_log_without_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    parameters, loss = problem()
-    with pytest.raises(SettingsError, match=r'pip install "radapt\[log\]"'):
-        fit(parameters, loss, SCHEDULE, label="test", log=tmp_path, quiet=True)
-    fit(parameters, loss, SCHEDULE, label="test", quiet=True)
-
-
 def test_one_process_needs_no_accelerate_and_several_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)

@@ -129,6 +129,18 @@ class Adapter:
         while self._attachments:
             self._attachments.pop().detach()
 
+    def changed(self, model: VLM | nn.Module) -> float:
+        """Share of the weights of a model's vision encoder that it changes, in [0, 1].
+
+        Raises:
+            AdapterError: the encoder has no such weight.
+        """
+        sizes = {name: weight.numel() for name, weight in tower_of(model).root.named_parameters()}
+        for name in self.deltas:
+            if name not in sizes:
+                raise AdapterError(f"the vision encoder has no weight {name!r}; the adapter is for another model")
+        return sum(sizes[name] for name in self.deltas) / sum(sizes.values())
+
     def merge(self, model: VLM) -> VLM:
         """A copy of a model with the deltas in its weights: a plain model, to be saved and served as one.
 

@@ -13,7 +13,7 @@ from radapt.text import one_line
 from ._shared import DataRoot, Device, Json, Quiet, console, folder, named, split_names, split_numbers
 
 if TYPE_CHECKING:
-    from radapt.types import Decayed, OptimizerName, Precision
+    from radapt.types import Decayed, OptimizerName, Precision, ReportTo
 
 __all__ = ["finetune"]
 
@@ -72,8 +72,9 @@ def finetune(
     half: Annotated[bool, typer.Option(help="Store the weights in float16.")] = False,
     device: Device = "cpu",
     log: Annotated[
-        Path | None, typer.Option(parser=folder, metavar="FOLDER", help="Folder of a log for TensorBoard.")
+        Path | None, typer.Option(parser=folder, metavar="FOLDER", help="Folder of a log of the training.")
     ] = None,
+    report_to: Annotated[str, typer.Option(help="What keeps the log: tensorboard or wandb.")] = "tensorboard",
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -125,6 +126,7 @@ def finetune(
         out=out,
         half=half,
         log=log,
+        report_to=cast("ReportTo", report_to),
         quiet=quiet,
     )
     if not workers().main:

@@ -9,7 +9,22 @@ import typer
 
 from radapt._version import __version__
 
-from . import adapt, analyze, catalogue, check, demo, evaluate, finetune, merge, micro, report, reproduce, search, ui
+from . import (
+    adapt,
+    analyze,
+    catalogue,
+    check,
+    demo,
+    evaluate,
+    finetune,
+    leaderboard,
+    merge,
+    micro,
+    report,
+    reproduce,
+    search,
+    ui,
+)
 from ._commands import Command, Commands
 
 __all__ = ["app", "main"]
@@ -52,6 +67,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "search": search.search,
     "merge": merge.merge,
     "report": report.report,
+    "leaderboard": leaderboard.leaderboard,
     "ui": ui.ui,
     "models": catalogue.models,
     "datasets": catalogue.datasets,

@@ -17,8 +17,8 @@ from radapt.fingerprint import code_digest, digest
 from radapt.io import check_writable, checkpoint_path, digest_of
 from radapt.models import VLM, load, zero_shot
 from radapt.numbers import check_seed, number, whole
-from radapt.training import epoch_rows, fit, steps_within, workers
-from radapt.types import Classifier, Decayed, OptimizerName, Precision
+from radapt.training import check_log, epoch_rows, fit, steps_within, workers
+from radapt.types import Classifier, Decayed, OptimizerName, Precision, ReportTo
 
 from ._layers import open_layers
 from ._method import Method, Twin, make
@@ -75,6 +75,7 @@ def finetune(
     half: bool = False,
     checkpoint: str | Path | None = None,
     log: str | Path | None = None,
+    report_to: ReportTo = "tensorboard",
     quiet: bool = False,
 ) -> FineTuned:
     """Fine-tune a copy of a model's vision tower on adversarial images; the model itself is not changed.
@@ -117,7 +118,8 @@ def finetune(
         half: whether saved weights are in float16.
         checkpoint: file to resume from when the training is killed, by default beside ``out``; removed when the twin is
             saved there, and only then: without ``out`` it stays, and gives the same twin again.
-        log: folder for TensorBoard.
+        log: folder of a log of the training.
+        report_to: what keeps it: ``tensorboard``, or ``wandb`` (Weights & Biases, sent as its own settings say).
         quiet: no progress bar.
 
     Returns:
@@ -148,6 +150,7 @@ def finetune(
     folder = None if out is None else check_writable(out, folder=True)
     file = checkpoint_path(folder) if checkpoint is None and folder is not None else checkpoint
     file = None if file is None else check_writable(file)
+    check_log(report_to, log)
     events = None if log is None else check_writable(log, folder=True)
     group = workers()
     if group.device is not None and device != "cpu":
@@ -212,7 +215,7 @@ def finetune(
     history = fit(
         trained.parameters, loss, schedule, label=label, dual=dual, checkpoint=file,
         every=-(-20 // chosen.updates) * chosen.updates,  # never between two steps on the same images
-        settings=settings, log=events, quiet=quiet,
+        settings=settings, log=events, report_to=report_to, quiet=quiet,
     )  # fmt: skip
     trained.close()
     tuned.model.requires_grad_(False)
@@ -229,6 +232,7 @@ def finetune(
         "seed": seed,
         "device": str(vlm.device),
         "log": None if log is None else str(log),
+        "report_to": None if log is None else report_to,
         "first_loss": history[0],
         "last_loss": sum(history[-20:]) / len(history[-20:]),
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -14,27 +15,35 @@ from radapt.results import Results, together, with_worst_cases
 from radapt.results.sweep import curves
 
 from . import html
+from ._card import About, ResultCard, read_about, read_cards
 from ._files import write
 from ._rank import ranked
 from ._render import csv_text, latex_text, markdown_text, terminal
 from ._style import png, svg
+from .cards import cards_of, file_names
 from .claims import Claim, Figure, claims_of, figures_of
 from .experiments import Part, write_experiments
 from .figures import draw_plot, write_plots
+from .leaderboard import write_leaderboard
 from .table import Table, rows, tabulate
 from .tradeoff import can_draw, draw_tradeoff
 
 __all__ = [
     "FORMATS",
+    "About",
     "Claim",
     "Figure",
     "Part",
+    "ResultCard",
+    "cards_of",
     "claims_of",
     "curves",
     "draw_plot",
     "figures_of",
     "print_table",
+    "read_cards",
     "write_experiments",
+    "write_leaderboard",
     "write_plots",
     "write_report",
 ]
@@ -44,7 +53,12 @@ FORMATS = ("md", "csv", "tex", "json", "png", "svg", "html")
 
 
 def write_report(
-    path: str | Path | Sequence[str | Path], out: str | Path, *, formats: Sequence[str] = FORMATS
+    path: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    cards: str | Path | None = None,
+    about: str | Path | Mapping[str, About | Mapping[str, object]] | None = None,
 ) -> list[Path]:
     """Write the report of a results file, or of several as one, and return what was written.
 
@@ -58,17 +72,31 @@ def write_report(
         path: the results file, or several.
         out: folder of the report, created when missing.
         formats: some of ``FORMATS``.
+        cards: folder for result cards, too, one JSON file for each candidate and ball under which it was attacked;
+            :func:`write_leaderboard` puts cards beside each other. None: no cards.
+        about: what the cards tell of candidates besides, by their names: ``paper``, ``authors``, ``venue``, ``link``
+            and ``changed``, the share of the vision encoder's weights that is changed (:meth:`radapt.Adapter.changed`);
+            or a YAML file that says so.
 
     Raises:
-        SettingsError: an unknown format.
-        ResultsError: the results file is missing, unusable or empty, or the folder cannot be written.
+        SettingsError: an unknown format, or something is told of candidates that there are not, or without cards.
+        ResultsError: the results file is missing, unusable or empty, a folder cannot be written, or there are to be
+            cards though nothing was attacked.
     """
+    if about is not None and cards is None:
+        raise SettingsError("about is for result cards; name their folder, too: cards")
+    told = read_about(about)
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
     with together(path) as store:
         content = html.content_of(store) if "html" in formats else None
         results = content.results if content else with_worst_cases(store)
+        made = [] if cards is None else cards_of(results, store, told)
+    card_files = {
+        name: (json.dumps(asdict(card), indent=2) + "\n").encode()
+        for name, card in zip(file_names(made), made, strict=True)
+    }
     table = ranked(tabulate(results))
     makers: dict[str, Callable[[], dict[str, bytes]]] = {
         "md": lambda: {"table.md": markdown_text(table).encode()},
@@ -82,8 +110,9 @@ def write_report(
     chosen = [name for name in FORMATS if name in formats]
     if not set(chosen) <= {"png", "svg"} and not can_draw(table):
         chosen = [name for name in chosen if name not in ("png", "svg")]
-    contents = {name: made for kind in chosen for name, made in makers[kind]().items()}
-    return write(Path(out), contents)
+    contents = {name: content for kind in chosen for name, content in makers[kind]().items()}
+    written = write(Path(out), contents)
+    return written if cards is None else [*written, *write(Path(cards), card_files)]
 
 
 def print_table(store: Results, console: Console) -> None:

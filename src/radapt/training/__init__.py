@@ -3,7 +3,21 @@
 from .checkpoint import resume, save
 from .distributed import Workers, workers
 from .fit import epoch_rows, fit
+from .log import Log, check_log, open_log
 from .schedule import Dual, Schedule
 from .speed import steps_within
 
-__all__ = ["Dual", "Schedule", "Workers", "epoch_rows", "fit", "resume", "save", "steps_within", "workers"]
+__all__ = [
+    "Dual",
+    "Log",
+    "Schedule",
+    "Workers",
+    "check_log",
+    "epoch_rows",
+    "fit",
+    "open_log",
+    "resume",
+    "save",
+    "steps_within",
+    "workers",
+]

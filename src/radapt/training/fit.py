@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,11 @@ from torch import Tensor
 from radapt._version import __version__
 from radapt.errors import CheckError, SettingsError
 from radapt.numbers import whole
+from radapt.types import ReportTo
 
 from .checkpoint import resume, save
 from .distributed import Workers, workers
+from .log import open_log
 from .schedule import Dual, Schedule
 
 __all__ = ["epoch_rows", "fit"]
@@ -41,6 +41,7 @@ def fit(
     look: int = 1,
     settings: Mapping[str, object] | None = None,
     log: Path | None = None,
+    report_to: ReportTo = "tensorboard",
     quiet: bool = False,
 ) -> list[float]:
     """Minimise ``loss(batch)`` over the parameters and return the loss of every step.
@@ -63,7 +64,8 @@ def fit(
         look: steps between looks at the loss and the gradient. Each look waits for the device: on a GPU, whose work is
             queued ahead, a larger number keeps it busy. The training is the same; what is not finite is seen later.
         settings: what else the training depends on (plain values); a checkpoint of other settings is refused.
-        log: folder for TensorBoard: loss, learning rate and norm of the gradient (before clipping) at every step.
+        log: folder of a log: loss, learning rate and norm of the gradient (before clipping) at every step.
+        report_to: what keeps it: ``tensorboard`` or ``wandb``; see :func:`radapt.training.open_log`.
         quiet: no progress bar.
 
     Raises:
@@ -89,7 +91,8 @@ def fit(
         TextColumn("loss {task.fields[loss]:.4g}"),
     )
     progress = Progress(*columns, disable=quiet or not group.main)
-    with _writer(log if group.main else None, len(history)) as writer, progress:
+    kept = open_log(log if group.main else None, report_to, step=len(history), settings=recipe, quiet=quiet)
+    with kept as logged, progress:
         task = progress.add_task(label, total=schedule.steps, completed=len(history), loss=float("nan"))
         unseen = list[tuple[Tensor, Tensor, float]]()
         for step in range(len(history), schedule.steps):
@@ -109,9 +112,9 @@ def fit(
             unseen.append((value, norm, rate))
             if len(unseen) >= look or (step + 1) % every == 0 or step + 1 == schedule.steps:
                 for scalars in _looked_at(label, len(history), unseen, schedule.lr):
-                    if writer is not None:
-                        for tag, scalar in zip(("loss", "gradient_norm", "learning_rate"), scalars, strict=True):
-                            writer.add_scalar(tag, scalar, len(history))
+                    if logged is not None:
+                        named = zip(("loss", "gradient_norm", "learning_rate"), scalars, strict=True)
+                        logged.add(dict(named), len(history))
                     history.append(scalars[0])
                 unseen.clear()
                 progress.update(task, completed=len(history), loss=sum(history[-20:]) / len(history[-20:]))
@@ -123,8 +126,8 @@ def fit(
                 continue
             _check_finite(f"{label}: after step {step} with lr {schedule.lr}", {**parameters, **means, **duals})
             if checkpoint is not None and group.main:
-                if writer is not None:
-                    writer.flush()  # what a resumed run does not repeat must be in the log
+                if logged is not None:
+                    logged.flush()  # what a resumed run does not repeat must be in the log
                 save(checkpoint, tensors, optimizer, recipe, history)
     with torch.no_grad():
         for name, mean in means.items():
@@ -212,14 +215,3 @@ def _averages(
         total, sums = total / accumulate, [gradient / accumulate for gradient in sums]
     group.average([total, *sums])
     return total, sums
-
-
-def _writer(folder: Path | None, step: int) -> Any:
-    """A writer of TensorBoard that goes on at a step; nothing without a folder."""
-    if folder is None:
-        return nullcontext()
-    try:
-        tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
-    except ImportError as error:
-        raise SettingsError('a log needs tensorboard: pip install "radapt[log]"') from error
-    return closing(tensorboard.SummaryWriter(str(folder), purge_step=step))
