@@ -125,7 +125,8 @@ with radapt.Results("eight-bits.sqlite", read_only=True) as store:
 """
     [printed] = run(ROOT / "docs" / "howto" / "eight-bits.md", tmp_path, after=after)
     found = {(method, kind) for method, kind, _ in json.loads(printed.splitlines()[-1])}
-    methods = re.findall(r'^    "(.+)": ', (ROOT / "docs/howto/eight-bits.md").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "howto" / "eight-bits.md").read_text(encoding="utf-8")
+    methods = re.findall(r'^    "(.+)": ', page, re.MULTILINE)
     assert len(methods) == 6
     assert {(method, kind) for method in methods for kind in ("clean", "white-box")} <= found
 

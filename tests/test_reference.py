@@ -105,4 +105,5 @@ def test_the_table_of_model_families_is_what_the_code_says() -> None:
         about = first.partition(":")[2] or first
         kinds = ", ".join(f"`{kind}`" for kind in types)
         rows.append(f"| `{name}` | {about.strip()} | {kinds} | {'yes' if loads else ''} | yes |")
-    assert "\n".join(rows) in (DOCS / "models.md").read_text(encoding="utf-8"), "docs/models.md lacks:\n" + "\n".join(rows)
+    table = "\n".join(rows)
+    assert table in (DOCS / "models.md").read_text(encoding="utf-8"), f"docs/models.md lacks\n{table}"

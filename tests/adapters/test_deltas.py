@@ -365,7 +365,7 @@ quantised = pytest.mark.parametrize("quantise", [packed, stored])
 
 
 @quantised
-def test_deltas_of_quantised_weights_are_refused_with_the_way_that_works(tiny_vlm: VLM, twin: VLM, quantise: Any) -> None:
+def test_deltas_of_quantised_weights_are_refused_with_what_works(tiny_vlm: VLM, twin: VLM, quantise: Any) -> None:
     adapter = graft(tiny_vlm, twin, weights="block:0").change(cutoff=0.3)
     small = quantise(tiny_vlm)
     with pytest.raises(AdapterError, match=r"few bits|of type torch\.int8") as found:

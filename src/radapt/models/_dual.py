@@ -131,7 +131,7 @@ class DualEncoder(Contrastive):
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
         if self.processor is None:
-            raise ModelError(f"{self.name} came without an image processor; pass one: radapt.load(model, processor=...)")
+            raise ModelError(f"{self.name} came without an image processor; pass one: load(model, processor=...)")
         values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
         return torch.as_tensor(values, device="cpu").clamp(0, 1)
 
