@@ -1,7 +1,7 @@
 """Run the notebooks of examples/ and write each, with what it prints and draws, as a page of docs/tutorials/.
 
-``python scripts/tutorials.py`` runs all of them, on micro models, in some minutes on two cores; with ``03``, those whose
-names begin so.
+``python scripts/tutorials.py`` runs all of them, on micro models, in some minutes on two cores; with ``03``, those
+whose names begin so.
 """
 
 from __future__ import annotations
