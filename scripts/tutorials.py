@@ -55,7 +55,8 @@ def run(source: str, name: str, names: dict[str, Any]) -> tuple[str, list[Any]]:
     elif value is not None:
         printed.write(repr(value))
     plt.close("all")
-    return printed.getvalue().strip(), figures
+    lines = (line.rstrip() for line in printed.getvalue().splitlines())
+    return "\n".join(lines).strip(), figures
 
 
 def save(figure: Any, path: Path) -> None:
