@@ -65,14 +65,14 @@ format: $(READY) ## bring the code into style
 check: lint test-all docs ## everything that a change must pass
 
 docs: $(DOCS_READY) ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict
 
 hooks: $(READY) ## check style and types at every commit (installs pre-commit)
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-warn-conflicts pre-commit
 	$(BIN)/pre-commit install
 
 clean: ## remove what was built; the virtual environment stays (delete .venv to start afresh)
-	rm -rf site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf site dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
-DEFENCE = EXAMPLES / "03_your_own_defence.ipynb"
+THROUGH = EXAMPLES / "02_attack_through_a_defence.ipynb"
+TUTORIALS = ROOT / "docs" / "tutorials"
 PAGES = ("docs/index", "docs/concepts", "docs/finetuning")
 SLOW_PAGES = (
     *("README", "docs/quickstart", "docs/analysis", "docs/extending", "docs/method", "docs/checking"),
@@ -134,14 +135,18 @@ def test_defences_are_compared_on_a_folder_of_images(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path != DEFENCE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path != THROUGH], ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_notebook(path, monkeypatch)
+    names = run_notebook(path, monkeypatch)
+    figures = {(result.setting.method, result.kind): result.percent for result in names["results"]}
+    robust = {method: percent for (method, kind), percent in figures.items() if kind == "white-box"}
+    assert min(robust, key=robust.__getitem__) in ("CLIP", "Original")
+    assert max(robust.values()) > min(robust.values())
 
 
 @pytest.mark.slow
 def test_the_notebook_shows_what_a_masked_gradient_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = run_notebook(DEFENCE, monkeypatch)
+    names = run_notebook(THROUGH, monkeypatch)
     _, masked, worst = names["masked"]
     honest = names["honest"][-1]
     assert masked.kind == honest.kind == "white-box"
@@ -149,6 +154,27 @@ def test_the_notebook_shows_what_a_masked_gradient_hides(monkeypatch: pytest.Mon
     assert honest.percent < masked.percent / 2
     assert worst.setting.attack == WORST_CASE
     assert worst.percent < masked.percent / 2  # the checks find what the attack does not
+    assert names["chance"]["EOT, 8 passes"] < names["chance"]["single passes"] < names["chance"]["clean"]
+    assert "trusted: no" in names["found"].text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_is_made_of_its_cells(path: Path) -> None:
+    page = (TUTORIALS / f"{path.stem}.md").read_text(encoding="utf-8")
+    content = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in content if cell["cell_type"] == "code"]
+    again = f"python scripts/tutorials.py {path.stem[:2]}"
+    assert [found.rstrip("\n") for _, found in BLOCK.findall(page)] == code, f"the notebook was changed since: {again}"
+    prose = ["".join(cell["source"]) for cell in content if cell["cell_type"] == "markdown"]
+    assert all(re.sub(r"\]\(.*?\)", "", text) in re.sub(r"\]\(.*?\)", "", page) for text in prose), again
+
+
+def test_what_the_pages_of_notebooks_hold_is_small() -> None:
+    pictures = sorted(TUTORIALS.glob("*.png"))
+    assert {path.name for path in pictures} == set(
+        re.findall(r"\]\((\S+\.png)\)", "".join(path.read_text(encoding="utf-8") for path in TUTORIALS.glob("*.md")))
+    )
+    assert all(path.stat().st_size < 100_000 for path in pictures)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

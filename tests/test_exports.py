@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from jaxtyping import TypeCheckError
 
 SOURCE = Path(__file__).parents[1] / "src" / "radapt"
 FILES = sorted(SOURCE.rglob("*.py"))
-REFERENCE = SOURCE.parents[1] / "docs" / "reference.md"
 MOST = 30
 
 
@@ -112,15 +110,6 @@ def test_the_package_shows_nothing_else() -> None:
     assert all(getattr(radapt, name) is importlib.import_module(f"radapt.{name}") for name in packages)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = radapt.no_such_name
-
-
-def test_every_public_name_has_an_entry_in_the_reference() -> None:
-    import radapt
-
-    pages = re.findall(r"^::: (\S+)", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
-    homes = {name: getattr(getattr(radapt, name), "__module__", "") for name in radapt.__all__}
-    covered = {name for name, home in homes.items() if any(f"{home}.".startswith(f"{page}.") for page in pages)}
-    assert set(homes) - covered - {"__version__"} == set()
 
 
 def test_shapes_in_signatures_are_checked_at_run_time() -> None:

@@ -22,6 +22,8 @@ from radapt.models import VLM, LowRank, difference, full, interpolated, low_rank
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # of PEFT
+    pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning"),
 ]
 
 PIXELS = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -352,3 +354,61 @@ def test_the_share_of_changed_weights_is_that_of_the_encoder(tiny_vlm: VLM, twin
     other = Adapter(adapter.settings, deltas={"no.such.weight": torch.zeros(1)})
     with pytest.raises(AdapterError, match=r"no weight 'no\.such\.weight'"):
         other.changed(tiny_vlm)
+
+
+def packed(model: VLM) -> VLM:
+    """The model with the linear maps of its vision encoder in 8 bits, as torch.ao packs them."""
+    from torch.ao.quantization import quantize_dynamic
+
+    twin = copy.copy(model)
+    twin.model = quantize_dynamic(model.model, {torch.nn.Linear}, dtype=torch.qint8)
+    return twin
+
+
+def stored(model: VLM) -> VLM:
+    """The model with weights of linear maps that are stored as int8, as bitsandbytes stores them."""
+    twin = copy.copy(model)
+    twin.model = copy.deepcopy(model.model)
+    for module in twin.model.vision_model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight = torch.nn.Parameter(module.weight.detach().to(torch.int8), requires_grad=False)
+    return twin
+
+
+quantised = pytest.mark.parametrize("quantise", [packed, stored])
+
+
+@quantised
+def test_deltas_of_quantised_weights_are_refused_with_what_works(tiny_vlm: VLM, twin: VLM, quantise: Any) -> None:
+    adapter = graft(tiny_vlm, twin, weights="block:0").change(cutoff=0.3)
+    small = quantise(tiny_vlm)
+    with pytest.raises(AdapterError, match=r"few bits|of type torch\.int8") as found:
+        adapter.attach(small)
+    assert "merge(model)" in str(found.value)
+    assert not radapt.attached(small)
+
+
+def test_deltas_that_are_merged_before_it_are_quantised_and_the_rest_is_attached(tiny_vlm: VLM, twin: VLM) -> None:
+    adapter = graft(tiny_vlm, twin, weights="block:0").change(cutoff=0.3)
+    small = packed(adapter.change(cutoff=None, alpha=0).merge(tiny_vlm))
+    rest = Adapter(adapter.settings, adapter.anchor)
+    with adapter.attach(tiny_vlm):
+        expected = embedded(tiny_vlm)
+    without = torch.cosine_similarity(embedded(small), expected)
+    with rest.attach(small):
+        whole = torch.cosine_similarity(embedded(small), expected)
+    assert (whole > without).all()
+    assert whole.min() > 0.95
+    assert not radapt.attached(small)
+
+
+@quantised
+def test_a_model_that_was_quantised_with_deltas_in_it_stays_defended(tiny_vlm: VLM, twin: VLM, quantise: Any) -> None:
+    with graft(tiny_vlm, twin, weights="block:0").attach(tiny_vlm):
+        small = quantise(tiny_vlm)
+    with pytest.raises(AdapterError, match="quantised with an adapter on it"):
+        radapt.detach(small)
+    with pytest.raises(AdapterError, match="quantised with an adapter on it"):
+        small.model.state_dict()
+    assert radapt.attached(small)
+    assert not radapt.attached(tiny_vlm)

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 from PIL import Image
 from tests.models.generative import BUILDERS
+from tests.tiny import tiny_clip
 from torch import nn
 
 import radapt
@@ -459,3 +460,15 @@ def test_what_keeps_a_model_from_being_fetched_is_said(tmp_path: Path, monkeypat
     Hub(monkeypatch, error=HFValidationError("Repo id must not contain '--'."))
     with pytest.raises(ModelError, match=r"cannot fetch 'so--me/thing' from the hub: Repo id must not"):
         radapt.load("so--me/thing")
+
+
+def test_a_model_of_two_encoders_without_an_image_processor_normalises_and_says_what_it_lacks() -> None:
+    from radapt.models import DualEncoder
+    from radapt.models.hf_clip import tower
+
+    whole = tiny_clip()
+    bare = DualEncoder("bare", whole.model, whole.tokenizer, None, tower=tower)
+    assert bare.tower.mean == tower(whole.model).mean
+    assert bare.encode_image(torch.rand(2, 3, 48, 48)).isfinite().all()
+    with pytest.raises(ModelError, match="came without an image processor"):
+        bare.preprocess(Image.new("RGB", (60, 48)))

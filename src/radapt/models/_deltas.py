@@ -13,6 +13,11 @@ from radapt.registry import nearest
 
 __all__ = ["Delta", "LowRank", "WeightChange", "difference", "full", "low_rank", "scaled", "tensors_of"]
 
+_FIRST = (
+    "put the deltas into the weights and then quantise: adapter.change(cutoff=None, alpha=0).merge(model); the rest of "
+    "the adapter is attached afterwards: Adapter(adapter.settings, adapter.anchor)"
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LowRank:
@@ -93,7 +98,7 @@ class WeightChange:
     def __init__(self, root: nn.Module, deltas: Mapping[str, Delta]) -> None:
         known = dict(root.named_parameters())
         for name, delta in deltas.items():
-            _check(name, delta, known)
+            _check(root, name, delta, known)
         self.own: dict[str, nn.Parameter] = {}
         with torch.inference_mode(False), torch.no_grad():
             for name, delta in deltas.items():
@@ -103,12 +108,36 @@ class WeightChange:
                 _put(root, name, nn.Parameter(changed.to(own.dtype), requires_grad=own.requires_grad))
 
     def undo(self, root: nn.Module) -> None:
-        """Put the module's own weights back, to where and in the precision in which the module is now."""
+        """Put the module's own weights back, to where and in the precision in which the module is now.
+
+        Raises:
+            AdapterError: the module was quantised in the meantime; it stays as it is.
+        """
+        self.check(root)
         for name, own in self.own.items():
             _put(root, name, self._moved(root, name, own))
 
+    def check(self, root: nn.Module) -> None:
+        """Refuse a module that can no longer be as it was.
+
+        Raises:
+            AdapterError: it was quantised with the deltas in its weights.
+        """
+        now = dict(root.named_parameters())
+        gone = [name for name in self.own if name not in now or not now[name].is_floating_point()]
+        if gone:
+            raise AdapterError(
+                f"this model was quantised with an adapter on it, whose deltas are now a part of {gone[0]} and "
+                f"{len(gone) - 1} more; they cannot be taken out again. Keep the model as it is, or {_FIRST}"
+            )
+
     def saved(self, root: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
-        """Put the own weights into a state dict of the module."""
+        """Put the own weights into a state dict of the module.
+
+        Raises:
+            AdapterError: the module was quantised in the meantime.
+        """
+        self.check(root)
         for name, own in self.own.items():
             key = prefix + name
             if key in state:
@@ -123,13 +152,18 @@ class WeightChange:
         return own
 
 
-def _check(name: str, delta: Delta, known: Mapping[str, Tensor]) -> None:
+def _check(root: nn.Module, name: str, delta: Delta, known: Mapping[str, Tensor]) -> None:
     if name not in known:
+        owner, _, last = name.rpartition(".")
+        module = next((module for path, module in root.named_modules() if path == owner), None)
+        if callable(getattr(module, last, None)):  # as torch.ao packs the weights of a linear map
+            raise AdapterError(f"{name} is packed in a {type(module).__name__} of few bits; {_FIRST}")
         raise AdapterError(f"the vision encoder has no weight {name!r}{nearest(name, list(known)[:20])}...")
     own = known[name]
-    if not own.is_floating_point() or own.is_meta:
-        kind = "not in memory" if own.is_meta else f"of type {own.dtype}"
-        raise AdapterError(f"{name} is {kind}, so nothing can be added to it; load the model in floating point, whole")
+    if own.is_meta:
+        raise AdapterError(f"{name} is not in memory, so nothing can be added to it; load the model whole")
+    if not own.is_floating_point():
+        raise AdapterError(f"{name} is of type {own.dtype}, so nothing can be added to it; {_FIRST}")
     shape = tuple(delta.shape) if isinstance(delta, Tensor) else (len(delta.up), delta.down.shape[1])
     asked = tuple(own.shape) if isinstance(delta, Tensor) else (len(own), own[0].numel())
     if shape != asked:

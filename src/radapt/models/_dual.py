@@ -31,7 +31,7 @@ class DualEncoder(Contrastive):
         name: what reports call it.
         model: a ``CLIPModel`` or ``SiglipModel``.
         tokenizer: its tokenizer; None: it cannot encode text.
-        processor: its image processor.
+        processor: its image processor; None: pixels are normalised as the tower says, and images cannot be prepared.
         tower: gives the vision encoder of the model.
         pad: whether every text is padded to the longest length there is, and the padding is read too (SigLIP).
     """
@@ -60,7 +60,10 @@ class DualEncoder(Contrastive):
 
     @property
     def tower(self) -> Tower:
-        return replace(self._tower(self.model), mean=self.processor.image_mean, std=self.processor.image_std)
+        tower = self._tower(self.model)
+        if self.processor is None:
+            return tower
+        return replace(tower, mean=self.processor.image_mean, std=self.processor.image_std)
 
     @property
     def logit_scale(self) -> float:
@@ -127,6 +130,8 @@ class DualEncoder(Contrastive):
         return embedding
 
     def preprocess(self, image: Image) -> Float[Tensor, "3 height width"]:
+        if self.processor is None:
+            raise ModelError(f"{self.name} came without an image processor; pass one: load(model, processor=...)")
         values = self.processor(open_image(image), do_normalize=False, return_tensors="pt")["pixel_values"][0]
         return torch.as_tensor(values, device="cpu").clamp(0, 1)
 

@@ -37,7 +37,7 @@ class Generative(VLM):
         name: what reports call it.
         model: the whole model, with its language head.
         tokenizer: its tokenizer; None: it can neither read nor write.
-        processor: its image processor.
+        processor: its image processor; None: pixels are normalised as the tower says.
         tower: gives the vision encoder of the model.
         template: Jinja chat template; see :func:`chat_template`.
         image_size: height and width of the images that :meth:`preprocess` gives.
@@ -60,7 +60,10 @@ class Generative(VLM):
 
     @property
     def tower(self) -> Tower:
-        return replace(self._tower(self.model), mean=self.processor.image_mean, std=self.processor.image_std)
+        tower = self._tower(self.model)
+        if self.processor is None:
+            return tower
+        return replace(tower, mean=self.processor.image_mean, std=self.processor.image_std)
 
     @abstractmethod
     def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:

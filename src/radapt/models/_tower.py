@@ -105,14 +105,18 @@ class Tower(ABC):
         _forget_compiled()
 
     def unmount(self) -> bool:
-        """Remove what is mounted, so that the model is exactly as it was; say whether there was anything."""
+        """Remove what is mounted, so that the model is exactly as it was; say whether there was anything.
+
+        Raises:
+            AdapterError: it was quantised in the meantime, so that it cannot be as it was; what is mounted stays.
+        """
         hook = self._hook()
         if hook is None:
             return False
-        for handle in hook.handles:
-            handle.remove()
         if hook.change_of_weights is not None:
             hook.change_of_weights.undo(self.root)
+        for handle in hook.handles:
+            handle.remove()
         _forget_compiled()
         return True
 
