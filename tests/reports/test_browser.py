@@ -254,7 +254,7 @@ def test_the_heat_map_shows_one_result_at_a_time(page: Any) -> None:
 
 
 def test_the_slider_moves_over_what_was_measured(page: Any) -> None:
-    assert choices(page, "sweep", "sweep") == ["radius (1/255) of linf", "alpha"]
+    assert choices(page, "sweep", "sweep") == ["l∞ radius (1/255)", "alpha"]
     slider, output = page.locator("#sweep input[type=range]"), page.locator("#sweep output")
     assert output.inner_text() == "2"
     slider.focus()

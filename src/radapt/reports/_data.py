@@ -61,8 +61,9 @@ def _views(table: Table, place: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def _values(point: Point) -> list[list[float] | None]:
+    """Rounded here: JavaScript rounds a half up, and the page's tables to the even digit."""
     ends = (point.clean, point.transfer, point.white_box)
-    return [None if end is None else [round(value, 2) for value in end] for end in ends]
+    return [None if end is None else [round(value, 1) for value in end] for end in ends]
 
 
 def _sweep(sweep: Sweep) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _tests(tests: Sequence[Comparison], place: dict[str, int]) -> list[dict[str,
         if min(sides) == 0 or (min(sides) > 0 and len(place) <= _MOST_METHODS):
             over = each.datasets if len(each.datasets) == 1 else ()
             family = families.setdefault((each.task, over, each.kind, each.norm, each.eps), [])
-            numbers = [round(value, 2) for value in (each.difference, each.low, each.high)]
+            numbers = [round(value, 1) for value in (each.difference, each.low, each.high)]
             p = [float(f"{value:.3g}") for value in (each.p, each.adjusted)]
             family.append([*sides, each.n, each.only_first, each.only_second, *numbers, *p])
     tasks = {task for task, *_ in families}

@@ -26,7 +26,7 @@ for (const part of document.querySelectorAll("#paired")) {
     });
     rows.sort((one, other) => one.at - other.at);
     body.replaceChildren(...rows.map(each => {
-      const verdict = each.adjusted >= data.level ? "not told apart" : each.three[0] > 0 ? "better" : "worse";
+      const verdict = each.adjusted >= data.level ? "cannot be told apart" : each.three[0] > 0 ? "better" : "worse";
       return row([marker(each.at), data.methods[each.at]], [
         `${signed(each.three[0])} [${signed(each.three[1])}, ${signed(each.three[2])}]`,
         `${each.alone[0]} against ${each.alone[1]} of ${each.n}`,
