@@ -115,7 +115,7 @@ def traces(clean: Pixels, eps: float, rows: Sequence[Row], *, final: bool) -> st
             _figure(image_of(row.pixels[0]), "after the attack"),
             _figure(
                 image_of(0.5 + change[0] / (2 * eps)),
-                f"the perturbation, {1 / (2 * eps):.0f} times as strong; grey is none",
+                f"perturbation, magnified {1 / (2 * eps):.0f} times; grey means unchanged",
                 "the perturbation, magnified",
             ),
         ]
