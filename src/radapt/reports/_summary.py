@@ -82,9 +82,8 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
     if not alike:
         return f"{best.method} is better than every other method that may be trusted ({how} < {LEVEL:g})."
     rest = f" It is better than every other method that may be trusted (p < {LEVEL:g})."
-    return (
-        f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g})."
-        + (rest if len(alike) < len(others) else "")
+    return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g})." + (
+        rest if len(alike) < len(others) else ""
     )
 
 
