@@ -290,6 +290,10 @@ def test_methods_are_compared_in_pairs(page: Any) -> None:
     row = page.locator("#paired tbody tr", has=page.locator("th", has_text="CLIP"))
     assert row.locator("td").all_inner_texts()[0].startswith("-32.5 [")
     assert row.locator("td").last.inner_text() == "worse"
+    masked = page.locator("#paired tbody tr", has=page.locator("th", has_text="masked"))
+    assert masked.locator("td").last.inner_text() == "better, but flagged"
+    choose(page, "paired", "method", "masked")
+    assert row.locator("td").last.inner_text() == "worse, but flagged"
     choose(page, "paired", "method", "CLIP")
     row = page.locator("#paired tbody tr", has=page.locator("th", has_text="FARE"))
     assert row.locator("td").last.inner_text() == "better"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from radapt.results import WORST_CASE, Comparison
 from radapt.results.labels import ball_text
 
-from ._points import Point, every_panel, narrowed
+from ._points import Point, every_panel, narrowed, panels_of
 from ._sweeps import Sweep
 from .table import Table, plain
 
@@ -31,7 +32,7 @@ def data_of(table: Table, sweeps: Sequence[Sweep], tests: Sequence[Comparison]) 
         "methods": list(table.methods),
         "views": _views(table, place),
         "sweeps": [_sweep(each) for each in sweeps],
-        "tests": _tests(tests, place),
+        "tests": _tests(tests, place, _flagged(table, place)),
     }
 
 
@@ -85,7 +86,17 @@ def _sweep(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _tests(tests: Sequence[Comparison], place: dict[str, int]) -> list[dict[str, Any]]:
+def _flagged(table: Table, place: dict[str, int]) -> dict[tuple[str, float], list[int]]:
+    """Methods with flags on any dataset, in each ball."""
+    flagged: dict[tuple[str, float], set[int]] = defaultdict(set)
+    for panel in panels_of(table, mean=True):
+        flagged[panel.ball] |= {place[point.method] for point in panel.points if point.marks}
+    return {ball: sorted(methods) for ball, methods in flagged.items()}
+
+
+def _tests(
+    tests: Sequence[Comparison], place: dict[str, int], flagged: dict[tuple[str, float], list[int]]
+) -> list[dict[str, Any]]:
     """One entry per threat and datasets, with its pairs as rows."""
     families: dict[tuple[Any, ...], list[Any]] = {}
     for each in tests:
@@ -109,6 +120,7 @@ def _tests(tests: Sequence[Comparison], place: dict[str, int]) -> list[dict[str,
                 "name": plain(f"{dataset}, {task}" if len(tasks) > 1 else dataset),
                 "threat": plain(threat),
                 "kind": kind,
+                "flagged": flagged.get((norm, eps), []),
                 "pairs": pairs,
             }
         )
