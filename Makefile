@@ -45,7 +45,7 @@ test-all: $(READY) ## run the slow tests, too (all but those that need an accele
 	$(BIN)/python $(PYTEST) -m "not gpu and not browser" $(PYTEST_ARGS)
 
 browser: $(BROWSER_READY) ## run the tests of pages in a browser (as root, installs Chromium where there is none)
-	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m browser $$(grep -rl --include='test_*.py' mark.browser tests) $(PYTEST_ARGS)
 
 coverage: $(READY) ## run the tests that take seconds, and print which lines they miss
 	$(BIN)/python $(PYTEST) --cov --cov-report=term-missing $(PYTEST_ARGS)

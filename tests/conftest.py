@@ -78,6 +78,15 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests that look at pages; every test has a window of its own in it."""
+    from tests.browser import chromium
+
+    with chromium() as started:
+        yield started
+
+
 @pytest.fixture
 def tiny_vlm() -> Any:
     """A random CLIP for 32-pixel images (4 x 4 patches, 32 features, two blocks) that reacts visibly to its input."""

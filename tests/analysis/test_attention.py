@@ -166,3 +166,13 @@ def test_wrong_input_is_refused(tiny_vlm: VLM) -> None:
     fewer = radapt.load(type(fewer.model)(type(fewer.model.config).from_dict(config)))
     with pytest.raises(ModelError, match="tiny/clip has 4 heads and CLIPModel has 2 heads"):
         insensitivity(tiny_vlm, fewer, [pixels])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_a_compiled_model_gives_its_maps(tiny_vlm: VLM) -> None:
+    pixels = torch.rand(2, 3, SIDE, SIDE)
+    expected = attention_maps(tiny_vlm, pixels).images[1]
+    tiny_vlm.model.vision_model.compile(backend="eager")
+    tiny_vlm.encode_image(pixels)
+    assert np.allclose(attention_maps(tiny_vlm, pixels).images[1], expected, atol=1e-3)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import radapt
 from radapt.analysis._batches import batches_of
-from radapt.analysis._capture import block_names, by_image, capture, eager
+from radapt.analysis._capture import block_names, by_image
 from radapt.errors import InputError
-from radapt.models import VLM, tower_of
+from radapt.models import VLM, capture, tower_of
+from radapt.models._attention import eager
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 

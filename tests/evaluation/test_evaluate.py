@@ -19,7 +19,7 @@ from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, RadaptError, SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation.zero_shot import ZeroShot
-from radapt.models import VLM, load
+from radapt.models import VLM, ClassifierModel, load, patch_attention
 from radapt.results import Example, Result, Results, Sample
 
 EPS = 3 / 255
@@ -244,18 +244,35 @@ def test_example_pictures_are_kept_for_attacks(clip: VLM, adapter: Adapter, tmp_
     with Results(tmp_path / "r.sqlite", read_only=True) as results:
         kept = [results.examples(figure.setting) for figure in figures]
     assert [len(examples) for examples in kept] == [0, 4, 0, 4]
-    expected = (direct(clip, data, TRANSFER, stop=False).pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    expected_pixels = direct(clip, data, TRANSFER, stop=False).pixels
+    expected = (expected_pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     after = {s.position: s.prediction for s in rows(tmp_path / "r.sqlite")["R-Adapt", "pgd", "undefended"]}
     with adapter.attach(clip):
         before = says(clip, data, data.pixels(range(6)))
-    for example in kept[3]:
+        shown = [example.position for example in kept[3]]
+        looks = [patch_attention(clip, images[shown]) for images in (data.pixels(range(6)), expected_pixels)]
+    assert not torch.equal(*looks)
+    for at, example in enumerate(kept[3]):
         row = example.position
+        for look, content in zip(looks, (example.attention_before, example.attention_after), strict=True):
+            assert np.array_equal(picture(content), (look[at] * 255).round().byte().numpy())
         assert np.array_equal(picture(example.clean), data.images[row])
         assert np.array_equal(picture(example.adversarial), expected[row].numpy())
         assert example.truth == data.classes[int(data.labels[row])]
         assert example.before == data.classes[before[row]]
         assert example.after == data.classes[after[row]]
     assert isinstance(kept[3][0], Example)
+
+
+def test_pictures_of_a_model_without_attention_maps_are_kept_without(tmp_path: Path, clip: VLM) -> None:
+    data = own_labels(clip, 4)
+    classifier = clip.classifier([[name] for name in data.classes])
+    own = ClassifierModel("own", lambda pixels: clip.logits(pixels, classifier), image_size=clip.image_size)
+    figures = run(tmp_path / "r.sqlite", [Candidate(method="own", model=own)], data, WHITE_BOX)
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        kept = [example for figure in figures for example in results.examples(figure.setting)]
+    assert kept
+    assert {(example.attention_before, example.attention_after) for example in kept} == {(b"", b"")}
 
 
 def test_the_file_notes_who_measured_and_the_settings_of_adapters(clip: VLM, adapter: Adapter, tmp_path: Path) -> None:

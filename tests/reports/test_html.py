@@ -226,6 +226,32 @@ def test_few_images_are_of_every_dataset(pictured: Results) -> None:
     assert gallery_of(pictured, pictured.all(), 2).left == 4
 
 
+def test_attention_lies_over_the_image_in_grey(tmp_path: Path) -> None:
+    maps = []
+    for bright in (0, 1):
+        stream = io.BytesIO()
+        Image.fromarray(np.array([[0, 255]], np.uint8)[:, :: -1 if bright else 1]).save(stream, "PNG")
+        maps.append(stream.getvalue())
+    with Results(tmp_path / "r.sqlite") as store:
+        measure(store, setting("m", n=2), 2, n=2)
+        attacked = measure(store, setting("m", source="self", n=2), 0, n=2)
+        own = {"clean": png(200), "adversarial": png(204), "truth": "x", "before": "x", "after": "y"}
+        seen = Example(position=0, **own, attention_before=maps[0], attention_after=maps[1])
+        store.add(attacked, [], examples=[seen, Example(position=1, **own)])
+        gallery, text = gallery_of(store, store.all(), 2), page(store)
+    decoded = [base64.b64decode(address.partition(",")[2]) for address in gallery.shown[0].looks]
+    before, after = (np.asarray(Image.open(io.BytesIO(content)), int) for content in decoded)
+    dark, light = 0.65 * np.array([68, 1, 84]) + 0.35 * 200, 0.65 * np.array([253, 231, 36]) + 0.35 * 200
+    assert before.shape == (8, 8, 3)
+    assert np.abs(before[:, :4] - dark).max() < 2
+    assert np.abs(before[:, 4:] - light).max() < 2
+    assert np.abs(after[:, 4:] - dark - 0.35 * 4).max() < 2
+    assert gallery.shown[1].looks == ()
+    assert gallery.blind == 1
+    assert text.count("attention before</figcaption>") == 1
+    assert "For 1 of these images none was recorded" in " ".join(text.split())
+
+
 def test_large_images_are_shown_small_in_bytes(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)
     encoded = []

@@ -69,12 +69,34 @@ def test_a_figure_that_transfer_beats_is_lowered_and_leads_nothing(store: Result
     assert "10.0 % against white-box attacks" in sentence
 
 
+def test_a_flagged_worst_case_leads_nothing_though_one_attack_alone_is_as_low(store: Results) -> None:
+    add(store, "honest", 160, None, 80)
+    add(store, "masked", 160, None, 100)
+    square = measure(store, setting("masked", source="self", attack="square"), 120)
+    store.flag(square, {"square beats gradients": "masked gradients?"})
+    (verdict,) = verdicts(table_of(store))
+    assert "honest has the highest white-box accuracy, 40.0 %" in verdict.headline
+    assert "Flagged, and so not compared: masked." in verdict.headline
+    assert outcomes(store)["flagged"] == ["masked"]
+
+
+def test_the_page_rounds_in_one_way(store: Results) -> None:
+    measure(store, setting("m", n=16), 13, n=16)  # 81.25 %
+    measure(store, setting("m", n=16, source="self"), 9, n=16)  # 56.25 %
+    (view,) = data_of(table_of(store), [], [])["views"]
+    ((_, clean, _, white_box, _, _),) = view["points"]
+    text = page(store)
+    for value in (clean[0], white_box[0]):
+        assert f"<b>{value:.1f}</b>" in text
+
+
 def test_the_verdict_says_whether_the_first_is_told_apart(store: Results) -> None:
     for method, white_box in (("first", 120), ("second", 118), ("last", 20)):
         add(store, method, 160, 150, white_box)
     (verdict,) = verdicts(table_of(store), paired_tests(store))
     assert "first cannot be told apart from second (" in verdict.certainty
     assert "last" not in verdict.certainty
+    assert "It is better than every other method" in verdict.certainty
     measure(store, setting("second", source="self"), 40)
     (verdict,) = verdicts(table_of(store), paired_tests(store))
     assert "first is better than every other method" in verdict.certainty

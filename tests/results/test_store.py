@@ -184,6 +184,45 @@ def test_examples_come_back_in_order(tmp_path: Path) -> None:
         assert store.examples(CLEAN) == examples[::-1]
 
 
+SEEN = Example(
+    position=0, clean=b"c", adversarial=b"a", truth="t", before="b", after="x",
+    attention_before=b"looks here", attention_after=b"looks there",
+)  # fmt: skip
+
+
+def test_where_a_model_looks_is_kept_merged_and_never_shown_damaged(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(0)], examples=[SEEN])
+        with Results(tmp_path / "other.sqlite") as other:
+            other.merge(store)
+            assert other.examples(CLEAN) == [SEEN]
+        store._file.connection.execute("UPDATE attention SET attention_after = x'00'")
+        with pytest.raises(ResultsError, match="1 attention of CLIP"):
+            store.examples(CLEAN)
+        store._file.connection.execute("DELETE FROM attention")
+        with pytest.raises(ResultsError, match="example images of CLIP on shapes are not as they were written"):
+            store.examples(CLEAN)
+
+
+def test_a_file_of_a_version_that_kept_no_attention_is_read_and_continued(tmp_path: Path) -> None:
+    path, blind = tmp_path / "r.sqlite", replace(SEEN, attention_before=b"", attention_after=b"")
+    with Results(path) as store:
+        store.begin(CLEAN)
+        store.add(CLEAN, [sample(0)], examples=[SEEN])
+        with store._file.transaction() as db:
+            db.execute("DELETE FROM attention")
+            store._seal(db, CLEAN.key)
+        store._file.connection.execute("DROP TABLE attention")
+    before = path.read_bytes()
+    with Results(path, read_only=True) as store:
+        assert store.examples(CLEAN) == [blind]
+    assert path.read_bytes() == before
+    with Results(path) as store:
+        store.add(CLEAN, [sample(1)], examples=[replace(SEEN, position=1)])
+        assert store.examples(CLEAN) == [blind, replace(SEEN, position=1)]
+
+
 def test_samples_of_an_unregistered_setting_are_refused_and_nothing_is_half_written(tmp_path: Path) -> None:
     with Results(tmp_path / "r.sqlite") as store:
         with pytest.raises(ResultsError, match="call begin"):

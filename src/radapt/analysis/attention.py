@@ -12,18 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radapt.data import Dataset
-from radapt.errors import InputError, ModelError, SettingsError
-from radapt.models import VLM
-from radapt.registry import nearest
+from radapt.errors import InputError
+from radapt.models import VLM, patch_attention
 from radapt.results.plots import Images, Plot
 from radapt.types import Pixels
 
 from ._analysis import Analysis
-from ._attention_weights import attention_weights
 
 __all__ = ["ANALYSIS", "AttentionMaps", "attention_maps"]
 
-_QUERIES = ("mean", "class")
 _DIGITS = 4
 
 
@@ -46,17 +43,9 @@ def attention_maps(model: VLM | Mapping[str, VLM], pixels: Pixels, *, block: int
         ModelError: a model gives no attention maps, or has no class token.
         InputError: there are no models or images, or images of the wrong shape.
     """
-    if query not in _QUERIES:
-        raise SettingsError(f"unknown query {query!r}{nearest(query, _QUERIES)}")
     models = {model.name: model} if isinstance(model, VLM) else dict(model)
     if not models or not len(pixels):
         raise InputError(f"attention maps need models and images, got {len(models)} and {len(pixels)}")
-    for name, each in models.items():
-        depth = len(each.tower.blocks)
-        if not 0 <= block < depth:
-            raise SettingsError(f"{name} has no block {block}; its blocks are 0 to {depth - 1}")
-        if query == "class" and not each.tower.layout.prefix:
-            raise ModelError(f"{name} has no class token; use query 'mean'")
     images = [_plain(image.permute(1, 2, 0)) for image in pixels]
     maps = [[_plain(each) for each in _maps(model, pixels, block, query)] for model in models.values()]
     asked = "the class token" if query == "class" else "all tokens"
@@ -71,19 +60,8 @@ def attention_maps(model: VLM | Mapping[str, VLM], pixels: Pixels, *, block: int
 
 def _maps(model: VLM, pixels: Pixels, block: int, query: str) -> Float[Tensor, "images height width"]:
     """Maps of the size of the images."""
-    tower = model.tower
-    [weights] = attention_weights(model, pixels, [block], lambda weights: weights.float().mean(1))
-    # The tiles of an image follow one another, the whole image first (LLaVA-NeXT): that one is shown.
-    weights = weights.view(len(pixels), -1, *weights.shape[1:])[:, 0]
-    attended = weights[:, 0] if query == "class" else weights.mean(1)
-    patches = attended[:, tower.layout.prefix :]
-    height, width = pixels.shape[-2:]
-    grid = (height // tower.patch_size, width // tower.patch_size)
-    if grid[0] * grid[1] != patches.shape[1]:
-        grid = tower.grid
-    low, high = patches.aminmax(dim=1, keepdim=True)
-    scaled = (patches - low) / (high - low).where(high > low, 1.0)
-    return F.interpolate(scaled.view(-1, 1, *grid), size=(height, width), mode="nearest")[:, 0]
+    maps = patch_attention(model, pixels, block=block, query=query)
+    return F.interpolate(maps[:, None], size=tuple(pixels.shape[-2:]), mode="nearest")[:, 0]
 
 
 def _plain(image: Float[Tensor, "height width *channels"]) -> Any:

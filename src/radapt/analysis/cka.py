@@ -13,14 +13,14 @@ from torch import Tensor
 
 from radapt.data import Dataset
 from radapt.errors import InputError, ModelError, SettingsError
-from radapt.models import VLM, Tower
+from radapt.models import VLM, Tower, capture
 from radapt.registry import nearest
 from radapt.results.plots import Heatmap, Plot
 from radapt.types import Pixels
 
 from ._analysis import Analysis, image_batches, original_and_twins
 from ._batches import Batches, batches_of
-from ._capture import block_names, by_image, capture
+from ._capture import block_names, by_image
 
 __all__ = ["ANALYSIS", "CKA", "cka"]
 

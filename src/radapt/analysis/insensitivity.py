@@ -14,12 +14,11 @@ from torch import Tensor
 
 from radapt.data import Dataset
 from radapt.errors import InputError, ModelError
-from radapt.models import VLM
+from radapt.models import VLM, attention_weights
 from radapt.results.plots import Heatmap, Plot
 from radapt.types import Pixels
 
 from ._analysis import Analysis, image_batches, original_and_twins
-from ._attention_weights import attention_weights
 from ._batches import Batches, batches_of
 
 __all__ = ["ANALYSIS", "Insensitivity", "insensitivity"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from radapt.errors import InputError
@@ -18,6 +16,7 @@ from radapt.results import Example, Sample
 from radapt.types import Pixels
 
 from ._candidates import Candidate, Models
+from ._kept import attention_of, png
 from ._ledger import Ledger
 from ._plan import Live, Request, identity_of, planned
 from ._sanity import Tally, check_model, check_white_box
@@ -205,16 +204,20 @@ class Bench:
         if attacked is None or not rows:
             return samples, []
         before = self._answer(live, clean[rows], [positions[row] for row in rows])
+        with live.candidate.defended():
+            looks = [attention_of(live.candidate.model, images[rows]) for images in (clean, pixels)]
         examples = [
             Example(
                 position=positions[row],
-                clean=_png(clean[row]),
-                adversarial=_png(pixels[row]),
+                clean=png(clean[row]),
+                adversarial=png(pixels[row]),
                 truth=live.task.truth(positions[row]),
                 before=was.text,
                 after=answers[row].text,
+                attention_before=look,
+                attention_after=looks_after,
             )
-            for row, was in zip(rows, before, strict=True)
+            for row, was, look, looks_after in zip(rows, before, *looks, strict=True)
         ]
         return samples, examples
 
@@ -232,10 +235,3 @@ def _sample(
         data=unit.digests[position],
         **cost,
     )
-
-
-def _png(image: Tensor) -> bytes:
-    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

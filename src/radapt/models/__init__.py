@@ -14,6 +14,8 @@ from radapt.errors import ModelError, SettingsError
 from radapt.images import open_image
 from radapt.io import expanded
 
+from ._attention import attention_weights, patch_attention
+from ._capture import capture
 from ._checks import check_model
 from ._classifier import ClassifierModel
 from ._deltas import Delta, LowRank, WeightChange, difference, full, low_rank, scaled, tensors_of
@@ -53,6 +55,8 @@ __all__ = [
     "Tower",
     "WeightChange",
     "ZeroShotModel",
+    "attention_weights",
+    "capture",
     "check_device",
     "check_twins",
     "common_image_size",
@@ -70,6 +74,7 @@ __all__ = [
     "micro_models",
     "open_image",
     "parts",
+    "patch_attention",
     "place_tokens",
     "replica",
     "scaled",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from radapt.results import WORST_CASE, Comparison
 from radapt.results.labels import ball_text
 
-from ._points import Point, every_panel, narrowed
+from ._points import Point, every_panel, narrowed, panels_of
 from ._sweeps import Sweep
 from .table import Table, plain
 
@@ -31,7 +32,7 @@ def data_of(table: Table, sweeps: Sequence[Sweep], tests: Sequence[Comparison]) 
         "methods": list(table.methods),
         "views": _views(table, place),
         "sweeps": [_sweep(each) for each in sweeps],
-        "tests": _tests(tests, place),
+        "tests": _tests(tests, place, _flagged(table, place)),
     }
 
 
@@ -61,8 +62,9 @@ def _views(table: Table, place: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def _values(point: Point) -> list[list[float] | None]:
+    """Rounded here: JavaScript rounds a half up, and the page's tables to the even digit."""
     ends = (point.clean, point.transfer, point.white_box)
-    return [None if end is None else [round(value, 2) for value in end] for end in ends]
+    return [None if end is None else [round(value, 1) for value in end] for end in ends]
 
 
 def _sweep(sweep: Sweep) -> dict[str, Any]:
@@ -84,7 +86,17 @@ def _sweep(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _tests(tests: Sequence[Comparison], place: dict[str, int]) -> list[dict[str, Any]]:
+def _flagged(table: Table, place: dict[str, int]) -> dict[tuple[str, float], list[int]]:
+    """Methods with flags on any dataset, in each ball."""
+    flagged: dict[tuple[str, float], set[int]] = defaultdict(set)
+    for panel in panels_of(table, mean=True):
+        flagged[panel.ball] |= {place[point.method] for point in panel.points if point.marks}
+    return {ball: sorted(methods) for ball, methods in flagged.items()}
+
+
+def _tests(
+    tests: Sequence[Comparison], place: dict[str, int], flagged: dict[tuple[str, float], list[int]]
+) -> list[dict[str, Any]]:
     """One entry per threat and datasets, with its pairs as rows."""
     families: dict[tuple[Any, ...], list[Any]] = {}
     for each in tests:
@@ -93,7 +105,7 @@ def _tests(tests: Sequence[Comparison], place: dict[str, int]) -> list[dict[str,
         if min(sides) == 0 or (min(sides) > 0 and len(place) <= _MOST_METHODS):
             over = each.datasets if len(each.datasets) == 1 else ()
             family = families.setdefault((each.task, over, each.kind, each.norm, each.eps), [])
-            numbers = [round(value, 2) for value in (each.difference, each.low, each.high)]
+            numbers = [round(value, 1) for value in (each.difference, each.low, each.high)]
             p = [float(f"{value:.3g}") for value in (each.p, each.adjusted)]
             family.append([*sides, each.n, each.only_first, each.only_second, *numbers, *p])
     tasks = {task for task, *_ in families}
@@ -108,6 +120,7 @@ def _tests(tests: Sequence[Comparison], place: dict[str, int]) -> list[dict[str,
                 "name": plain(f"{dataset}, {task}" if len(tasks) > 1 else dataset),
                 "threat": plain(threat),
                 "kind": kind,
+                "flagged": flagged.get((norm, eps), []),
                 "pairs": pairs,
             }
         )

@@ -14,6 +14,7 @@ from radapt.errors import ResultsError
 from radapt.results import WORST_CASE, Example, Result, Results
 from radapt.results.labels import attack_text, ball_text, places_of, title_of
 
+from .heat import over
 from .table import plain
 
 __all__ = ["BUDGET", "Gallery", "Shown", "gallery_of", "perturbation", "spectrum"]
@@ -27,7 +28,16 @@ _Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An example, with its images as ``data:`` addresses; ``fooled``: the answer after the attack is another one."""
+    """An example, with its images as ``data:`` addresses.
+
+    Args:
+        dataset, method, threat: of the result that it belongs to.
+        truth, before, after: the true answer, and the model's before and after the attack.
+        fooled: whether the two are not the same.
+        position: its place in the split.
+        clean, adversarial, difference, spectrum: the images, the perturbation and its power spectrum.
+        looks: where the first block looks in either image; empty where that is not known.
+    """
 
     dataset: str
     method: str
@@ -41,6 +51,12 @@ class Shown:
     adversarial: str
     difference: str
     spectrum: str
+    looks: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Characters of all its images."""
+        return sum(map(len, (self.clean, self.adversarial, self.difference, self.spectrum, *self.looks)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +72,11 @@ class Gallery:
     shown: tuple[Shown, ...] = ()
     wrong: int = 0
     left: int = 0
+
+    @property
+    def blind(self) -> int:
+        """How many are shown without attention."""
+        return sum(not each.looks for each in self.shown)
 
 
 def gallery_of(store: Results, results: Sequence[Result], limit: int, *, budget: int = BUDGET) -> Gallery:
@@ -88,7 +109,7 @@ def gallery_of(store: Results, results: Sequence[Result], limit: int, *, budget:
     order = {id(result): at for at, result in enumerate(measured)}
     for result, example in turns[:limit]:
         made = _shown(titles[id(result)], result, example)
-        spent += sum(map(len, (made.clean, made.adversarial, made.difference, made.spectrum)))
+        spent += made.size
         if shown and spent > budget:
             break
         shown.append((order[id(result)], made))
@@ -145,7 +166,24 @@ def _shown(dataset: str, result: Result, example: Example) -> Shown:
         adversarial=_address(example.adversarial),
         difference=_address(perturbation(example.clean, example.adversarial)),
         spectrum=_address(spectrum(example.clean, example.adversarial)),
+        looks=_looks(example),
     )
+
+
+def _looks(example: Example) -> tuple[str, ...]:
+    pairs = (example.clean, example.attention_before), (example.adversarial, example.attention_after)
+    if not all(weights for _, weights in pairs):
+        return ()
+    return tuple(_address(_look(image, weights)) for image, weights in pairs)
+
+
+def _look(image: bytes, weights: bytes) -> bytes:
+    """Where a model looks in an image, as PNG; smaller than the image where that is large."""
+    picture = _opened(image)
+    picture.thumbnail((_LARGE, _LARGE))
+    stream = io.BytesIO()
+    over(picture, np.asarray(_opened(weights).convert("L"), np.float64) / 255).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def perturbation(clean: bytes, adversarial: bytes, *, gain: float = 10.0) -> bytes:
@@ -188,9 +226,13 @@ def spectrum(clean: bytes, adversarial: bytes, *, side: int = 96) -> bytes:
 
 
 def _pixels(content: bytes) -> _Pixels:
+    return np.asarray(_opened(content), np.float64) / 255
+
+
+def _opened(content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGB"), np.float64) / 255
+            return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ResultsError(f"an example in the results file is not a PNG image: {error}") from error
 

@@ -124,4 +124,5 @@ def _lowest(table: Table, line: Line, kind: Kind, threat: tuple[str, float]) -> 
         for column, cell in zip(table.columns, line.cells, strict=True)
         if cell and column.kind == kind and (kind == "clean" or column.threat == threat)
     ]
-    return min(cells, key=lambda cell: cell.percent, default=None)
+    # Of equal ones that with flags: the worst case has those of every attack in it.
+    return min(cells, key=lambda cell: (cell.percent, not cell.marks), default=None)

@@ -78,10 +78,18 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
     if not others:
         return ""
     alike = [name for name in others if pairs[name].adjusted >= LEVEL]
-    how = f"same samples, McNemar's exact test with Holm's correction, p < {LEVEL:g}"
+    how = "same samples, McNemar's exact test with Holm's correction, p"
     if not alike:
-        return f"{best.method} is better than every other method that may be trusted ({how})."
-    return f"{best.method} cannot be told apart from {'; '.join(alike)} ({how} for the others)."
+        return f"{best.method} is better than every other method that may be trusted ({how} < {LEVEL:g})."
+    rest = f" It is better than every other method that may be trusted (p < {LEVEL:g})."
+    return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g})." + (
+        rest if len(alike) < len(others) else ""
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a row, as after "apart from"."""
+    return f"{'; '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _outcome(point: Point) -> _Outcome:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from radapt.results.labels import norm_text
+
 from ._points import Panel, Point, every_panel, narrowed
 from .table import Column, Table
 
@@ -73,8 +75,8 @@ def _radii(panels: Sequence[Panel]) -> list[Sweep]:
     for norm in dict.fromkeys(panel.ball[0] for panel in panels):
         pixels = norm.lower() == "linf"
         at = [(panel.ball[1] * (255 if pixels else 1), panel) for panel in panels if panel.ball[0] == norm]
-        unit = "radius (1/255)" if pixels else "radius"
-        found.append(_sweep(f"{unit} of {norm}", _charts_over(at, f"every {norm} ball")))
+        unit = f"{norm_text(norm)} radius" + (" (1/255)" if pixels else "")
+        found.append(_sweep(unit, _charts_over(at, f"every {norm_text(norm)} radius")))
     return found
 
 

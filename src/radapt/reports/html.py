@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def page(content: Content | Results, *, title: str = "Robustness report") -> str
 
 def _shown(run: Run) -> Run:
     texts = {name: plain(getattr(run, name)) for name in ("date", "command", "machine", "device")}
+    texts["date"] = re.sub(r"T(\d\d:\d\d)(:\d\d)?\+00:00$", r" \1 UTC", texts["date"])
     return Run(**texts, versions={plain(name): plain(version) for name, version in run.versions.items()})
 
 
@@ -131,5 +133,5 @@ def settings(results: Sequence[Result]) -> tuple[dict[str, str], list[dict[str, 
         row |= {name: f"{row[name]:.2f}" for name in ("percent", "low", "high")}
         rows.append({name: plain(value) for name, value in row.items()})
     common = {name: rows[0][name] for name in rows[0] if len({row[name] for row in rows}) == 1}
-    shared = {name: value for name, value in common.items() if name not in ("method", "dataset", "percent")}
+    shared = {name: value for name, value in common.items() if name not in ("method", "dataset", "percent", "main")}
     return shared, [{name: value for name, value in row.items() if name not in shared} for row in rows]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from radapt.errors import ResultsError
@@ -31,13 +32,24 @@ class Database:
         path: the file, created with its folder when missing.
         tables: statements that create its tables, and their names.
         schema: version of the tables.
+        later: tables that an earlier version did not make, and their columns; what lacks them is read as if they were
+            empty, and gets them when it is written.
         read_only: open an existing file for reading.
 
     Raises:
         ResultsError: no such file, no permission, not a file of these tables, another schema version, or in use.
     """
 
-    def __init__(self, path: Path, tables: str, names: set[str], schema: int, *, read_only: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tables: str,
+        names: set[str],
+        schema: int,
+        *,
+        later: Mapping[str, str] = MappingProxyType({}),
+        read_only: bool,
+    ) -> None:
         self.path, self._read_only = path, read_only
         self._guards: list[sqlite3.Connection] = []
         self._connection: sqlite3.Connection | None = None
@@ -51,12 +63,12 @@ class Database:
                     raise ResultsError(f"cannot {verb} {path}: it is {kind}; give the path of a file")
                 if read_only and not self._real.exists():
                     raise ResultsError(f"no results file at {path}; make one with `radapt evaluate --results {path}`")
-                self._open(tables, names, schema)
+                self._open(tables, names, schema, later)
         except ResultsError:
             self._release()
             raise
 
-    def _open(self, tables: str, names: set[str], schema: int) -> None:
+    def _open(self, tables: str, names: set[str], schema: int, later: Mapping[str, str]) -> None:
         if not self._read_only:
             self._real.parent.mkdir(parents=True, exist_ok=True)
             self._guard(self._real.with_name(self._real.name + ".lock"))
@@ -68,9 +80,7 @@ class Database:
         )
         self._connection = connection
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if self._read_only:
-            connection.execute("PRAGMA query_only = ON")
-        elif not found:
+        if not self._read_only and not found:
             connection.executescript(f"BEGIN; {tables} INSERT INTO meta VALUES ('schema', '{schema}'); COMMIT;")
         if not names <= found and (found or self._read_only):
             raise ResultsError(f"{self.path} is not a results file of this library; choose another path")
@@ -87,6 +97,11 @@ class Database:
             # A second name of the same file (a hard link) has another file beside it.
             number = digest_of([*(self._identity or ()), str(Path.home())])
             self._guard(Path(tempfile.gettempdir()) / f"radapt-{number}.lock")
+        for name in later.keys() - found:
+            kind = "TEMP TABLE" if self._read_only else "TABLE"
+            connection.execute(f"CREATE {kind} {name} {later[name]}")
+        if self._read_only:
+            connection.execute("PRAGMA query_only = ON")
 
     def _guard(self, file: Path) -> None:
         """Hold an advisory writer lock for as long as this object lives."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .records import Setting
 
-__all__ = ["STOPPED_EARLY", "attack_text", "ball_text", "eps_text", "noun", "places_of", "title_of"]
+__all__ = ["STOPPED_EARLY", "attack_text", "ball_text", "eps_text", "norm_text", "noun", "places_of", "title_of"]
 
 _NORMS = {"linf": "l∞", "l1": "l1", "l2": "l2"}
 _ACCURACIES = ("accuracy", "top-1", "mean-per-class")
@@ -52,4 +52,9 @@ def eps_text(eps: float) -> str:
 
 def ball_text(norm: str, eps: float) -> str:
     """Norm and radius: ``l∞ 4/255``."""
-    return f"{_NORMS.get(norm.lower(), norm)} {eps_text(eps)}"
+    return f"{norm_text(norm)} {eps_text(eps)}"
+
+
+def norm_text(norm: str) -> str:
+    """A norm as it is written: ``l∞``."""
+    return _NORMS.get(norm.lower(), norm)

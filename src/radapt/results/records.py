@@ -158,7 +158,16 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image before and after the attack (PNG bytes), with the true answer and the model's before and after."""
+    """An image before and after the attack, with what the model made of it.
+
+    Args:
+        position: its place in the split, from 0.
+        clean, adversarial: the images, as PNG.
+        truth: the true answer.
+        before, after: the model's answers without the attack and under it.
+        attention_before, attention_after: where the model's first block looks in either, as a grey PNG with a pixel per
+            patch, each stretched from black to white; empty where the model gives no attention maps.
+    """
 
     position: int
     clean: bytes
@@ -166,6 +175,8 @@ class Example:
     truth: str
     before: str
     after: str
+    attention_before: bytes = b""
+    attention_after: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)

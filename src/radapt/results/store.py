@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, astuple, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,11 @@ from radapt.errors import ResultsError
 
 from ._database import Database, checksum_of
 from ._notes import Notes
+from ._tables import ATTENTION, EXAMPLE, LATER, NAMES, SAMPLE, SCHEMA, SETTING, TABLES
 from .metrics import summarise
 from .records import CHECKS, PLACES, Example, Result, Sample, Setting, other_scores, row_of, sample_of
 
 __all__ = ["Results"]
-
-_SCHEMA = 4
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE settings (
-    key TEXT PRIMARY KEY, question TEXT NOT NULL, position INTEGER NOT NULL, asked INTEGER NOT NULL,
-    n INTEGER NOT NULL, setting TEXT NOT NULL, seconds REAL NOT NULL, flags TEXT NOT NULL, checked INTEGER NOT NULL,
-    samples INTEGER NOT NULL, examples INTEGER NOT NULL, checksum INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE samples (
-    key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL, label INTEGER NOT NULL,
-    prediction INTEGER NOT NULL, score REAL NOT NULL, also TEXT NOT NULL, answer TEXT NOT NULL, loss REAL,
-    iterations INTEGER NOT NULL, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, distance REAL NOT NULL,
-    data TEXT NOT NULL, checksum INTEGER NOT NULL,
-    PRIMARY KEY (key, position)
-) WITHOUT ROWID;
-CREATE TABLE examples (
-    key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL,
-    clean BLOB NOT NULL, adversarial BLOB NOT NULL, truth TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (key, position)
-) WITHOUT ROWID;
-"""
-_NAMES = {"meta", "settings", "samples", "examples"}
-_SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples, examples"
-_SAMPLE = ", ".join(PLACES)
-_EXAMPLE = ", ".join(column.name for column in fields(Example))
 
 
 class Results:
@@ -65,7 +39,7 @@ class Results:
         if not str(path):
             raise ResultsError("the path of the results file is empty; give one, such as results.sqlite")
         self.path = Path(path).expanduser()
-        self._file = Database(self.path, _TABLES, _NAMES, _SCHEMA, read_only=read_only)
+        self._file = Database(self.path, TABLES, NAMES, SCHEMA, later=LATER, read_only=read_only)
         self.notes = Notes(self._file)
 
     def __repr__(self) -> str:
@@ -104,7 +78,7 @@ class Results:
         """
         key, text, done = setting.key, json.dumps(asdict(setting), sort_keys=True), self.done(setting, data)
         with self._file.transaction() as db:
-            stored = db.execute(f"SELECT {_SETTING}, checksum FROM settings WHERE key = ?", (key,)).fetchone()
+            stored = db.execute(f"SELECT {SETTING}, checksum FROM settings WHERE key = ?", (key,)).fetchone()
             if stored is not None and checksum_of(key, stored[:-1]) != stored[-1]:
                 db.execute("UPDATE settings SET seconds = 0, flags = '{}', checked = 0 WHERE key = ?", (key,))
             db.execute(
@@ -126,18 +100,19 @@ class Results:
 
     def _states(self, key: str) -> list[tuple[int, str, bool]]:
         """Position and hash of each stored sample, and whether its row is intact."""
-        rows = self._file.read(f"SELECT {_SAMPLE}, checksum FROM samples WHERE key = ?", key)
+        rows = self._file.read(f"SELECT {SAMPLE}, checksum FROM samples WHERE key = ?", key)
         at, data = PLACES["position"], PLACES["data"]
         return [(row[at], row[data], checksum_of(key, row[:-1]) == row[-1]) for row in rows]
 
     @staticmethod
     def _seal(db: Any, key: str) -> None:
         """Count all rows, so that none is missed in silence, and renew the checksum of a setting."""
-        for table in ("samples", "examples"):
-            count = f"(SELECT COUNT(*) FROM {table} WHERE key = :key)"
-            db.execute(f"UPDATE settings SET {table} = {count} WHERE key = :key", {"key": key})
+        count = "(SELECT COUNT(*) FROM {} WHERE key = :key)".format
+        images = f"{count('examples')} + {count('attention')}"
+        counts = f"UPDATE settings SET samples = {count('samples')}, examples = {images} WHERE key = :key"
+        db.execute(counts, {"key": key})
         db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', (SELECT COUNT(*) FROM settings))")
-        row = db.execute(f"SELECT {_SETTING} FROM settings WHERE key = ?", (key,)).fetchone()
+        row = db.execute(f"SELECT {SETTING} FROM settings WHERE key = ?", (key,)).fetchone()
         if row is not None:
             db.execute("UPDATE settings SET checksum = ? WHERE key = ?", (checksum_of(key, row), key))
 
@@ -147,10 +122,14 @@ class Results:
         """Store samples of a setting and the time they took, in one transaction."""
         key = setting.key
         with self._file.transaction() as db:
-            for table, rows in (("samples", map(row_of, samples)), ("examples", map(astuple, examples))):
+            kept = list(examples)
+            for table, names, rows in (
+                ("samples", SAMPLE, map(row_of, samples)),
+                ("examples", EXAMPLE, (_columns(each, EXAMPLE) for each in kept)),
+                ("attention", ATTENTION, (_columns(each, ATTENTION) for each in kept)),
+            ):
                 for row in rows:
                     places = ", ".join("?" * (len(row) + 2))
-                    names = _SAMPLE if table == "samples" else _EXAMPLE
                     db.execute(
                         f"INSERT OR REPLACE INTO {table} (key, {names}, checksum) VALUES ({places})",
                         (key, *row, checksum_of(key, row)),
@@ -225,7 +204,7 @@ class Results:
             ResultsError: a row is damaged.
         """
         with self.snapshot():
-            rows = self._file.read(f"SELECT key, {_SETTING}, checksum FROM settings ORDER BY position")
+            rows = self._file.read(f"SELECT key, {SETTING}, checksum FROM settings ORDER BY position")
             counted = self._file.read("SELECT value FROM meta WHERE key = 'settings'")
             if rows and counted != [(str(len(rows)),)]:
                 self._damaged("some settings")
@@ -241,7 +220,7 @@ class Results:
         checked: int, count: int, _: int,
     ) -> list[Result]:  # fmt: skip
         setting = Setting(**json.loads(text))
-        stored = self._stored("samples", _SAMPLE, setting)
+        stored = self._stored("samples", SAMPLE, setting)
         if len(stored) != count:
             self._damaged(f"{abs(count - len(stored))} samples of {setting.method} on {setting.dataset}")
         # Columns of the rows as they are: a record of each would take longer than all the rest.
@@ -270,7 +249,7 @@ class Results:
         Raises:
             ResultsError: a row is damaged.
         """
-        return [sample_of(row) for row in self._stored("samples", _SAMPLE, setting, intact)]
+        return [sample_of(row) for row in self._stored("samples", SAMPLE, setting, intact)]
 
     def examples(self, setting: Setting) -> list[Example]:
         """The example images of a setting, in order of position.
@@ -279,12 +258,16 @@ class Results:
             ResultsError: a row is damaged.
         """
         with self.snapshot():
-            rows = self._stored("examples", _EXAMPLE, setting)
-            examples = [Example(**dict(zip(_EXAMPLE.split(", "), row, strict=True))) for row in rows]
+            images = self._stored("examples", EXAMPLE, setting)
+            maps = self._stored("attention", ATTENTION, setting)  # files of earlier versions hold none
             counted = self._column("examples", setting)
-        if counted and counted[0][0] != len(examples):
+        found: dict[int, dict[str, Any]] = {}
+        for names, rows in ((EXAMPLE, images), (ATTENTION, maps)):
+            for row in rows:
+                found.setdefault(row[0], {}).update(zip(names.split(", "), row, strict=True))
+        if counted and counted[0][0] != len(images) + len(maps):
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
-        return examples
+        return [Example(**each) for each in found.values()]
 
     def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[tuple[Any, ...]]:
         """The columns of the rows of a setting, in order of position."""
@@ -298,3 +281,7 @@ class Results:
     def _damaged(self, what: str) -> None:
         again = "run the same command again, which measures what is damaged once more, or restore a copy of the file"
         raise ResultsError(f"{self.path} is damaged: {what} are not as they were written; {again}")
+
+
+def _columns(example: Example, names: str) -> tuple[object, ...]:
+    return tuple(getattr(example, name) for name in names.split(", "))

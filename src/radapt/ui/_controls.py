@@ -80,7 +80,7 @@ class Controls:
             elem_id="ra-question",
         )  # fmt: skip
         self.right = self.gr.Textbox(
-            label="Right answer", info="empty: what the model says without the defence", elem_id="ra-right"
+            label="Right answer", info="leave it empty for what the model says without the defence", elem_id="ra-right"
         )
 
     def _defence_controls(self, defences: Sequence[str]) -> None:
@@ -107,7 +107,7 @@ class Controls:
         self.source = gr.Radio(
             [(f"{name}: {text}", name) for name, text in SOURCES.items()],
             value="self",
-            label="First, the attack sees (the other one follows)",
+            label="What the attack sees first (the other follows)",
             elem_id="ra-source",
         )
         with gr.Row():

@@ -14,11 +14,11 @@ import jinja2
 import numpy as np
 import PIL.Image
 import torch
-from matplotlib import colormaps
 from torch import Tensor
 
 from radapt.analysis import attention_maps, perturbation_spectrum
 from radapt.models import VLM
+from radapt.reports.heat import over
 from radapt.text import visible
 from radapt.types import Pixels
 
@@ -115,7 +115,7 @@ def traces(clean: Pixels, eps: float, rows: Sequence[Row], *, final: bool) -> st
             _figure(image_of(row.pixels[0]), "after the attack"),
             _figure(
                 image_of(0.5 + change[0] / (2 * eps)),
-                f"the perturbation, {1 / (2 * eps):.0f} times as strong; grey is none",
+                f"perturbation, magnified {1 / (2 * eps):.0f} times; grey means unchanged",
                 "the perturbation, magnified",
             ),
         ]
@@ -149,14 +149,8 @@ def attention(models: Sequence[tuple[str, VLM]], images: Sequence[tuple[str, Ten
     for title, model in models:
         plot = attention_maps(model, pixels)
         figures = [
-            _figure(_heat(image_of(image), np.asarray(each)), name, f"attention of the first block, {title}, {name}")
+            _figure(over(image_of(image), np.asarray(each)), name, f"attention of the first block, {title}, {name}")
             for (name, image), each in zip(images, plot.images[1], strict=True)
         ]
         parts.append(str(_template().figures(title, figures, None)))
     return f'<div class="ra-pair">{"".join(parts)}</div>'
-
-
-def _heat(image: PIL.Image.Image, weights: Any) -> PIL.Image.Image:
-    """An attention map over the grey image that it is of."""
-    heat = PIL.Image.fromarray((colormaps["viridis"](weights)[..., :3] * 255).astype(np.uint8))
-    return PIL.Image.blend(image.convert("L").convert("RGB"), heat, 0.65)

@@ -1,4 +1,6 @@
 for (const table of document.querySelectorAll("table.results")) {
+  const region = table.parentElement;
+  new ResizeObserver(() => region.toggleAttribute("data-wide", region.scrollWidth > region.clientWidth + 1)).observe(region);
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, at) => head.querySelector("button").addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") !== (at ? "descending" : "ascending") ? Boolean(at) : !at;

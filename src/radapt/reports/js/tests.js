@@ -16,7 +16,7 @@ for (const part of document.querySelectorAll("#paired")) {
     const able = seen.filter(at => family.pairs.filter(pair => pair[0] === at || pair[1] === at).length === seen.length - 1);
     offer(method, (able.length ? able : seen).map(String), (able.length ? able : seen).map(at => data.methods[at]));
     const own = Number(method.value), name = data.methods[own];
-    caption.textContent = `Beside ${name}: ${family.name}, ${family.threat}`;
+    caption.textContent = `Compared with ${name}: ${family.name}, ${family.threat}`;
     const rows = family.pairs.filter(pair => pair[0] === own || pair[1] === own).map(pair => {
       const turned = pair[0] === own;
       const [, , n, a, b, difference, low, high, p, adjusted] = pair;
@@ -26,7 +26,9 @@ for (const part of document.querySelectorAll("#paired")) {
     });
     rows.sort((one, other) => one.at - other.at);
     body.replaceChildren(...rows.map(each => {
-      const verdict = each.adjusted >= data.level ? "not told apart" : each.three[0] > 0 ? "better" : "worse";
+      const better = each.three[0] > 0;
+      const doubt = family.flagged.includes(better ? each.at : own) ? ", but flagged" : "";
+      const verdict = each.adjusted >= data.level ? "cannot be told apart" : (better ? "better" : "worse") + doubt;
       return row([marker(each.at), data.methods[each.at]], [
         `${signed(each.three[0])} [${signed(each.three[1])}, ${signed(each.three[2])}]`,
         `${each.alone[0]} against ${each.alone[1]} of ${each.n}`,
