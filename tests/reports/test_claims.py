@@ -131,3 +131,12 @@ def test_a_gain_that_is_flagged_is_not_shown_and_scores_have_no_test() -> None:
     flagged = answers([figure(60, flags={"random": "x"})], [gain], "mine", "base")
     assert flagged["It is more robust than base"].answer == "not shown"
     assert "no test was made" in answers([figure(60)], [], "mine", "base")["It is as accurate as base"].why
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
+    test = Comparison(
+        first="mine", second="base", task="zero-shot", datasets=(("shapes", "test"),), kind="clean", n=100,
+        only_first=0, only_second=0, difference=-0.04, low=-0.04, high=1.0, p=1.0, adjusted=1.0,
+    )  # fmt: skip
+    (claim,) = (each for each in claims_of([figure(50)], [test], "mine", "base") if "accurate" in each.claim)
+    assert claim.why.startswith("+0.0 points [+0.0, +1.0]")

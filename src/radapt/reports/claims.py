@@ -166,7 +166,9 @@ def _compared(
     if doubtful and answer == "yes":
         answer = "not shown"
     where = f"on the same {test.n} samples, p = {test.p:.2g} (McNemar's exact test)"
-    return Claim(claim=claim, answer=answer, why=f"{_signed(difference)} points [{_signed(low)}, {_signed(high)}] {where}.")
+    return Claim(
+        claim=claim, answer=answer, why=f"{_signed(difference)} points [{_signed(low)}, {_signed(high)}] {where}."
+    )
 
 
 def _signed(points: float) -> str:
