@@ -13,9 +13,10 @@ from click.testing import Result
 from tests.tiny import own_labels
 
 import radapt
+from radapt.attacks.autoattack import AutoAttack
 from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
-from radapt.experiments.check import _threats
+from radapt.experiments.check import _threats, _transferred
 from radapt.models import VLM
 
 Run = Callable[..., Result]
@@ -97,12 +98,17 @@ def test_what_makes_no_sense_is_refused(tiny_vlm: VLM, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_attacks_are_longer_than_usual_unless_something_else_is_asked_for() -> None:
-    def steps(given: dict[str, object]) -> list[object]:
-        threats = _threats(["apgd-ensemble", "square", "pgd"], None, None, given)
-        return [each.make().steps for each in threats]
+def test_autoattack_gives_up_unless_something_else_is_asked_for_and_is_not_what_transfers() -> None:
+    def versions(given: dict[str, object]) -> list[object]:
+        threats = _threats(["autoattack", "pgd"], "2/255", None, given)
+        return [dict(each.options).get("version") for each in threats]
 
-    assert steps({}) == [100, 1000, 20]
-    assert steps({"square.steps": 5}) == [100, 5, 20]
-    assert steps({"steps": 7}) == [7, 7, 7]
-    assert steps({"steps": 7, "pgd.steps": 3}) == [7, 7, 3]
+    assert versions({}) == ["fast", None]
+    assert versions({"autoattack.version": "standard"}) == ["standard", None]
+    for given in (["autoattack"], [AutoAttack(eps=2 / 255, norm="l2")]):
+        (first,) = _threats(given, None, None, {})
+        transferred = _transferred(first)
+        assert (transferred.name, transferred.source) == ("apgd-ensemble", "undefended")
+        assert (transferred.eps, transferred.norm) == (first.eps, first.norm)
+    (first,) = _threats(["pgd"], None, None, {"steps": 7})
+    assert (_transferred(first).make(), _transferred(first).source) == (first.make(), "undefended")

@@ -47,7 +47,7 @@ def check(
     data: Data = "shapes",
     attack: Annotated[
         str, typer.Option(help="Attacks, separated by commas; the first is made on the undefended model, too.")
-    ] = "apgd-ensemble,low-frequency,square",
+    ] = "autoattack,low-frequency",
     eps: Annotated[str, typer.Option(help="The radius in pixel units.")] = "4/255",
     norm: NormName = "linf",
     option: AttackOptions = None,
@@ -92,7 +92,7 @@ def check(
     [bold]Examples:[/]
       radapt check micro/clip+micro/shallow --data shapes,digits
       radapt check micro/fare --undefended micro/clip --fail-under 20
-      radapt check micro/clip+my-adapter --attack autoattack,low-frequency --n 200 --json check.json
+      radapt check micro/clip+my-adapter --attack apgd-ensemble,low-frequency,square --n 200 --json check.json
     """
     from radapt.evaluation import Models
     from radapt.experiments import check as run

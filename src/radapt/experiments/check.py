@@ -20,14 +20,10 @@ from radapt.types import Executor, Norm, Split
 
 __all__ = ["ATTACKS", "OPTIONS", "Check", "check"]
 
-ATTACKS = ("apgd-ensemble", "low-frequency", "square")
-"""One that follows gradients, one that gets through filters, and one that needs no gradients."""
-OPTIONS: Mapping[str, object] = {
-    "apgd-ensemble.steps": 100,
-    "apgd-ensemble.targeted_steps": 20,
-    "square.steps": 1000,
-}
-"""Their settings, where nothing else is asked for: longer than those of an evaluation, which compares many models."""
+ATTACKS = ("autoattack", "low-frequency")
+"""The ensemble that the field compares by, gradients and queries, and one that gets through filters."""
+OPTIONS: Mapping[str, object] = {"autoattack.version": "fast"}
+"""Their settings, where nothing else is asked for: searches without prospect are given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,17 +118,16 @@ def check(
     """Attack one model in several ways, and say what may be claimed of it.
 
     Every attack is made on the model itself, with its defence (white-box); the first one on the undefended model, too
-    (transfer). Of each sample the worst case counts, over all attacks and what the sanity checks find. The model
-    without its defence, or ``undefended``, is measured beside it on the same samples, under the first attack. An
-    interrupted check continues.
+    (transfer; of AutoAttack the ensemble of APGD). Of each sample the worst case counts, over all attacks and what the
+    sanity checks find. The model without its defence, or ``undefended``, is measured beside it on the same samples,
+    under the first attack. An interrupted check continues.
 
     Args:
         model: what is checked: a candidate of :func:`radapt.evaluate`, such as ``MODEL+ADAPTER``.
         data, n, split: as of :func:`radapt.evaluate`.
         attack: the attacks, the first of them one that follows gradients.
         eps, norm: the ball, in pixel units; None: 4/255 and ``linf``, or what an attack that is an object says.
-        options: settings of the attacks, as of :func:`radapt.evaluate`; APGD has 100 steps here and 20 for each target,
-            and Square 1,000.
+        options: settings of the attacks, as of :func:`radapt.evaluate`; AutoAttack is its version ``fast`` here.
         undefended: whose images are transferred, and what the model is compared with; None: the model itself without
             its defence, if it has one.
         fail_under: the robust accuracy, in per cent, that it must keep on each dataset, without a flag, to pass.
@@ -161,7 +156,7 @@ def check(
     with Results(folder / "results.sqlite") as store:
         if base is not None:  # first: it is quickly done, and shows whether the attack is one
             results += evaluate(base, threats=[first], results=store, **asked)
-            threats += [replace(first, source="undefended")]
+            threats += [_transferred(first)]
             asked["undefended"] = base.model
         own = evaluate(candidate, threats=threats, results=store, **asked)
         tests = paired_tests(store) if base is not None else []
@@ -207,6 +202,16 @@ def _threats(
     if not threats:
         raise SettingsError("a check needs at least one attack")
     return threats
+
+
+def _transferred(first: Threat) -> Threat:
+    """The attack whose images are transferred: the first, but of AutoAttack its first half, the ensemble of APGD.
+
+    Where the undefended model stands, the other half takes most of the time, for images that fool nobody.
+    """
+    if first.name != "autoattack":
+        return replace(first, source="undefended")
+    return Threat(attack="apgd-ensemble", eps=first.eps, norm=first.norm, source="undefended")
 
 
 def _saved(store: Results, results: Sequence[Result], folder: Path) -> list[Path]:
