@@ -85,7 +85,8 @@ def test_what_nothing_fools_is_counted_with_all_steps(classes: int) -> None:
 
 @pytest.mark.slow
 def test_searches_that_are_given_up_are_counted_as_far_as_they_go(tmp_path: Path) -> None:
-    plan = {**PLAN, "data": "shapes", "n": 8, "attack": "autoattack", "options": {"version": "fast"}, "source": "self"}
+    short = {"version": "fast", "steps": 30, "targets": 3, "queries": 300}
+    plan = {**PLAN, "data": "shapes", "n": 8, "attack": "autoattack", "options": short, "source": "self"}
     cost = estimate_cost("micro/fare", **plan, results=tmp_path / "r.sqlite")
     evaluate("micro/fare", **plan, results=tmp_path / "r.sqlite", quiet=True)
     forwards, backwards = passes(tmp_path / "r.sqlite")["micro/fare", "self"]

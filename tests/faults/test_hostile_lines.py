@@ -40,6 +40,7 @@ BESIDE: dict[str, list[str]] = {
     "search": ["./missing.yaml"],
     "merge": ["./missing.sqlite"],
     "report": ["./missing.sqlite"],
+    "leaderboard": ["./missing"],
     "models": ["./missing"],
     "datasets": ["./missing.yaml"],
     "attacks": ["missing"],

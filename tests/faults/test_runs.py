@@ -260,7 +260,7 @@ def test_memory_that_ends(kind: str, whole: Whole, tmp_path: Path) -> None:
 
 def test_memory_that_ends_once_makes_the_batch_smaller(whole: Whole, tmp_path: Path) -> None:
     file = tmp_path / "r.sqlite"
-    ended = run(file, faults=[(befallen.at_pass, [30, "cuda", True])])
+    ended = run(file, faults=[(befallen.at_pass, [40, "cuda", True])])
     assert ended.code == 0
     assert "out of memory at batch size" in ended.told
     assert figures(file) == whole.figures
