@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.browser import chromium
 from tests.reports.conftest import N, measure, setting
 
 from radapt.reports import write_leaderboard, write_report
@@ -39,12 +38,6 @@ def leaderboard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {EVIL: {"paper": EVIL, "link": 'https://example.org/"onmouseover="alert(1)', "changed": 1.0}}
     write_report(path, folder / "report", formats=["csv"], cards=folder / "cards", about=about)
     return write_leaderboard(folder / "cards", folder / "page.html", title=EVIL)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(params=["390 dark", "1280 light"])
