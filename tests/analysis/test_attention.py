@@ -15,7 +15,8 @@ from torch import Tensor
 import radapt
 from radapt.analysis import attention_maps, insensitivity
 from radapt.errors import InputError, ModelError, SettingsError
-from radapt.models import VLM
+from radapt.evaluation._kept import attention_of
+from radapt.models import VLM, patch_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 
@@ -176,3 +177,15 @@ def test_a_compiled_model_gives_its_maps(tiny_vlm: VLM) -> None:
     tiny_vlm.model.vision_model.compile(backend="eager")
     tiny_vlm.encode_image(pixels)
     assert np.allclose(attention_maps(tiny_vlm, pixels).images[1], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("maps", "tokens", "message"), [(4, 8, "no grid"), (3, 17, "3 attention maps of 2 images")])
+def test_maps_without_a_place_in_the_image_are_refused_and_lose_no_result(
+    tiny_vlm: VLM, monkeypatch: pytest.MonkeyPatch, maps: int, tokens: int, message: str
+) -> None:
+    given = [torch.rand(maps, tokens, tokens)]
+    monkeypatch.setattr("radapt.models._attention.attention_weights", lambda *_: given)
+    images = torch.rand(2, 3, SIDE, SIDE)
+    with pytest.raises(ModelError, match=message):
+        patch_attention(tiny_vlm, images)
+    assert attention_of(tiny_vlm, images) == [b"", b""]

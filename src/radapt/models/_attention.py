@@ -38,7 +38,7 @@ def patch_attention(
 
     Raises:
         SettingsError: an unknown query, or no such block.
-        ModelError: the model gives no attention maps, or has no class token.
+        ModelError: the model gives no attention maps, or none with a place per patch, or has no class token.
     """
     if query not in _QUERIES:
         raise SettingsError(f"unknown query {query!r}{nearest(query, _QUERIES)}")
@@ -49,6 +49,8 @@ def patch_attention(
     if query == "class" and not tower.layout.prefix:
         raise ModelError(f"{model.name} has no class token; use query 'mean'")
     [weights] = attention_weights(model, pixels, [block], lambda weights: weights.float().mean(1))
+    if len(weights) % len(pixels):
+        raise ModelError(f"{model.name} gives {len(weights)} attention maps of {len(pixels)} images")
     # The tiles of an image follow one another, the whole image first (LLaVA-NeXT): that one is shown.
     weights = weights.view(len(pixels), -1, *weights.shape[1:])[:, 0]
     attended = weights[:, 0] if query == "class" else weights.mean(1)
@@ -57,6 +59,8 @@ def patch_attention(
     grid = (height // tower.patch_size, width // tower.patch_size)
     if grid[0] * grid[1] != patches.shape[1]:
         grid = tower.grid
+    if grid[0] * grid[1] != patches.shape[1]:
+        raise ModelError(f"{model.name} attends to {patches.shape[1]} patches, which are no grid of {grid}")
     low, high = patches.aminmax(dim=1, keepdim=True)
     scaled = (patches - low) / (high - low).where(high > low, 1.0)
     return scaled.view(-1, *grid)
