@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def test_the_command_tells_and_measures_nothing(tmp_path: Path) -> None:
     text = " ".join(result.output.split())
     assert "shapes · micro/fare · clean" in text
     assert "of 4 such workers" in text
+    assert re.search(r"[0-9.]+ GB each", text)
     assert not path.exists()
     refused = CliRunner().invoke(app, [str(word) for word in (*words, "--executor", "ray")])
     assert refused.exit_code == 2

@@ -173,12 +173,21 @@ def evaluate(
 
 def _tell(cost: Cost, workers: int) -> None:
     """A table of what each result costs, and the sum."""
-    table = Table("result", "samples left", "passes per sample", "time")
+    table = Table("result", "samples left", "passes per sample", "time", "memory")
     for column in table.columns[1:]:
         column.justify = "right"
     for unit in cost.units:
         passes = f"{unit.forwards:,.0f} + {unit.backwards:,.0f}" if unit.samples else ""
-        table.add_row(str(unit.unit), f"{unit.samples:,}", passes, duration(unit.seconds + unit.check_seconds))
+        seconds = duration(unit.seconds + unit.check_seconds)
+        table.add_row(str(unit.unit), f"{unit.samples:,}", passes, seconds, _gigabytes(unit.memory))
     console.print(table)
-    shared = f", of {workers} such workers {duration(cost.seconds_with(workers))}" if workers > 1 else ""
-    console.print(f"together {duration(cost.seconds)} of this device{shared}", soft_wrap=True)
+    memory, several = _gigabytes(cost.memory), _gigabytes(workers * cost.memory)
+    together = f"together {duration(cost.seconds)} of this device" + (f", {memory} at the peak" if memory else "")
+    if workers > 1:
+        together += f"; of {workers} such workers {duration(cost.seconds_with(workers))}"
+        together += f", {memory} each ({several} where they share a machine)" if memory else ""
+    console.print(together, soft_wrap=True)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size else ""

@@ -1,4 +1,4 @@
-"""What an evaluation will cost on this device: passes and seconds of each result, from a probe of a few samples."""
+"""What an evaluation will cost on this device: passes, seconds and memory of each result, from a probe."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from radapt.attacks.apgd_ensemble import APGDEnsemble
 
 from ._bench import Bench
 from ._candidates import Candidate
+from ._peak import watched
 from ._plan import Live, identity_of
 from ._sanity import QUERIES, longer
 from ._task import batches
@@ -42,6 +43,8 @@ class UnitCost:
         forwards, backwards: passes per sample, on average.
         seconds: for all of them, on this device.
         check_seconds: for the sanity checks.
+        memory: bytes at the peak of a batch: of tensors on an accelerator, else of the whole process; 0 where the
+            system does not tell, and where nothing is left.
     """
 
     unit: Unit
@@ -50,6 +53,7 @@ class UnitCost:
     backwards: float
     seconds: float
     check_seconds: float = 0.0
+    memory: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,11 @@ class Cost:
         """Seconds of one worker."""
         return sum(unit.seconds + unit.check_seconds for unit in self.units)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that each worker needs: of the result that needs most."""
+        return max((unit.memory for unit in self.units), default=0)
+
     def seconds_with(self, workers: int) -> float:
         """Seconds until several equal workers are done: an even share each, or those of the longest chunk."""
         chunks = [
@@ -81,10 +90,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds per image: of a forward pass, and of one forward and back, with what the attack does around it."""
+    """Seconds per image: of a forward pass, and of one forward and back, with what the attack does around it.
+
+    And bytes at the peak of a batch of each.
+    """
 
     forward: float
     pair: float
+    forward_memory: int
+    pair_memory: int
 
     def of(self, passes: tuple[float, float]) -> float:
         """Seconds of some forward and backward passes of one image."""
@@ -105,7 +119,7 @@ class _Probe:
         """The cost of a unit; ``first``: whether it is the first of those that share their attacked images."""
         live = self._bench.objects(unit)
         speed = self._speed(live, live.candidate)
-        forwards, backwards, seconds, checks = 1.0, 0.0, speed.forward, 0.0
+        forwards, backwards, seconds, checks, memory = 1.0, 0.0, speed.forward, 0.0, speed.forward_memory
         if live.threat is not None and live.source is not None and (unit.white_box or first):
             attack, standing = live.threat.make(), 0
             if unit.white_box:
@@ -115,6 +129,7 @@ class _Probe:
             source = self._speed(live, live.source)
             forwards, backwards = forwards + passes[0], backwards + passes[1]
             seconds += source.of(passes)
+            memory = max(memory, source.pair_memory)
             if standing and self._sanity:
                 checks = standing * (source.of(self._whole(live, longer(live.threat))) + QUERIES * source.forward)
         return UnitCost(
@@ -124,6 +139,7 @@ class _Probe:
             backwards=backwards,
             seconds=samples * seconds,
             check_seconds=checks,
+            memory=memory,
         )
 
     def _speed(self, live: Live, candidate: Candidate) -> _Speed:
@@ -136,16 +152,18 @@ class _Probe:
             with source.candidate.defended():
                 bound = self._bench.bind(source.task, source.candidate)
                 bound.answers(pixels[:2], positions[:2], self._batch_size)  # what is made once, at the first pass
-                started = time.perf_counter()
-                bound.answers(pixels, positions, self._batch_size)
-                forward = (time.perf_counter() - started) / len(positions)
-                started = time.perf_counter()
-                outcome = self._run(source, APGD(eps=4 / 255, steps=_TIMED), positions, stop=False)
-                seconds = time.perf_counter() - started
+                with watched(candidate.model.device) as forward_peak:
+                    started = time.perf_counter()
+                    bound.answers(pixels, positions, self._batch_size)
+                    forward = (time.perf_counter() - started) / len(positions)
+                with watched(candidate.model.device) as pair_peak:
+                    started = time.perf_counter()
+                    outcome = self._run(source, APGD(eps=4 / 255, steps=_TIMED), positions, stop=False)
+                    seconds = time.perf_counter() - started
             pairs = float(outcome.backwards.sum())
             rest = float(outcome.forwards.sum()) - pairs
             pair = max((seconds - rest * forward) / max(pairs, 1.0), forward)
-            self._speeds[key] = _Speed(forward, pair)
+            self._speeds[key] = _Speed(forward, pair, forward_peak.size, pair_peak.size)
         return self._speeds[key]
 
     def _run(self, live: Live, attack: Attack, positions: Sequence[int], *, stop: bool) -> Outcome:

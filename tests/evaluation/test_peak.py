@@ -1,0 +1,58 @@
+"""Memory at its peak: of one block, and as an estimate says it of a real run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from radapt.evaluation import estimate_cost
+from radapt.evaluation._peak import watched
+
+ESTIMATED = """
+import json, sys
+from radapt.evaluation import estimate_cost
+print(estimate_cost("micro/clip", **json.loads(sys.argv[1])).memory)
+"""
+MEASURED = """
+import json, resource, sys
+import radapt
+radapt.evaluate("micro/clip", **json.loads(sys.argv[1]), sanity=False, quiet=True)
+most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(most if sys.platform == "darwin" else 1024 * most)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="a peak is forgotten on Linux alone")
+def test_the_peak_is_that_of_the_block() -> None:
+    with watched(torch.device("cpu")) as large:
+        np.ones(300_000_000, dtype=np.uint8)
+    with watched(torch.device("cpu")) as small:
+        np.ones(1000, dtype=np.uint8)
+    assert 200_000_000 < large.size - small.size < 400_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no peak")
+def test_the_memory_of_a_run_is_what_the_estimate_said(tmp_path: Path) -> None:
+    plan = {"data": "shapes", "n": 48, "attack": "apgd", "options": {"steps": 3}, "batch_size": 48, "source": "self"}
+    asked = json.dumps({**plan, "results": str(tmp_path / "r.sqlite")})
+
+    def printed_by(script: str) -> int:
+        words = [sys.executable, "-c", script, asked]
+        return int(subprocess.run(words, check=True, capture_output=True, text=True, timeout=300).stdout)
+
+    said, real = printed_by(ESTIMATED), printed_by(MEASURED)
+    assert said == pytest.approx(real, rel=0.3)
+    assert printed_by(ESTIMATED) == 0  # nothing is left
+
+
+def test_attacks_take_more_memory_than_answers(tmp_path: Path) -> None:
+    cost = estimate_cost("micro/clip", data="shapes", n=32, source="self", results=tmp_path / "r.sqlite")
+    clean, attacked = cost.units
+    assert 0 < clean.memory <= attacked.memory == cost.memory
