@@ -126,11 +126,11 @@ def adapt(
     vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)
     if guide is not None:
         twin = guide if isinstance(guide, VLM | nn.Module) else load(guide, **place)
-        adapter = chosen.make(vlm, twin, **taken, **_mean_pixels(taken, data, n, vlm))
+        adapter = chosen.make(vlm, twin, **taken, **_mean_pixels(taken, data, n, vlm, quiet))
     elif not chosen.needs_images:
-        adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm))
+        adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm, quiet))
     else:
-        images = training_images(data, n, size=vlm.image_size[0])
+        images = training_images(data, n, size=vlm.image_size[0], quiet=quiet)
         adapter = _trained(chosen, vlm, images, taken, checkpoint=file, quiet=quiet)
     if folder is not None and group.main:
         adapter.save_pretrained(folder)
@@ -159,9 +159,9 @@ def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[
     return method.make(model, shown, **settings, **labelled, **training)
 
 
-def _mean_pixels(settings: Mapping[str, Any], data: Any, n: Any, model: VLM) -> dict[str, Any]:
+def _mean_pixels(settings: Mapping[str, Any], data: Any, n: Any, model: VLM, quiet: bool) -> dict[str, Any]:
     """The images that an anchor of a mean image is made of."""
     if settings.get("image") != "mean" or "pixels" in settings:
         return {}
-    images = training_images(data, n, size=model.image_size[0])
+    images = training_images(data, n, size=model.image_size[0], quiet=quiet)
     return {"pixels": images.pixels(range(len(images)))}

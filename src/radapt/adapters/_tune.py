@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
+from rich.progress import track
 
 from radapt.attacks import Attack, ClassificationObjective, make
 from radapt.data import Dataset, load_dataset
@@ -90,6 +91,10 @@ def tune(
     trials: int = 64,
     weight: float = 0.5,
     seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    device_map: str | None = None,
+    quiet: bool = False,
 ) -> Tuned:
     """Try every alpha with every cut-off and every share of the deltas, and keep the best.
 
@@ -112,6 +117,8 @@ def tune(
         trials: settings that are tried at most; of more, so many are drawn.
         weight: weight of the robust accuracy in the score, 0 to 1.
         seed: seed of the attack, and of the draw.
+        device, dtype, device_map: for a model by name; see :func:`radapt.load`.
+        quiet: no progress bar.
 
     Raises:
         SettingsError: a test split, nothing to try, shares for an adapter without deltas, or a setting out of range.
@@ -132,12 +139,13 @@ def tune(
         check_settings(None, alpha)
     for cutoff in cutoffs or ():
         check_settings(cutoff, 0)
-    vlm = model if isinstance(model, VLM) else load(model)
+    vlm = model if isinstance(model, VLM) else load(model, device=device, dtype=dtype, device_map=device_map)
     start = adapter if isinstance(adapter, Adapter) else Adapter.from_pretrained(adapter)
     given = [data] if isinstance(data, str | Path | Dataset) else data
     size = vlm.image_size[0]
     sets = [
-        each if isinstance(each, Dataset) else load_dataset(each, split="validation", n=n, size=size) for each in given
+        each if isinstance(each, Dataset) else load_dataset(each, split="validation", n=n, size=size, quiet=quiet)
+        for each in given
     ]
     on_test = [each.name for each in sets if each.split == "test"]
     if on_test:
@@ -150,7 +158,7 @@ def tune(
         raise SettingsError("nothing to try: give at least one alpha, one cut-off (if any are given) and one dataset")
     chosen_ones = every if len(every) <= trials else random.Random(seed).sample(every, trials)
     tried = []
-    for alpha, cutoff, portions in chosen_ones:
+    for alpha, cutoff, portions in track(chosen_ones, description="tune", disable=quiet, transient=True):
         with with_shares(start.change(alpha=alpha, cutoff=cutoff), vlm, portions).attach(vlm):
             accuracies = [_accuracies(vlm, each, chosen, seed) for each in sets]
         clean, robust = (sum(values) / len(values) for values in zip(*accuracies, strict=True))

@@ -72,7 +72,7 @@ def analyze(
     chosen = make(analysis, **(options or {})) if isinstance(analysis, str) else analysis
     named = _named(models, Models({"device": device, "dtype": dtype}))
     size = common_image_size(list(named.values()))
-    images = data if isinstance(data, Dataset) else load_dataset(data, split=split, n=n, size=size)
+    images = data if isinstance(data, Dataset) else load_dataset(data, split=split, n=n, size=size, quiet=quiet)
     return chosen(named, images, folder=None if folder is None else Path(folder), quiet=quiet)
 
 

@@ -21,6 +21,7 @@ from ._shared import (
     Dtype,
     Json,
     Quiet,
+    Seed,
     console,
     existing,
     folder,
@@ -158,7 +159,12 @@ def tune(
         Path | None,
         typer.Option(parser=folder, metavar="FOLDER", help="Where to save the best one; default: in place."),
     ] = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    device_map: DeviceMap = None,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Choose alpha, the cut-off and the shares of an adapter on a validation split, by clean and white-box accuracy.
 
@@ -184,6 +190,11 @@ def tune(
         shares=_shares(share or []),
         trials=trials,
         weight=weight,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        quiet=quiet,
     )
     table = Table("", "alpha", "D0 at 224 px", "shares", "clean %", f"white-box % ({attack}, {eps})", "score")
     for trial in tuned.trials:

@@ -25,6 +25,7 @@ from ._dataset import Dataset
 from ._naming import NAMING, class_names, no_column, with_templates
 from ._order import in_turn
 from ._pixels import LARGEST, PIXELS, Squares
+from ._progress import counted, told
 from ._truth import label_of, question_of, texts_of
 
 __all__ = ["OPTIONS", "read_hub"]
@@ -84,7 +85,7 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     places = {label: place for place, label in enumerate(sorted(classes))}
     images, truths = Squares(name, size), []
     label = columns.get("label", "label") if details.task == "zero-shot" and details.flag("balanced") else None
-    for at, row in enumerate(_rows(details, whole, part, most, label)):
+    for at, row in enumerate(counted(_rows(details, whole, part, most, label), most, f"read {details.name}")):
         found = _found(details, columns, row)
         if wanted is None or at < wanted:
             images.add(row[found["image"]])
@@ -142,7 +143,7 @@ def _open(details: Card, split: str) -> Any:
     """A split of theirs: a stream, or with ``shuffle`` a table on the disk."""
     import datasets
 
-    datasets.disable_progress_bars()
+    (datasets.enable_progress_bars if told() else datasets.disable_progress_bars)()
     name = f"dataset {details.name!r}"
     repository, files, seed = (details.options.get(key) for key in ("repository", "files", "shuffle"))
     if files is not None and not isinstance(files, str):

@@ -23,6 +23,7 @@ from ._dataset import Dataset
 from ._mirror import mirrored
 from ._naming import chosen_names
 from ._order import in_turn, warn_of_order
+from ._progress import counted, reading
 from ._table import Table
 from .shapeworld import ATTRIBUTES, RENDERER, Scene, World, caption, draw, generator, questions, render, stream
 
@@ -46,6 +47,7 @@ def load_dataset(
     size: int | None = None,
     data_root: str | Path | None = None,
     balanced: bool = False,
+    quiet: bool = False,
 ) -> Dataset:
     """Load the first ``n`` samples of a dataset; those of a smaller ``n`` are the beginning of those of a larger one.
 
@@ -60,6 +62,7 @@ def load_dataset(
             environment variable ``RADAPT_DATA`` names, or else the hub).
         balanced: take one sample of each class, then a second one of each, and so on, in place of the card's order. The
             samples are those of the same split; the name ends in ``-balanced``, as figures on them are others.
+        quiet: no progress bar, which what takes seconds to read shows on a terminal.
 
     Raises:
         SettingsError: an unknown name, split or source, a set that ``data_root`` lacks, the split has fewer than ``n``
@@ -89,7 +92,8 @@ def load_dataset(
     except SettingsError as error:
         raise SettingsError(f"dataset {details.name!r}: {error}") from error
     try:
-        data = read(details, split, n)
+        with reading(quiet):
+            data = read(details, split, n)
     except MemoryError as error:
         raise _too_many(details, n, "they do not fit into the memory") from error
     if not isinstance(data, Dataset):
@@ -213,7 +217,8 @@ def _rendered(world: World, split: str, indices: Sequence[int], size: int, seed:
         shape = (len(rows), size, size, 3)
         return cached(key, shape, lambda: render(world, split, rows, size=size, seed=seed)[0])
 
-    return np.concatenate([chunk(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)])
+    starts = counted(range(0, len(indices), _CHUNK), len(indices), "render", size=_CHUNK)
+    return np.concatenate([chunk(indices[start : start + _CHUNK]) for start in starts])
 
 
 def _digits(details: Card, split: Split, n: int | None) -> Dataset:

@@ -22,7 +22,11 @@ def listed(given: Any) -> list[Any]:
 
 
 def training_images(
-    data: str | Path | Dataset | Sequence[str | Path | Dataset], n: int | Sequence[int], *, size: int
+    data: str | Path | Dataset | Sequence[str | Path | Dataset],
+    n: int | Sequence[int],
+    *,
+    size: int,
+    quiet: bool = False,
 ) -> Dataset:
     """The images of some datasets as one; of those by name, the train splits.
 
@@ -30,6 +34,7 @@ def training_images(
         data: a dataset, by name or as an object, or several.
         n: how many images of each dataset by name, or one number for all.
         size: side of the images of datasets by name, in pixels.
+        quiet: no progress bar.
 
     Raises:
         SettingsError: nothing that is a dataset, a number of numbers that does not match, or as :func:`load_dataset`.
@@ -48,7 +53,9 @@ def training_images(
         raise SettingsError(f"give n once, or once for each dataset by name; got {got}")
     counts = iter(numbers if len(numbers) == len(names) else [numbers[0]] * len(names))
     sets = [
-        each if isinstance(each, Dataset) else load_dataset(str(each), split="train", n=next(counts), size=size)
+        each
+        if isinstance(each, Dataset)
+        else load_dataset(str(each), split="train", n=next(counts), size=size, quiet=quiet)
         for each in given
     ]
     return joined(sets)

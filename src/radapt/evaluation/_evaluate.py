@@ -139,6 +139,7 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         chunk_size=chunk_size,
+        quiet=quiet,
         loading=loading,
     )
     loader = models or Models(loading)

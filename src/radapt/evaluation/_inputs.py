@@ -50,11 +50,11 @@ def size_of_data(datasets: Sequence[DataLike]) -> tuple[int, int] | None:
     if objects:
         return objects[0].image_size
     names = [each for each in datasets if isinstance(each, str | Path)]
-    return load_dataset(names[0], n=1).image_size if names else None
+    return load_dataset(names[0], n=1, quiet=True).image_size if names else None
 
 
 def datasets_of(
-    given: Sequence[DataLike], *, n: int | None, split: Split, balanced: bool, models: Sequence[VLM]
+    given: Sequence[DataLike], *, n: int | None, split: Split, balanced: bool, quiet: bool, models: Sequence[VLM]
 ) -> list[Dataset | Task]:
     """Datasets, those by name with images of the size that the models take.
 
@@ -67,7 +67,7 @@ def datasets_of(
     known: dict[tuple[str, str], Dataset] = {}
     for each in given:
         if isinstance(each, str | Path):
-            each = load_dataset(each, split=split, n=n, size=size, balanced=balanced)
+            each = load_dataset(each, split=split, n=n, size=size, balanced=balanced, quiet=quiet)
         sets.append(each)
         data = each.data if isinstance(each, Task) else each
         other = known.setdefault((data.name, data.split), data)

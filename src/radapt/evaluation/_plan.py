@@ -54,6 +54,7 @@ class Request:
     seed: int
     batch_size: int
     chunk_size: int
+    quiet: bool
     loading: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,6 +85,7 @@ def planned(request: Request, models: Models) -> tuple[list[Unit], list[Live]]:
         n=request.n,
         split=request.split,
         balanced=request.balanced,
+        quiet=request.quiet,
         models=[candidate.model for candidate in candidates],
     )
     threats = threats_of(request.attack, request.eps, request.norm, request.source, request.options, request.threats)

@@ -73,9 +73,9 @@ def trained_adapter(
     )
 
 
-def images_of(spec: TrainingSpec | DefenceSpec, model: VLM) -> Dataset:
+def images_of(spec: TrainingSpec | DefenceSpec, model: VLM, *, quiet: bool) -> Dataset:
     """The training images of a twin or an anchor: those of its datasets, one set after the other."""
-    return training_images(spec.data, spec.n, size=model.image_size[0])
+    return training_images(spec.data, spec.n, size=model.image_size[0], quiet=quiet)
 
 
 def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report, quiet: bool) -> VLM:
@@ -88,7 +88,7 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
         report: called when something else lies there.
         quiet: no progress bar.
     """
-    images = images_of(spec, model)
+    images = images_of(spec, model, quiet=quiet)
 
     def train(checkpoint: Path) -> VLM:
         return finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model

@@ -214,7 +214,7 @@ class Builder:
         method, settings = self._method(title, spec.method, spec.settings)
         pixels = None
         if spec.data and (method.needs_images or settings.get("image") == "mean"):
-            images = images_of(spec, vlm)
+            images = images_of(spec, vlm, quiet=self._quiet)
             pixels = images.pixels(range(len(images)))
         shown = {} if pixels is None else {"pixels": pixels}
         if spec.guide is not None:

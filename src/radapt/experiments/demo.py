@@ -94,7 +94,7 @@ def demo(
     """
     whole("n", n, high=LARGEST_N)
     world = _PHOTOS if photos else _WORLD
-    sets = [load_dataset(name, split="test", n=n) for name in world.sets]
+    sets = [load_dataset(name, split="test", n=n, quiet=quiet) for name in world.sets]
     folder, report = expanded(out), progress or (lambda text: None)
     clip, twins = load(world.model), {label: load(name) for label, name in world.twins.items()}
     candidates = [
@@ -149,7 +149,7 @@ def _anchored(
 def _trained(
     model: VLM, world: _World, adversary: str, folder: Path, report: Callable[[str], None], quiet: bool
 ) -> Adapter:
-    images = training_images(world.training, _IMAGES, size=model.image_size[0])
+    images = training_images(world.training, _IMAGES, size=model.image_size[0], quiet=quiet)
     settings: dict[str, Any] = {"adversary": adversary, "steps": _STEPS[adversary], "alpha": _ALPHA[adversary]}
     pixels = images.pixels(range(len(images)))
     return trained_adapter(METHODS.get("data-driven"), model, pixels, settings, folder, report=report, quiet=quiet)

@@ -165,7 +165,7 @@ def _check_data(profiles: Sequence[Profile]) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # one sample leaves classes out
-                load_dataset(name, split="test", n=1)
+                load_dataset(name, split="test", n=1, quiet=True)
         except RadaptError as error:
             reason = reason or error
         else:
@@ -233,7 +233,7 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
             n = settings.n or profile.n
             found = evaluate(
                 comparison.candidates,
-                data=[load_dataset(each, split="test", n=n, size=size) for each in profile.data],
+                data=[load_dataset(each, split="test", n=n, size=size, quiet=settings.quiet) for each in profile.data],
                 threats=_threats(profile.attacks),
                 results=file,
                 undefended=comparison.base,
@@ -271,7 +271,8 @@ def _analyses(profile: Profile, model: Callable[[str], VLM], builder: Builder, s
     identities = [[label, *identity(each)] for label, each in models.items()]
     for spec in profile.analyses:
         n = min(spec.n, settings.n) if settings.n else spec.n
-        data = load_dataset(spec.data, split="test", n=n, size=common_image_size(list(models.values())))
+        size = common_image_size(list(models.values()))
+        data = load_dataset(spec.data, split="test", n=n, size=size, quiet=settings.quiet)
         shown = digest([data.pixels(range(len(data)))])
         key = digest_of([__version__, str(spec), shown, *identities], length=8)
         file = settings.folder / "analyses" / f"{spec.analysis}-{key}.json"

@@ -178,7 +178,7 @@ def search(
 
     @cache
     def images(data: Names, n: int) -> Tensor:
-        chosen = training_images(data, n, size=model.image_size[0])
+        chosen = training_images(data, n, size=model.image_size[0], quiet=quiet)
         return chosen.pixels(range(len(chosen)))
 
     @cache
@@ -188,7 +188,8 @@ def search(
     earlier = _seconds(folder / "trials.json")
     found = list[Trial]()
     for number, rung in enumerate(plan.rungs):
-        sets = [load_dataset(each, split="validation", n=rung.n, size=model.image_size[0]) for each in plan.validation]
+        size = model.image_size[0]
+        sets = [load_dataset(each, split="validation", n=rung.n, size=size, quiet=quiet) for each in plan.validation]
         trials = list[Trial]()
         for name, settings in drawn.items():
             place = folder / f"rung-{number + 1}" / name

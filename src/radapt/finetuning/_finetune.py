@@ -161,7 +161,7 @@ def finetune(
             f"{vlm.name} carries an adapter or an input defence, and fine-tuning changes the weights of the bare "
             "model; detach it first (radapt.detach(model)), and make an adapter for the twin afterwards"
         )
-    images = training_images(data, n, size=vlm.image_size[0])
+    images = training_images(data, n, size=vlm.image_size[0], quiet=quiet)
     label = chosen.name
     if chosen.needs_labels and not images.classes:
         raise InputError(f"{label} needs a dataset with classes; {images.name} has none")

@@ -225,7 +225,10 @@ def train_photos(
     counts = _counts(batch_size, shares)
     schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, clip=1.0, ema=ema)
     place = torch.device(device)
-    sets = [load_dataset(name, split="train", n=count, size=pixels) for name, count in zip(data, n, strict=True)]
+    sets = [
+        load_dataset(name, split="train", n=count, size=pixels, quiet=quiet)
+        for name, count in zip(data, n, strict=True)
+    ]
     for each in sets:
         if each.card.task != "zero-shot":
             raise SettingsError(f"photographs need labels; {each.name!r} is a set for {each.card.task}")

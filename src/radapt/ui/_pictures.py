@@ -53,7 +53,7 @@ class Picture:
 
 @cache
 def _read(name: str, side: int) -> Dataset:
-    return load_dataset(name, n=_N, size=side)
+    return load_dataset(name, n=_N, size=side, quiet=True)
 
 
 def example_set(name: str, side: int) -> Dataset:
