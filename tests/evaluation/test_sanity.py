@@ -349,6 +349,9 @@ def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(e
     def zero(pixels: Tensor) -> Tensor:
         return 0 * pixels.flatten(1)[:, :3]
 
-    for function, names in ((fixed, []), (noisy, ["random"]), (zero, [])):
+    def crowded(pixels: Tensor) -> Tensor:
+        return fixed(pixels - 0.5 * pixels.mean(0))
+
+    for function, names in ((fixed, []), (noisy, ["random"]), (zero, []), (crowded, ["batch"])):
         model = ClassifierModel("mine", function, image_size=(6, 6))
         assert [*check_model(model, torch.rand(4, 3, 6, 6))] == names

@@ -414,6 +414,19 @@ def test_a_flagged_result_never_leads(flags: dict[str, object], winner: str, tmp
     assert outcomes[0][0] == winner
 
 
+@pytest.mark.parametrize("name", ["random", "batch"])
+def test_a_model_whose_answers_vary_never_leads(name: str, tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for method, fooled in (("varying", {0}), ("honest", {0, 1, 2, 3})):
+            attacked_rows(store, setting(method, n=10), set())
+            attacked_rows(store, setting(method, source="self", n=10), fooled)
+        store.flag(setting("varying", n=10), {name: "answers vary"}, checked=10)  # of the model: on the clean result
+        ((headline, outcomes),) = sentences(tabulate(with_worst_cases(store)))
+    assert "honest has the highest white-box accuracy" in headline
+    assert "Flagged, and so not compared: varying." in headline
+    assert "do not trust it" in dict(outcomes)["varying"]
+
+
 def test_where_every_result_is_flagged_none_leads(tmp_path: Path) -> None:
     with Results(tmp_path / "r.sqlite") as store:
         attacked_rows(store, setting("x", n=10), set())

@@ -22,7 +22,12 @@ from ._threat import Threat
 __all__ = ["QUERIES", "Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs", "longer"]
 
 _LARGE_EPS = 64 / 255
+_ALONE = 4
+"""Images that are also shown without the others."""
 _RANDOM = 1e-4
+_BATCH = {torch.float32: 1e-3, torch.float64: 1e-3}
+_BATCH_HALF = 0.1
+"""How far an embedding may move with the images beside it, as a share of the largest entry: sums in another order."""
 _LEAST = 1e-12
 _EXCLUDED = 1e30
 _MOST_STEPS = 10**6
@@ -112,18 +117,28 @@ def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
 
 
 def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
-    """Whether a model gives numbers, and repeated passes agree: a random one needs expectation over transformations."""
+    """Whether a model gives numbers, and the same ones again and without the other images of a batch.
+
+    A random model needs expectation over transformations. What one that looks at its batch answers to an image depends
+    on the images that happen to be beside it.
+    """
+    pixels = pixels.to(model.device)
     with torch.no_grad():
-        first, second = (model.encode_image(pixels.to(model.device)).float() for _ in range(2))
+        first, second = (model.encode_image(pixels).float() for _ in range(2))
+        alone = torch.cat([model.encode_image(each).float() for each in pixels[:_ALONE].split(1)])
     # The logits of a classifier may be -inf, for classes that it excludes.
     broken = int(((first.isnan() | first.isposinf()).any(1) | ~first.isfinite().any(1)).sum())
     if broken:
         return {"not finite": f"the embeddings of {broken} of {len(first)} images are not finite numbers: no answers"}
-    first, second = (each.where(each.abs() < _EXCLUDED, 0.0) for each in (first, second))
-    spread = float((first - second).abs().max() / first.abs().max().clamp(min=_LEAST))
-    if spread <= _RANDOM:
-        return {}
-    return {"random": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"}
+    first, second, alone = (each.where(each.abs() < _EXCLUDED, 0.0) for each in (first, second, alone))
+    largest = first.abs().max().clamp(min=_LEAST)
+    spread = float((first - second).abs().max() / largest)
+    if spread > _RANDOM:
+        return {"random": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"}
+    moved = float((first[: len(alone)] - alone).abs().max() / largest)
+    if moved > _BATCH.get(model.dtype, _BATCH_HALF):
+        return {"batch": f"embeddings move by {moved:.1e} with the other images of a batch, and all figures with them"}
+    return {}
 
 
 def check_white_box(

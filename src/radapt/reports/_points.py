@@ -20,7 +20,7 @@ _Interval = tuple[float, float, float]
 class Point:
     """(percent, low, high) of a method, each the mean over the same ``over`` datasets; ``index`` gives its colour.
 
-    ``marks`` are the footnotes of its white-box results: with any, these are not to be trusted.
+    ``marks`` are the footnotes of its clean and white-box results: with any, the white-box one is not to be trusted.
     """
 
     method: str
@@ -114,7 +114,17 @@ def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequenc
         transfer=means.get("transfer"),
         white_box=means.get("white-box"),
         over=len(common),
-        marks=tuple(sorted({mark for at in common if (cell := cells["white-box"][at]) for mark in cell.marks})),
+        marks=tuple(
+            sorted(
+                {
+                    mark
+                    for kind in ("clean", "white-box")  # the checks of the model itself are on the clean result
+                    for at in common
+                    if (cell := cells[kind][at])
+                    for mark in cell.marks
+                }
+            )
+        ),
     )
 
 
