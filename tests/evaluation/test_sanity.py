@@ -18,7 +18,7 @@ from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import Dataset
 from radapt.errors import InputError
 from radapt.evaluation import Candidate, Threat, evaluate
-from radapt.evaluation._sanity import Tally, check_model, check_undefended, check_white_box
+from radapt.evaluation._sanity import Tally, check_clean, check_model, check_undefended, check_white_box
 from radapt.evaluation.zero_shot import ZeroShot
 from radapt.models import VLM, ClassifierModel
 from radapt.results import CHECKS, WORST_CASE, Result, Results, with_worst_cases
@@ -355,3 +355,27 @@ def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(e
     for function, names in ((fixed, []), (noisy, ["random"]), (zero, []), (crowded, ["batch"])):
         model = ClassifierModel("mine", function, image_size=(6, 6))
         assert [*check_model(model, torch.rand(4, 3, 6, 6))] == names
+
+
+@pytest.mark.parametrize(("right", "flagged"), [(5, True), (6, False)])
+def test_a_model_that_is_no_better_than_one_answer_is_flagged(right: int, flagged: bool) -> None:
+    data = own_labels(tiny_clip(), 12)
+    data = replace(data, labels=torch.tensor([1] * 5 + [0] * 4 + [2] * 3))
+    flags = check_clean(data, {at: float(at < right) for at in range(12)})
+    assert [*flags] == (["chance"] if flagged else [])
+    if flagged:
+        assert f"always answering {data.classes[1]!r} is right on 5" in str(flags["chance"])
+    assert check_clean(data, dict.fromkeys(range(5), 0.0)) == {}  # too few to say
+
+
+def test_a_constant_model_is_not_crowned_for_what_cannot_be_fooled(tmp_path: Path) -> None:
+    model = tiny_clip()
+    data = own_labels(model, 24)
+    classes = len(data.classes)
+
+    def constant(pixels: Tensor) -> Tensor:
+        return torch.eye(classes)[[0] * len(pixels)] + 0 * pixels.mean()
+
+    whatever = ClassifierModel("constant", constant, image_size=data.image_size)
+    clean, *_ = evaluate({"constant": whatever}, data=data, attack="fgsm", results=tmp_path / "r.sqlite", quiet=True)
+    assert "chance" in clean.flags

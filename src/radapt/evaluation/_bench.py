@@ -19,7 +19,7 @@ from ._candidates import Candidate, Models
 from ._kept import attention_of, png
 from ._ledger import Ledger
 from ._plan import Live, Request, identity_of, planned
-from ._sanity import Tally, check_model, check_white_box
+from ._sanity import Tally, check_clean, check_model, check_white_box
 from ._task import Answer, BoundTask, Task
 from ._units import Checked, Measured, Unit
 
@@ -122,7 +122,7 @@ class Bench:
         images = data.pixels(few).to(model.device)
         with live.candidate.defended():
             if live.threat is None:
-                return Checked(flags=check_model(model, images))
+                return Checked(flags={**check_model(model, images), **check_clean(data, scores)})
             if not unit.white_box:
                 return Checked()
             left = [position for position in few if scores[position] > live.task.low]

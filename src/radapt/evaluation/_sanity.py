@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -12,6 +13,7 @@ from radapt.attacks import Attack, Outcome, SearchAttack
 from radapt.attacks.apgd import APGD
 from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.square import SAFE_GROWTH, Square
+from radapt.data import Dataset
 from radapt.models import VLM
 from radapt.results import Results, Setting
 from radapt.types import Pixels
@@ -19,7 +21,16 @@ from radapt.types import Pixels
 from ._task import Answer, BoundTask
 from ._threat import Threat
 
-__all__ = ["QUERIES", "Tally", "check_model", "check_undefended", "check_white_box", "earlier_signs", "longer"]
+__all__ = [
+    "QUERIES",
+    "Tally",
+    "check_clean",
+    "check_model",
+    "check_undefended",
+    "check_white_box",
+    "earlier_signs",
+    "longer",
+]
 
 _LARGE_EPS = 64 / 255
 _ALONE = 4
@@ -29,6 +40,8 @@ _BATCH = {torch.float32: 1e-3, torch.float64: 1e-3}
 _BATCH_HALF = 0.1
 """How far an embedding may move with the images beside it, as a share of the largest entry: sums in another order."""
 _LEAST = 1e-12
+_FEWEST = 10
+"""Samples below which it says little that a constant answer is right as often."""
 _EXCLUDED = 1e30
 _MOST_STEPS = 10**6
 QUERIES = 500
@@ -139,6 +152,28 @@ def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
     if moved > _BATCH.get(model.dtype, _BATCH_HALF):
         return {"batch": f"embeddings move by {moved:.1e} with the other images of a batch, and all figures with them"}
     return {}
+
+
+def check_clean(data: Dataset, scores: Mapping[int, float]) -> dict[str, object]:
+    """Whether a zero-shot model is right more often than one that always gives the same answer.
+
+    Such a one cannot be fooled. Where a model is no better, its class names, labels or normalisation are wrong, or a
+    defence has left nothing of the image, and it may seem robust.
+
+    Args:
+        data: the dataset.
+        scores: of the clean samples, by position.
+    """
+    if len(data.labels) == 0 or len(scores) < _FEWEST:
+        return {}
+    label, most = Counter(data.labels[list(scores)].tolist()).most_common(1)[0]
+    right = sum(score > 0 for score in scores.values())
+    if right > most or most == len(scores):  # of one class alone, the dataset warns
+        return {}
+    constant = f"always answering {data.classes[label]!r} is right on {most}"
+    return {
+        "chance": f"{right} of {len(scores)} are right, and {constant}: wrong class names, labels or normalisation?"
+    }
 
 
 def check_white_box(
