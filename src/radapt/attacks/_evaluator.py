@@ -115,7 +115,8 @@ class Evaluator:
             if gradient is None:
                 raise InputError(
                     f"the loss has no gradient with respect to the pixels, which {self.search.name} needs; compute it "
-                    "with differentiable operations and without torch.no_grad, or use an attack that needs no gradient"
+                    "with differentiable operations and without torch.no_grad, wrap a step that has no gradient (JPEG, "
+                    "rounding) in radapt.attacks.bpda, or take an attack that needs none, such as square"
                 )
             gradients.append(gradient / _SCALE)
         return torch.stack(gradients, 1) if self.search._needs_jacobian else gradients[0]
