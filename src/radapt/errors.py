@@ -9,6 +9,7 @@
     ├── ModelError         a model cannot be loaded or is of an unsupported kind
     │   └── UnknownModelError  there is no model of that name (also a SettingsError)
     ├── ResultsError       a results file cannot be used
+    ├── ExecutorError      workers cannot be had
     └── CheckError         a result broke a rule that must always hold (a bug, or a faulty attack)
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "AdapterError",
     "CheckError",
+    "ExecutorError",
     "InputError",
     "ModelError",
     "RadaptError",
@@ -53,6 +55,10 @@ class UnknownModelError(ModelError, SettingsError):
 
 class ResultsError(RadaptError):
     """A results file cannot be used."""
+
+
+class ExecutorError(RadaptError):
+    """Workers cannot be had."""
 
 
 class CheckError(RadaptError):

@@ -19,8 +19,8 @@ import torch
 from tests.tiny import own_labels, tiny_clip
 
 import radapt
-from radapt.errors import CheckError, SettingsError
-from radapt.evaluation import Candidate, evaluate
+from radapt.errors import CheckError, ExecutorError, SettingsError
+from radapt.evaluation import Candidate, evaluate, one_cluster
 from radapt.evaluation._ledger import Ledger
 from radapt.evaluation._plan import Request
 from radapt.evaluation._worker import Worker
@@ -220,3 +220,48 @@ def test_workers_that_find_no_place_keep_nobody_waiting(tmp_path: Path) -> None:
             assert found[0].n == 8
     finally:
         ray.shutdown()
+
+
+def test_one_cluster_serves_several_evaluations_though_its_first_start_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    started, start = [0], ray.init
+
+    def init(**settings: Any) -> object:
+        started[0] += 1
+        if started[0] == 1:
+            raise Exception("The current node timed out during startup.")  # as Ray says it
+        return start(**settings)
+
+    monkeypatch.setattr(ray, "init", init)
+    model = tiny_clip()
+    plan: dict[str, Any] = {"data": own_labels(model, 4), "attack": "pgd", "options": {"steps": 2}, "sanity": False}
+    with one_cluster():
+        for number in range(2):
+            candidate = Candidate(method="tiny", model=model)
+            found = evaluate(candidate, **plan, results=tmp_path / f"{number}", executor="ray", workers=1, quiet=True)
+            assert [each.n for each in found] == [4, 4]
+            assert ray.is_initialized()
+    assert started == [2]
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"), [(None, "the machine is busy"), ("10.0.0.1:6379", "cluster at RAY_ADDRESS=10.0.0.1:6379")]
+)
+def test_a_ray_that_does_not_start_is_one_clear_error(
+    address: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def init(**settings: Any) -> object:
+        raise Exception("The current node timed out\nduring startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ExecutorError, match=f"(?s){says}.*timed out during startup|timed out during startup.*{says}"):
+        evaluate("micro/clip", data="shapes", n=2, executor="ray", results=tmp_path / "r", quiet=True)

@@ -7,7 +7,7 @@ from ._candidates import Candidate, CandidateLike, ModelLike, Models, candidates
 from ._cost import Cost, UnitCost
 from ._defence import Defence, InputDefence
 from ._evaluate import estimate_cost, evaluate
-from ._executor import check_executor
+from ._executor import check_executor, one_cluster
 from ._inputs import threats_of
 from ._plan import REGISTRY
 from ._task import Answer, BoundTask, Task
@@ -33,6 +33,7 @@ __all__ = [
     "estimate_cost",
     "evaluate",
     "names",
+    "one_cluster",
     "split_candidate",
     "threats_of",
 ]

@@ -6,12 +6,13 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from radapt.errors import SettingsError, shown
+from radapt.errors import ExecutorError, SettingsError, shown
 from radapt.io import expanded
 from radapt.numbers import number, whole
 from radapt.registry import nearest
@@ -21,8 +22,12 @@ from ._plan import Request
 from ._ray import RETRIES, Crew
 from ._worker import Worker
 
-__all__ = ["check_executor", "crew"]
+__all__ = ["check_executor", "crew", "one_cluster"]
 
+_STARTS = 2
+"""Attempts at starting Ray on this machine."""
+_STARTED: ContextVar[bool] = ContextVar("started", default=False)
+_SHARED: ContextVar[ExitStack | None] = ContextVar("shared", default=None)
 _ENVIRONMENT = ("RADAPT_DATA", "RADAPT_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """What workers read models and data with, as this process does."""
 
@@ -67,6 +72,54 @@ def check_executor(
 
 
 @contextmanager
+def one_cluster() -> Iterator[None]:
+    """All evaluations in this block share one Ray, which the first that needs it starts, or is connected to."""
+    with ExitStack() as stack:
+        token = _SHARED.set(stack)
+        try:
+            yield
+        finally:
+            _SHARED.reset(token)
+
+
+@contextmanager
+def _connected() -> Iterator[bool]:
+    """Ray: the cluster that this process is connected to, or that ``RAY_ADDRESS`` names, or one of its own.
+
+    Yields:
+        Whether it was started here, so that its workers have it for themselves.
+    """
+    ray: Any = importlib.import_module("ray")
+    if ray.is_initialized():
+        yield _STARTED.get()
+        return
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", configure_logging=False)
+            break
+        except Exception as error:  # a start that takes too long is a bare Exception
+            ray.shutdown()
+            if not left or os.environ.get("RAY_ADDRESS"):
+                raise ExecutorError(_not_started(error)) from error
+    token = _STARTED.set(True)
+    try:
+        yield True
+    finally:
+        _STARTED.reset(token)
+        ray.shutdown()
+
+
+def _not_started(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if address := os.environ.get("RAY_ADDRESS"):
+        return f"the cluster at RAY_ADDRESS={address} cannot be reached: {reason}; start it, or unset RAY_ADDRESS"
+    return (
+        f"Ray has not started: {reason} Where the machine is busy, try again later (what was measured is kept), or leave "
+        "the executor out: this process measures then"
+    )
+
+
+@contextmanager
 def crew(request: Request, workers: int | None, resources: Mapping[str, float] | None) -> Iterator[Crew]:
     """Workers on the cluster that this process is connected to, or that ``RAY_ADDRESS`` names, or on one of its own.
 
@@ -78,12 +131,18 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
 
     Raises:
         SettingsError: the cluster lacks the resources.
+        ExecutorError: Ray does not start, or cannot be reached.
     """
+    with ExitStack() as alone:
+        started = (_SHARED.get() or alone).enter_context(_connected())
+        yield from _crew(request, workers, resources, started)
+
+
+def _crew(
+    request: Request, workers: int | None, resources: Mapping[str, float] | None, started: bool
+) -> Iterator[Crew]:
     ray: Any = importlib.import_module("ray")
     takes = dict(resources or ({"GPU": 1} if str(request.loading.get("device", "cpu")) != "cpu" else {"CPU": 1}))
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", configure_logging=False)
     actors = list[Any]()
     try:
         there = ray.cluster_resources()
@@ -111,8 +170,6 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
     finally:
         for each in actors:
             ray.kill(each)
-        if started:
-            ray.shutdown()
 
 
 def _room(there: Mapping[str, float], takes: Mapping[str, float]) -> int:

@@ -10,7 +10,17 @@ from typing import Any
 
 from radapt.attacks import Attack
 from radapt.errors import SettingsError
-from radapt.evaluation import Candidate, CandidateLike, ModelLike, Models, Threat, candidates_of, evaluate, threats_of
+from radapt.evaluation import (
+    Candidate,
+    CandidateLike,
+    ModelLike,
+    Models,
+    Threat,
+    candidates_of,
+    evaluate,
+    one_cluster,
+    threats_of,
+)
 from radapt.io import expanded, write_bytes, write_json
 from radapt.numbers import number
 from radapt.reports import Claim, Figure, claims_of, figures_of, write_report
@@ -153,7 +163,7 @@ def check(
     asked: dict[str, Any] = {"data": data, "n": n, "split": split, "seed": seed, "batch_size": batch_size}
     asked |= {"executor": executor, "workers": workers, "resources": resources, "models": loader, "quiet": quiet}
     folder, results = expanded(out), list[Result]()
-    with Results(folder / "results.sqlite") as store:
+    with Results(folder / "results.sqlite") as store, one_cluster():
         if base is not None:  # first: it is quickly done, and shows whether the attack is one
             results += evaluate(base, threats=[first], results=store, **asked)
             threats += [_transferred(first)]

@@ -12,7 +12,7 @@ from radapt._version import __version__
 from radapt.analysis import make as make_analysis
 from radapt.data import card, load_dataset
 from radapt.errors import RadaptError, SettingsError
-from radapt.evaluation import Threat, check_executor, evaluate
+from radapt.evaluation import Threat, check_executor, evaluate, one_cluster
 from radapt.fingerprint import digest
 from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
@@ -116,37 +116,38 @@ def run(
     if left_out:
         tell(Event(experiment="all", text=f"Without {', '.join(left_out)}: they have no profile {profile}"))
     parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
-    for each, found in chosen.items():
-        tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
-        settings = _Settings(
-            profile=profile,
-            folder=folder / Path(each).stem if every else folder,
-            artifacts=folder / "made",
-            command=_command(each, profile, n, seed, batch_size, sanity),
-            n=n,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            sanity=sanity,
-            executor=executor,
-            workers=workers,
-            resources=resources,
-            report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
-            quiet=quiet,
-        )
-        try:
-            part, own = _run(each, found, settings)
-        except Exception as error:
-            if not every:
-                raise
-            failed[each] = str(error)  # the others are worth having, and this one is tried again next time
-            tell(Event(experiment=each, text=f"{each} failed: {type(error).__name__}: {error}", failed=True))
-            continue
-        parts.append(part)
-        results += own
-        written = _write(part, settings.folder)
-        write_experiments(parts, page)  # after each, so that it can be looked at meanwhile
-        tell(Event(experiment=each, text=f"Published: {part.published}", part=part, written=tuple(written)))
+    with one_cluster():
+        for each, found in chosen.items():
+            tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
+            settings = _Settings(
+                profile=profile,
+                folder=folder / Path(each).stem if every else folder,
+                artifacts=folder / "made",
+                command=_command(each, profile, n, seed, batch_size, sanity),
+                n=n,
+                seed=seed,
+                batch_size=batch_size,
+                device=device,
+                sanity=sanity,
+                executor=executor,
+                workers=workers,
+                resources=resources,
+                report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
+                quiet=quiet,
+            )
+            try:
+                part, own = _run(each, found, settings)
+            except Exception as error:
+                if not every:
+                    raise
+                failed[each] = str(error)  # the others are worth having, and this one is tried again next time
+                tell(Event(experiment=each, text=f"{each} failed: {type(error).__name__}: {error}", failed=True))
+                continue
+            parts.append(part)
+            results += own
+            written = _write(part, settings.folder)
+            write_experiments(parts, page)  # after each, so that it can be looked at meanwhile
+            tell(Event(experiment=each, text=f"Published: {part.published}", part=part, written=tuple(written)))
     if failed and progress is None:
         warnings.warn(f"{len(failed)} of {len(chosen)} experiments failed: {failed}; the rest is written", stacklevel=2)
     return Reproduction(
