@@ -114,8 +114,8 @@ def _not_started(error: Exception) -> str:
     if address := os.environ.get("RAY_ADDRESS"):
         return f"the cluster at RAY_ADDRESS={address} cannot be reached: {reason}; start it, or unset RAY_ADDRESS"
     return (
-        f"Ray has not started: {reason} Where the machine is busy, try again later (what was measured is kept), or leave "
-        "the executor out: this process measures then"
+        f"Ray has not started: {reason} Where the machine is busy, try again later (what was measured is kept), or "
+        "leave the executor out: this process measures then"
     )
 
 
