@@ -15,12 +15,13 @@ from torch import Tensor
 
 from radapt.adapters import training_free
 from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
-from radapt.data import Dataset
+from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation._sanity import Tally, check_clean, check_model, check_undefended, check_white_box
+from radapt.evaluation.vqa import VQA
 from radapt.evaluation.zero_shot import ZeroShot
-from radapt.models import VLM, ClassifierModel
+from radapt.models import VLM, ClassifierModel, load
 from radapt.results import CHECKS, WORST_CASE, Result, Results, with_worst_cases
 
 MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
@@ -361,11 +362,29 @@ def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(e
 def test_a_model_that_is_no_better_than_one_answer_is_flagged(right: int, flagged: bool) -> None:
     data = own_labels(tiny_clip(), 12)
     data = replace(data, labels=torch.tensor([1] * 5 + [0] * 4 + [2] * 3))
-    flags = check_clean(data, {at: float(at < right) for at in range(12)})
+    task = ZeroShot(data)
+    flags = check_clean(task, {at: float(at < right) for at in range(12)})
     assert [*flags] == (["chance"] if flagged else [])
     if flagged:
         assert f"always answering {data.classes[1]!r} is right on 5" in str(flags["chance"])
-    assert check_clean(data, dict.fromkeys(range(5), 0.0)) == {}  # too few to say
+    assert check_clean(task, dict.fromkeys(range(5), 0.0)) == {}  # too few to say
+
+
+@pytest.mark.parametrize("name", ["shapeworld-pope", "shapeworld-vqa"])
+def test_a_model_that_always_says_the_same_is_flagged(name: str) -> None:
+    task = VQA(load_dataset(name, n=24, quiet=True))
+    answer, total = task.constant(range(24)) or ("", 0.0)
+    bound: Any = task.bind(load("micro/llava"))
+
+    def scored(text: str) -> dict[int, float]:
+        return {at: bound.score(text, at).score for at in range(24)}
+
+    scores = scored(answer)
+    assert sum(scores.values()) == total < 24
+    assert all(sum(scored(other).values()) <= total for other in ("yes", "no", "red", "circle"))
+    assert f"always answering {answer!r}" in str(check_clean(task, scores)["chance"])
+    wrong = next(at for at, score in scores.items() if score == 0)
+    assert check_clean(task, scores | {wrong: 1.0}) == {}
 
 
 def test_a_constant_model_is_not_crowned_for_what_cannot_be_fooled(tmp_path: Path) -> None:

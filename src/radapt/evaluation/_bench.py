@@ -122,7 +122,7 @@ class Bench:
         images = data.pixels(few).to(model.device)
         with live.candidate.defended():
             if live.threat is None:
-                return Checked(flags={**check_model(model, images), **check_clean(data, scores)})
+                return Checked(flags={**check_model(model, images), **check_clean(live.task, scores)})
             if not unit.white_box:
                 return Checked()
             left = [position for position in few if scores[position] > live.task.low]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -13,12 +12,11 @@ from radapt.attacks import Attack, Outcome, SearchAttack
 from radapt.attacks.apgd import APGD
 from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.square import SAFE_GROWTH, Square
-from radapt.data import Dataset
 from radapt.models import VLM
 from radapt.results import Results, Setting
 from radapt.types import Pixels
 
-from ._task import Answer, BoundTask
+from ._task import Answer, BoundTask, Task
 from ._threat import Threat
 
 __all__ = [
@@ -154,26 +152,22 @@ def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
     return {}
 
 
-def check_clean(data: Dataset, scores: Mapping[int, float]) -> dict[str, object]:
-    """Whether a zero-shot model is right more often than one that always gives the same answer.
+def check_clean(task: Task, scores: Mapping[int, float]) -> dict[str, object]:
+    """Whether a model is better than one that always gives the same answer, which nothing can fool.
 
-    Such a one cannot be fooled. Where a model is no better, its class names, labels or normalisation are wrong, or a
-    defence has left nothing of the image, and it may seem robust.
+    Where it is not, its class names, labels or normalisation are wrong, or a defence has left nothing of the image; and
+    it may seem robust.
 
     Args:
-        data: the dataset.
+        task: the task.
         scores: of the clean samples, by position.
     """
-    if len(data.labels) == 0 or len(scores) < _FEWEST:
+    best = task.constant(list(scores)) if len(scores) >= _FEWEST else None
+    total = sum(scores.values())
+    if best is None or total > best[1] or best[1] >= len(scores):  # where one answer is always right, nothing is better
         return {}
-    label, most = Counter(data.labels[list(scores)].tolist()).most_common(1)[0]
-    right = sum(score > 0 for score in scores.values())
-    if right > most or most == len(scores):  # of one class alone, the dataset warns
-        return {}
-    constant = f"always answering {data.classes[label]!r} is right on {most}"
-    return {
-        "chance": f"{right} of {len(scores)} are right, and {constant}: wrong class names, labels or normalisation?"
-    }
+    found = f"{total:g} of {len(scores)} are right, and always answering {best[0]!r} is right on {best[1]:g}"
+    return {"chance": f"{found}: are classes, labels, normalisation right?"}
 
 
 def check_white_box(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
@@ -18,6 +19,8 @@ __all__ = ["TASK", "VQA"]
 
 _LONGEST = {"accuracy": 5, "F1": 10}
 _FREQUENT = 5
+_TRIED = 20
+"""Of the most frequent answers: whether one of them would do for all questions."""
 _TARGETS = ("maybe", "Word")
 
 
@@ -55,6 +58,15 @@ class VQA(Task):
 
     def label(self, position: int) -> int:
         return int(says_yes(self.asked(position)[1][0])) if self.metric == "F1" else -1
+
+    def constant(self, positions: Sequence[int]) -> tuple[str, float] | None:
+        answers = [self.asked(position)[1] for position in positions]
+        if self.metric == "F1":
+            yes = sum(says_yes(own[0]) for own in answers)
+            return max(("yes", float(yes)), ("no", float(len(answers) - yes)), key=lambda each: each[1])
+        tried = [text for text, _ in Counter(text for own in answers for text in set(own)).most_common(_TRIED) if text]
+        totals = {text: sum(vqa_accuracy(text, own) for own in answers) for text in tried}
+        return max(totals.items(), key=lambda each: each[1], default=None)
 
 
 class _Bound(AnsweringTask):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,6 +37,10 @@ class ZeroShot(Task):
 
     def label(self, position: int) -> int:
         return int(self.data.labels[position])
+
+    def constant(self, positions: Sequence[int]) -> tuple[str, float] | None:
+        label, count = Counter(map(self.label, positions)).most_common(1)[0]
+        return self.data.classes[label], float(count)
 
 
 class _Bound(BoundTask):
