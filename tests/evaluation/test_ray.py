@@ -165,7 +165,12 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str, 
 def test_a_worker_that_finds_other_weights_or_data_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = tiny_clip()
-    taken = {entry.name: None for entry in fields(Request)} | {"balanced": False, "seed": 0, "loading": {}}
+    taken = {entry.name: None for entry in fields(Request)} | {
+        "balanced": False,
+        "seed": 0,
+        "quiet": True,
+        "loading": {},
+    }
     taken |= {"candidates": Candidate(method="tiny", model=model), "data": own_labels(model, 4)}
     request = Request(**{**taken, "batch_size": 4, "chunk_size": 4, "split": "test"})
     worker = Worker(1, str(tmp_path))

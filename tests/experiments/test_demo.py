@@ -39,8 +39,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         adversaries.append(named["adversary"])
         return data_driven(*given, **{**named, "steps": 1, "attack_steps": 1, "batch_size": 4})
 
-    def few(name: str, *, split: str = "test", n: int | None = None, size: int | None = None) -> Dataset:
-        return load_dataset(name, split=split, n=min(n or 8, 8), size=size)
+    def few(name: str, *, split: str = "test", n: int | None = None, size: int | None = None, **rest: bool) -> Dataset:
+        return load_dataset(name, split=split, n=min(n or 8, 8), size=size, **rest)
 
     def short(**settings: Any) -> Threat:
         return Threat(**{**settings, "options": {"steps": 2}})

@@ -16,7 +16,7 @@ from radapt.text import one_line
 
 __all__ = ["counted", "reading", "told"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _AFTER = 2.0
 """Seconds until a bar is shown: what is faster needs none."""
 _TOLD: ContextVar[bool] = ContextVar("told", default=False)
@@ -37,7 +37,7 @@ def told() -> bool:
     return _TOLD.get() and Console(stderr=True).is_terminal
 
 
-def counted(things: Iterable[T], total: int | None, label: str, *, size: int = 1) -> Iterator[T]:
+def counted(things: Iterable[_T], total: int | None, label: str, *, size: int = 1) -> Iterator[_T]:
     """The things, one by one, with a bar and the time that is left once they take more than two seconds.
 
     Args:
