@@ -53,6 +53,7 @@ class _Settings:
     quiet: bool
 
 
+@one_cluster()
 def run(
     experiment: str | Path | Experiment,
     *,
@@ -116,38 +117,37 @@ def run(
     if left_out:
         tell(Event(experiment="all", text=f"Without {', '.join(left_out)}: they have no profile {profile}"))
     parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
-    with one_cluster():
-        for each, found in chosen.items():
-            tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
-            settings = _Settings(
-                profile=profile,
-                folder=folder / Path(each).stem if every else folder,
-                artifacts=folder / "made",
-                command=_command(each, profile, n, seed, batch_size, sanity),
-                n=n,
-                seed=seed,
-                batch_size=batch_size,
-                device=device,
-                sanity=sanity,
-                executor=executor,
-                workers=workers,
-                resources=resources,
-                report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
-                quiet=quiet,
-            )
-            try:
-                part, own = _run(each, found, settings)
-            except Exception as error:
-                if not every:
-                    raise
-                failed[each] = str(error)  # the others are worth having, and this one is tried again next time
-                tell(Event(experiment=each, text=f"{each} failed: {type(error).__name__}: {error}", failed=True))
-                continue
-            parts.append(part)
-            results += own
-            written = _write(part, settings.folder)
-            write_experiments(parts, page)  # after each, so that it can be looked at meanwhile
-            tell(Event(experiment=each, text=f"Published: {part.published}", part=part, written=tuple(written)))
+    for each, found in chosen.items():
+        tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
+        settings = _Settings(
+            profile=profile,
+            folder=folder / Path(each).stem if every else folder,
+            artifacts=folder / "made",
+            command=_command(each, profile, n, seed, batch_size, sanity),
+            n=n,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            sanity=sanity,
+            executor=executor,
+            workers=workers,
+            resources=resources,
+            report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
+            quiet=quiet,
+        )
+        try:
+            part, own = _run(each, found, settings)
+        except Exception as error:
+            if not every:
+                raise
+            failed[each] = str(error)  # the others are worth having, and this one is tried again next time
+            tell(Event(experiment=each, text=f"{each} failed: {type(error).__name__}: {error}", failed=True))
+            continue
+        parts.append(part)
+        results += own
+        written = _write(part, settings.folder)
+        write_experiments(parts, page)  # after each, so that it can be looked at meanwhile
+        tell(Event(experiment=each, text=f"Published: {part.published}", part=part, written=tuple(written)))
     if failed and progress is None:
         warnings.warn(f"{len(failed)} of {len(chosen)} experiments failed: {failed}; the rest is written", stacklevel=2)
     return Reproduction(

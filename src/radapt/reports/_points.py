@@ -107,6 +107,8 @@ def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequenc
         kind: mean_interval([(cell.percent, cell.low, cell.high) for at in common if (cell := cells[kind][at])])
         for kind in kinds
     }
+    # The checks of the model itself are on the clean result.
+    judged = [cells[kind][at] for kind in ("clean", "white-box") for at in common]
     return Point(
         method=name,
         index=table.methods.index(name),
@@ -114,17 +116,7 @@ def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequenc
         transfer=means.get("transfer"),
         white_box=means.get("white-box"),
         over=len(common),
-        marks=tuple(
-            sorted(
-                {
-                    mark
-                    for kind in ("clean", "white-box")  # the checks of the model itself are on the clean result
-                    for at in common
-                    if (cell := cells[kind][at])
-                    for mark in cell.marks
-                }
-            )
-        ),
+        marks=tuple(sorted({mark for cell in judged if cell for mark in cell.marks})),
     )
 
 
