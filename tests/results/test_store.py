@@ -10,12 +10,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -295,6 +299,59 @@ def test_a_closed_file_is_one_plain_file(tmp_path: Path) -> None:
         store.add(CLEAN, [sample(0)])
     assert path.read_bytes()[18:20] == b"\x01\x01"  # not WAL: readable where nothing can be written beside it
     assert not list(tmp_path.glob("r.sqlite-*"))
+
+
+def test_locks_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    path = tmp_path / "r.sqlite"
+    with Results(path):
+        with pytest.raises(ResultsError, match="in use by another run"):
+            Results(path)
+        assert path.with_name("r.sqlite.lock").exists(), "removed by who did not hold it"
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+def test_never_two_writers_while_locks_come_and_go(tmp_path: Path) -> None:
+    path, inside, most, entered = tmp_path / "r.sqlite", list[int](), list[int](), list[int]()
+    Results(path).close()
+
+    def writer() -> None:
+        for _ in range(60):
+            try:
+                with Results(path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.001)
+                    inside.pop()
+                    entered.append(1)
+            except ResultsError as error:
+                assert "in use by another run" in str(error)  # noqa: PT017
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: writer(), range(4)))
+    assert max(most) == 1
+    assert entered
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, acquire, removed = tmp_path / "r.sqlite", FileLock.acquire, list[Path]()
+
+    def late(self: FileLock, timeout: float | None = None) -> object:
+        held = acquire(self, timeout=timeout)
+        if not removed:
+            removed.append(Path(self.lock_file))
+            removed[0].unlink()  # as the run does that held it before
+            removed[0].with_name("another").touch()  # takes the place on the disk
+        return held
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with Results(path):
+        monkeypatch.undo()
+        assert removed == [path.with_name("r.sqlite.lock")]
+        assert removed[0].exists(), "the lock is on a file that nobody else finds"
 
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from radapt.errors import ResultsError
 from radapt.io import digest_of
 
@@ -23,6 +25,15 @@ _PATIENCE = 60.0
 def checksum_of(key: str, values: Iterable[object]) -> int:
     """Tells a row from the same row with any bits flipped."""
     return zlib.crc32(repr((key, *values)).encode("utf-8", "surrogatepass"))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file that lies at a path from another one; None: there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class Database:
@@ -51,7 +62,7 @@ class Database:
         read_only: bool,
     ) -> None:
         self.path, self._read_only = path, read_only
-        self._guards: list[sqlite3.Connection] = []
+        self._guards: list[FileLock] = []
         self._connection: sqlite3.Connection | None = None
         self._kept: Path | None = None
         try:
@@ -93,7 +104,7 @@ class Database:
             )
         if not self._read_only:
             connection.execute("PRAGMA foreign_keys = ON")
-            self._identity = self._seen()
+            self._identity = _identity(self._real)
             # A second name of the same file (a hard link) has another file beside it.
             number = digest_of([*(self._identity or ()), str(Path.home())])
             self._guard(Path(tempfile.gettempdir()) / f"radapt-{number}.lock")
@@ -104,18 +115,16 @@ class Database:
             connection.execute("PRAGMA query_only = ON")
 
     def _guard(self, file: Path) -> None:
-        """Hold an advisory writer lock for as long as this object lives."""
-        guard = sqlite3.connect(file, timeout=0, isolation_level=None)
-        self._guards.append(guard)
-        guard.execute("BEGIN EXCLUSIVE")
-
-    def _seen(self) -> tuple[int, int] | None:
-        """What tells the file that lies at the path from another one; None: there is none."""
-        try:
-            status = self._real.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+        """Hold an advisory writer lock for as long as this object lives, then remove its file."""
+        while True:
+            file.touch()
+            found, guard = _identity(file), FileLock(file, thread_local=False)
+            guard.acquire(timeout=0)
+            self._guards.append(guard)
+            if found is not None and _identity(file) == found:
+                return
+            # Who held it before removed the file in between: this lock is on a file that nobody else will find.
+            self._guards.pop().release()
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -137,7 +146,7 @@ class Database:
 
     def _explain(self, error: Exception) -> str:
         text = str(error)
-        if "locked" in text:
+        if isinstance(error, Timeout) or "locked" in text:
             return f"{self.path} is in use by another run; wait for it, or write to another file"
         if "not a database" in text or "malformed" in text:
             return f"{self.path} is not a results file (or is damaged): {text}; restore a copy, or take another file"
@@ -192,7 +201,7 @@ class Database:
         Raises:
             ResultsError: it was; the message says where everything is that it held.
         """
-        if self._read_only or self._seen() == self._identity:
+        if self._read_only or _identity(self._real) == self._identity:
             return
         if self._kept is None:
             self._kept = self._rescue(self._real.parent) or self._rescue(Path(tempfile.gettempdir()))
@@ -233,6 +242,8 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        for guard in self._guards:
-            with suppress(sqlite3.Error):
-                guard.close()
+        while self._guards:
+            guard = self._guards.pop()
+            with suppress(OSError):  # while it is held: nobody else can hold it then
+                Path(guard.lock_file).unlink()
+            guard.release()
