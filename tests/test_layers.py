@@ -215,7 +215,7 @@ def test_files_are_short(path: Path) -> None:
         ("radapt.evaluation._evaluate", "importlib.import_module('radapt.cli.main')"),
         ("radapt.evaluation._evaluate", "from radapt.attacks._active_set import ActiveSet"),
         ("radapt.evaluation._evaluate", "import radapt.models._tower"),
-        ("radapt.adapters._tune", "from radapt.evaluation import evaluate"),
+        ("radapt.adapters._shares", "from radapt.evaluation import evaluate"),
         ("radapt.attacks.pgd", "from radapt.models import VLM"),
         ("radapt.attacks.pgd", "from radapt import Adapter"),
         ("radapt.attacks.pgd", "import radapt"),

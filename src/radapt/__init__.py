@@ -19,14 +19,13 @@ if TYPE_CHECKING:
         model_guided,
         shallow,
         training_free,
-        tune,
     )
     from radapt.analysis import analyze
     from radapt.attacks import attack
     from radapt.data import Dataset, load_dataset
     from radapt.errors import RadaptError
     from radapt.evaluation import Candidate, Defence, InputDefence, Threat, evaluate
-    from radapt.experiments import check
+    from radapt.experiments import check, tune
     from radapt.experiments import run as reproduce
     from radapt.finetuning import finetune
     from radapt.models import VLM, load
@@ -61,7 +60,7 @@ _PUBLIC = {
     "reproduce": "experiments:run",
     "shallow": "adapters",
     "training_free": "adapters",
-    "tune": "adapters",
+    "tune": "experiments",
     "write_report": "reports",
 }
 _PACKAGES = {

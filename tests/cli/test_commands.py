@@ -81,7 +81,20 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
     assert read("a.json")["fingerprint"] == adapter.fingerprint
     assert read("a.json").keys() == ADAPTER | {"image"} == documented("Adapters") - TRAINED - {"guide"}
 
-    words = ("--data", "shapes,colours", "--n", 4, "--alphas", "0.1,1/2", "--d0s", "20,40", "--steps", 2)
+    words = (
+        "--data",
+        "shapes,colours",
+        "--n",
+        4,
+        "--alphas",
+        "0.1,1/2",
+        "--d0s",
+        "20,40",
+        "--attack",
+        "pgd",
+        "--option",
+        "steps=2",
+    )
     result = run("tune", "a", "--model", model, *words, "--out", "best", "--json", "trials.json")
     assert result.exit_code == 0, result.output
     trials = read("trials.json")
@@ -95,7 +108,20 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
 
     graft = ("adapt", "graft", "--model", model, "--guide", twin_of(model), "--option", "weights=block:0")
     assert run(*graft, "--out", "g").exit_code == 0
-    words = ("--data", "shapes", "--n", 4, "--share", "block:0=0.5,1", "--steps", 1, "--out", "shared")
+    words = (
+        "--data",
+        "shapes",
+        "--n",
+        4,
+        "--share",
+        "block:0=0.5,1",
+        "--attack",
+        "pgd",
+        "--option",
+        "steps=1",
+        "--out",
+        "shared",
+    )
     result = run("tune", "g", "--model", model, *words, "--json", "shares.json")
     assert result.exit_code == 0, result.output
     assert sorted(trial["shares"]["block:0"] for trial in read("shares.json")) == [0.5, 1]

@@ -10,8 +10,8 @@ from ._build import adapter_for
 from ._gaussian import cutoff_from_d0, gaussian_filter
 from ._method import REGISTRY, AdapterMethod, adapt
 from ._settings import AdapterSettings
+from ._shares import with_shares
 from ._shipped import micro_adapters
-from ._tune import Trial, Tuned, front, tune
 from .data_driven import data_driven
 from .graft import graft
 from .model_guided import model_guided
@@ -24,8 +24,6 @@ __all__ = [
     "AdapterMethod",
     "AdapterSettings",
     "Attachment",
-    "Trial",
-    "Tuned",
     "adapt",
     "adapter_for",
     "adapter_of",
@@ -34,7 +32,6 @@ __all__ = [
     "cutoff_from_d0",
     "data_driven",
     "detach",
-    "front",
     "gaussian_filter",
     "graft",
     "micro_adapters",
@@ -42,7 +39,7 @@ __all__ = [
     "names",
     "shallow",
     "training_free",
-    "tune",
+    "with_shares",
 ]
 
 

@@ -23,6 +23,7 @@ from . import (
     report,
     reproduce,
     search,
+    tune,
     ui,
 )
 from ._commands import Command, Commands
@@ -58,7 +59,7 @@ def _root(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "adapt": adapt.adapt,
-    "tune": adapt.tune,
+    "tune": tune.tune,
     "evaluate": evaluate.evaluate,
     "check": check.check,
     "finetune": finetune.finetune,

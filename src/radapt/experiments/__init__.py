@@ -1,13 +1,12 @@
 """Experiments: the tables and figures of the paper, experiments of your own, and the demo."""
 
-from radapt.adapters import front
-
 from .check import Check, check
 from .demo import Demo, demo
 from .events import Event, Reproduction
 from .run import all_experiments, run
 from .search import Rung, SearchSpec, Trial, search
 from .spec import Experiment, Profile, experiments, read
+from .tune import Tuned, TuningTrial, front, tune
 
 __all__ = [
     "Check",
@@ -19,6 +18,8 @@ __all__ = [
     "Rung",
     "SearchSpec",
     "Trial",
+    "Tuned",
+    "TuningTrial",
     "all_experiments",
     "check",
     "demo",
@@ -27,4 +28,5 @@ __all__ = [
     "read",
     "run",
     "search",
+    "tune",
 ]

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from radapt.adapters import REGISTRY as METHODS
-from radapt.adapters import Adapter, AdapterMethod, adapt, front
+from radapt.adapters import Adapter, AdapterMethod, adapt
 from radapt.data import Dataset, load_dataset, training_images
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
@@ -28,6 +28,7 @@ from radapt.schema import STRICT, parse, read_json, read_yaml
 
 from .artifacts import trained_adapter
 from .parts import Names, listed, names, number_of
+from .tune import front, mean_percent
 
 __all__ = ["Rung", "SearchSpec", "Trial", "search"]
 
@@ -205,7 +206,7 @@ def search(
             )
             seconds = time.monotonic() - began
             results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
-            clean, robust = (_mean(results, kind) for kind in ("clean", "white-box"))
+            clean, robust = (mean_percent(results, kind) for kind in ("clean", "white-box"))
             batch = int(adapter.settings.origin["batch"])  # type: ignore[call-overload]
             trial = Trial(
                 name=name,
@@ -216,7 +217,7 @@ def search(
                 score=(1 - plan.weight) * clean + plan.weight * robust,
                 seconds=max(known, seconds),
                 images=batch * rung.steps,
-                changed=_changed(model, adapter),
+                changed=100 * adapter.changed(model),
                 folder=place,
             )
             trials.append(trial)
@@ -273,21 +274,10 @@ def _measured(
         )
 
 
-def _changed(model: VLM, adapter: Adapter) -> float:
-    """Share of the vision encoder's weights that an adapter changes, in per cent."""
-    sizes = {name: parameter.numel() for name, parameter in model.tower.root.named_parameters()}
-    return 100 * sum(sizes[name] for name in adapter.deltas) / sum(sizes.values())
-
-
 def _seconds(file: Path) -> dict[tuple[int, str], float]:
     """How long the trainings of an earlier run took, by round and trial."""
     rows = read_json(file) if file.is_file() else []
     return {(row["rung"], row["name"]): float(row["seconds"]) for row in rows} if isinstance(rows, list) else {}
-
-
-def _mean(results: Sequence[Result], kind: str) -> float:
-    own = [result.percent for result in results if result.kind == kind and result.main]
-    return sum(own) / len(own)
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from ._notes import Notes, Run
 from .intervals import mean_interval, ratio_interval, score_interval, wilson
 from .metrics import summarise
 from .paired import Comparison, paired_tests
-from .records import CHECKS, LEFT_OUT, Example, Result, Sample, Setting
+from .records import CHECKS, LEFT_OUT, Example, Kind, Result, Sample, Setting
 from .store import Results
 from .together import together
 from .worst_case import WORST_CASE, with_worst_cases
@@ -15,6 +15,7 @@ __all__ = [
     "WORST_CASE",
     "Comparison",
     "Example",
+    "Kind",
     "Notes",
     "Result",
     "Results",

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -9,13 +11,30 @@ import pytest
 import torch
 from tests.tiny import changed_twin
 
-from radapt.adapters import Adapter, attached, graft, training_free, tune
+from radapt.adapters import Adapter, attached, graft, training_free
 from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
-from radapt.data import card
+from radapt.data import Dataset, card
 from radapt.errors import SettingsError
-from radapt.models import full, tower_of
+from radapt.evaluation import Candidate, evaluate
+from radapt.experiments import tune
+from radapt.models import full
+from radapt.results import WORST_CASE, Result, Results, Setting
 
 PGD = make("pgd", eps=4 / 255, steps=2)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the results of the trials go
+
+
+def result(
+    percent: float, dataset: str = "shapes", *, attack: str = "none", source: str = "", main: bool = True
+) -> Result:
+    own = source or ("" if attack == "none" else "self")
+    setting = Setting(method="m", model="m", dataset=dataset, n=4, version="1", attack=attack, source=own)
+    numbers = {"n": 4, "percent": percent, "low": 0.0, "high": 100.0, "seconds": 1.0, "forwards": 1, "backwards": 1}
+    return Result(setting=setting, flags={}, main=main, **numbers)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -23,12 +42,17 @@ def rigged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accuracies (clean, robust) that hang on alpha and cut-off only: 0.5 is the best compromise."""
     table = {0.1: (90.0, 10.0), 0.5: (80.0, 60.0), 0.9: (20.0, 70.0)}
 
-    def accuracies(model: Any, data: Any, attack: Any, seed: int) -> tuple[float, float]:
-        settings = tower_of(model).mounted().settings  # type: ignore[union-attr]
+    def measured(candidate: Candidate, *, data: Sequence[Dataset], **given: Any) -> list[Result]:
+        settings = candidate.adapter.settings  # type: ignore[union-attr]
         clean, robust = table[settings.alpha]
-        return clean, robust - (5.0 if settings.cutoff is None else 0.0) - (2.0 if data.name == "colours" else 0.0)
+        robust -= 5.0 if settings.cutoff is None else 0.0
+        rows = [result(clean, each.name) for each in data]
+        rows += [result(robust - (2.0 if each.name == "colours" else 0.0), each.name, attack="pgd") for each in data]
+        # What does not count: the worst case of other attacks in the file, another metric, and no transfer at all.
+        others = (result(0.0, attack=WORST_CASE), result(0.0, attack="pgd", main=False), result(99.0, source="other"))
+        return [*rows, *others]
 
-    monkeypatch.setattr(importlib.import_module("radapt.adapters._tune"), "_accuracies", accuracies)
+    monkeypatch.setattr(importlib.import_module("radapt.experiments.tune"), "evaluate", measured)
 
 
 @pytest.mark.usefixtures("rigged")
@@ -84,21 +108,62 @@ def test_accuracies_are_means_over_the_data_sets(tiny_vlm: Any, tiny_shapes: Any
     assert (other.alpha, other.clean, other.robust) == (0.1, 90.0, 9.0)
 
 
-def test_the_attack_is_given_the_samples_names_and_the_seed(
-    tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, given = tiny_shapes(3, "validation"), list[dict[str, Any]]()
-    attack = SearchAttack.__call__
+@pytest.fixture
+def attacks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What every attack is called with."""
+    given, call = list[dict[str, Any]](), SearchAttack.__call__
 
     def watched(self: SearchAttack, *args: Any, **named: Any) -> Outcome:
         given.append(named)
-        assert attached(tiny_vlm)
-        outcome: Outcome = attack(self, *args, **named)
+        outcome: Outcome = call(self, *args, **named)
         return outcome
 
     monkeypatch.setattr(SearchAttack, "__call__", watched)
-    tune(tiny_vlm, training_free(tiny_vlm), data=[data], attack=PGD, alphas=[0.3], seed=7)
-    assert [(list(each["keys"]), each["seed"]) for each in given] == [(list(data.keys), 7)]
+    return given
+
+
+def test_what_was_measured_is_not_measured_again(
+    tiny_vlm: Any, tiny_shapes: Any, attacks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = training_free(tiny_vlm, cutoff=0.2)
+    options: dict[str, Any] = {"data": [tiny_shapes(4, "validation")], "attack": PGD}
+    attach, seen = Adapter.attach, list[float]()
+
+    def stopped(self: Adapter, model: Any) -> Any:
+        seen.append(self.settings.alpha)
+        if self.settings.alpha == 0.9:
+            raise KeyboardInterrupt
+        return attach(self, model)
+
+    monkeypatch.setattr(Adapter, "attach", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tiny_vlm, adapter, alphas=(0.1, 0.5, 0.9), **options)
+    monkeypatch.setattr(Adapter, "attach", attach)
+    measured = len(attacks)
+    assert measured
+    resumed = tune(tiny_vlm, adapter, alphas=(0.1, 0.5, 0.9), **options)
+    both = len(attacks)
+    again = tune(tiny_vlm, adapter, alphas=(0.1, 0.5, 0.9), weight=1.0, **options)
+    assert len(attacks) == both
+    whole = tune(tiny_vlm, adapter, alphas=(0.1, 0.5, 0.9), results="another.sqlite", **options)
+    assert len(attacks) == 2 * both
+    assert resumed.trials == whole.trials
+    assert resumed.adapter.fingerprint == whole.adapter.fingerprint
+    assert {t.alpha: (t.clean, t.robust) for t in again.trials} == {t.alpha: (t.clean, t.robust) for t in whole.trials}
+    with Results("tuning.sqlite", read_only=True) as file:
+        assert {result.kind for result in file.all()} == {"clean", "white-box"}
+
+
+def test_the_same_attack_as_that_of_evaluate_by_default(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    data = tiny_shapes(4, "validation")
+    tune(tiny_vlm, training_free(tiny_vlm), data=[data], alphas=[0.3])
+    (trial,) = tune(tiny_vlm, training_free(tiny_vlm), data=[data], alphas=[0.3], eps="16/255").trials
+    defended = (tiny_vlm, training_free(tiny_vlm, alpha=0.3))
+    found = evaluate({"R-Adapt": defended}, data=[data], eps="16/255", source="self", results="other.sqlite")
+    with Results("tuning.sqlite", read_only=True) as file:
+        threats = {(r.setting.attack, r.setting.eps) for r in file.all() if r.kind == "white-box"}
+    assert threats == {(r.setting.attack, eps) for r in found if r.kind != "clean" for eps in (4 / 255, 16 / 255)}
+    assert (trial.clean, trial.robust) == tuple(r.percent for r in found)
 
 
 def test_many_samples_are_counted_by_their_own_labels(tiny_vlm: Any, tiny_shapes: Any) -> None:
