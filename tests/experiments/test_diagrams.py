@@ -14,6 +14,8 @@ from click.testing import Result
 
 import radapt
 from radapt.analysis.cka import CKA
+from radapt.evaluation._bench import Bench
+from radapt.evaluation._units import Measured, Unit
 from radapt.results import Results
 from radapt.results.plots import Curves, Plot, read_plots
 
@@ -248,6 +250,37 @@ def test_all_experiments_are_on_one_page_and_one_that_fails_costs_nothing(
     assert "radapt reproduce good --profile micro" in page
     assert "radapt reproduce fine --profile micro" in page
     assert {row["dataset"] for row in json.loads(Path("all.json").read_text())} == {"shapes", "colours"}
+
+
+@pytest.mark.slow
+def test_what_one_experiment_measured_another_one_does_not(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"first": write(tmp_path, "first"), "second": write(tmp_path, "second", data=["shapes", "colours"])}
+    monkeypatch.setattr(importlib.import_module("radapt.experiments.run"), "experiments", lambda: files)
+    monkeypatch.setattr("radapt.experiments.spec.experiments", lambda: files)
+    assert run("reproduce", "second", "--out", "alone", *SMALL).exit_code == 0
+    measured, measure = set[str](), Bench.measure
+
+    def watched(self: Bench, unit: Unit, *given: Any) -> Measured:
+        measured.add(f"{unit}")
+        return measure(self, unit, *given)
+
+    monkeypatch.setattr(Bench, "measure", watched)
+    assert run("reproduce", "first", "--out", "here/first", *SMALL).exit_code == 0
+    shapes = set(measured)
+    assert shapes
+    assert all("shapes" in each for each in shapes)
+    measured.clear()
+    result = run("reproduce", "all", "--out", "here", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert len(measured) == len(shapes)
+    assert all("colours" in each for each in measured)
+    found = list[list[tuple[object, ...]]]()
+    for folder in ("here/second", "alone"):
+        with Results(f"{folder}/results.sqlite", read_only=True) as results:
+            found.append([(each.setting, each.percent, each.flags) for each in results.all()])
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

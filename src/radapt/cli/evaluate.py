@@ -91,6 +91,12 @@ def evaluate(
     results: Annotated[
         Path, typer.Option(parser=file, metavar="FILE", help="Results file; an interrupted run continues there.")
     ] = Path("results.sqlite"),
+    reuse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILES", help="Other results files, separated by commas: what they hold is not measured again."
+        ),
+    ] = None,
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
     executor: Executor = "local",
     workers: Workers = None,
@@ -141,6 +147,7 @@ def evaluate(
         "source": split_names(source),
         "options": options_of(option or []),
         "results": results,
+        "reuse": split_names(reuse or ""),
         "undefended": undefended,
         "task": task,
         "target": target,

@@ -15,7 +15,7 @@ from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
 from radapt.io import expanded
 from radapt.numbers import check_batch_size, check_seed, whole
-from radapt.results import WORST_CASE, Result, Results, Run, with_worst_cases
+from radapt.results import WORST_CASE, Result, Results, Run, take_over, with_worst_cases
 from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
@@ -44,6 +44,7 @@ def evaluate(
     options: Mapping[str, object] | None = None,
     threats: Sequence[Threat] | None = None,
     results: str | Path | Results = "results.sqlite",
+    reuse: str | Path | Sequence[str | Path] = (),
     undefended: ModelLike | None = None,
     task: str | None = None,
     target: str | None = None,
@@ -83,6 +84,8 @@ def evaluate(
         options: other settings of the attack; of several attacks, those of all, and ``{"square.steps": 5000}`` of one.
         threats: instead of ``attack``, ``eps``, ``norm``, ``source`` and ``options``: attacks with their sources.
         results: a results file, open or by its path; rows are committed chunk by chunk.
+        reuse: another results file, or several, which are only read: what they hold of the same results, on the same
+            weights and images, is copied and not measured again. A result of more samples serves for fewer.
         undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.
         task: what the datasets are used for, by name; by default what their cards say.
         target: a sentence that attacks drive generative models to say; results are then the share that does not say it.
@@ -151,8 +154,9 @@ def evaluate(
         )
         units = bench.units()
         file = results if isinstance(results, Results) else stack.enter_context(Results(results))
+        _take_over(file, units, reuse)
         ledger = Ledger(file, units, part, sanity and shard is None)
-        if any(ledger.left(unit) or ledger.due(unit) for unit in units):
+        if reuse or any(ledger.left(unit) or ledger.due(unit) for unit in units):
             file.notes.add_run(Run.now(device=_device(bench, loader)))
             file.notes.add_adapters({unit.setting.adapter: unit.adapter for unit in units if unit.adapter})
         with progress(units, quiet) as advance:
@@ -164,6 +168,7 @@ def estimate_cost(
     candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
     *,
     results: str | Path = "results.sqlite",
+    reuse: str | Path | Sequence[str | Path] = (),
     models: Models | None = None,
     **settings: Any,
 ) -> Cost:
@@ -175,6 +180,7 @@ def estimate_cost(
     Args:
         candidates: as for :func:`evaluate`.
         results: the results file; what it holds costs nothing. It need not exist, and is not written.
+        reuse: other results files; what they hold costs nothing either.
         models: as for :func:`evaluate`.
         settings: what else :func:`evaluate` takes.
 
@@ -197,11 +203,11 @@ def estimate_cost(
     request = Request(candidates=candidates, **asked, loading=loading)
     bench = Bench(request, models or Models(loading))
     with ExitStack() as stack:
-        there = expanded(results).exists()
-        file = stack.enter_context(Results(results, read_only=True)) if there else None
+        there = [results] if expanded(results).exists() else []
+        files = [stack.enter_context(Results(path, read_only=True)) for path in (*there, *_files(reuse))]
 
         def done(unit: Unit) -> set[int]:
-            return set() if file is None else file.done(unit.setting, unit.digests)
+            return set[int]().union(*(file.done(unit.setting, unit.digests) for file in files))
 
         return costs_of(bench, done, batch_size=request.batch_size, seed=request.seed, sanity=own.get("sanity", True))
 
@@ -210,6 +216,20 @@ def _check_numbers(batch_size: int, chunk_size: int, seed: int) -> None:
     check_batch_size(batch_size)
     whole("chunk_size", chunk_size)
     check_seed(seed)
+
+
+def _files(reuse: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """The results files that are to be read, given as one path or several."""
+    return [reuse] if isinstance(reuse, str | Path) else list(reuse)
+
+
+def _take_over(file: Results, units: Sequence[Unit], reuse: str | Path | Sequence[str | Path]) -> None:
+    """Copy what other files hold of these units."""
+    for path in _files(reuse):
+        with Results(path, read_only=True) as other:
+            for unit in units:
+                for setting in (unit.setting, unit.found):
+                    take_over(file, setting, other)
 
 
 def _device(bench: Bench | Crew, loader: Models) -> str:

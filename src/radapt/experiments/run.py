@@ -49,6 +49,7 @@ class _Settings:
     executor: Executor
     workers: int | None
     resources: Mapping[str, float] | None
+    reuse: Sequence[Path]
     report: Callable[[str], None]
     quiet: bool
 
@@ -72,8 +73,9 @@ def run(
 ) -> Reproduction:
     """Make a table or figure of the paper, all of them, or one of your own; an interrupted run continues.
 
-    Adapters and twins are made, everything is attacked and analysed, and one page is written. With ``all``, an
-    experiment that fails costs the others nothing: it is named in the end, and tried again by the next run.
+    Adapters and twins are made, everything is attacked and analysed, and one page is written. With ``all``, what one
+    experiment has measured is not measured by another one, and an experiment that fails costs the others nothing: it is
+    named in the end, and tried again by the next run.
 
     Args:
         experiment: name of the experiment, ``all``, the path of a YAML file, or an experiment itself.
@@ -132,6 +134,7 @@ def run(
             executor=executor,
             workers=workers,
             resources=resources,
+            reuse=[part.results for part in parts if part.results is not None],
             report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
             quiet=quiet,
         )
@@ -237,6 +240,7 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
                 data=[load_dataset(each, split="test", n=n, size=size, quiet=settings.quiet) for each in profile.data],
                 threats=_threats(profile.attacks),
                 results=file,
+                reuse=settings.reuse,
                 undefended=comparison.base,
                 seed=settings.seed,
                 batch_size=settings.batch_size,

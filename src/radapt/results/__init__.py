@@ -6,7 +6,7 @@ from .metrics import summarise
 from .paired import Comparison, paired_tests
 from .records import CHECKS, LEFT_OUT, Example, Kind, Result, Sample, Setting
 from .store import Results
-from .together import together
+from .together import take_over, together
 from .worst_case import WORST_CASE, with_worst_cases
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ratio_interval",
     "score_interval",
     "summarise",
+    "take_over",
     "together",
     "wilson",
     "with_worst_cases",

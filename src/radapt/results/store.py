@@ -182,6 +182,10 @@ class Results:
         """The flags that are stored with a setting."""
         return {} if not (rows := self._column("flags", setting)) else dict(json.loads(rows[0][0]))
 
+    def seconds(self, setting: Setting) -> float:
+        """The time that the stored samples of a setting took."""
+        return float(rows[0][0]) if (rows := self._column("seconds", setting)) else 0.0
+
     def asked(self, setting: Setting) -> int:
         """When a setting was last asked for: a number that is larger than those of all settings asked for before."""
         return int(rows[0][0]) if (rows := self._column("asked", setting)) else 0
