@@ -145,8 +145,9 @@ def test_what_this_file_holds_comes_first_and_a_damaged_row_is_measured(
 
 
 def test_a_file_that_is_not_there_or_is_the_same_one(clip: VLM, tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="no results file at"):
-        run(clip, tmp_path / "b.sqlite", 4, [tmp_path / "missing.sqlite"])
+    with pytest.raises(ResultsError, match="no results file at"):  # before the unknown model
+        evaluate("mikro/clip", data="shapes", results=tmp_path / "b.sqlite", reuse=[tmp_path / "missing.sqlite"])
+    assert not (tmp_path / "b.sqlite").exists()
     run(clip, tmp_path / "a.sqlite", 4)
     run(clip, tmp_path / "a.sqlite", 4, [tmp_path / "a.sqlite"])
 

@@ -124,6 +124,8 @@ def evaluate(
     _check_numbers(batch_size, chunk_size, seed)
     part = (0, 1) if shard is None else _part(shard)
     check_executor(executor, workers, resources, loading)
+    for path in _files(reuse):
+        Results(path, read_only=True).close()  # what cannot be read is said before anything is loaded
     request = Request(
         candidates=candidates,
         data=data,
