@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["duration", "literal", "markdown", "one_line", "visible"]
+__all__ = ["duration", "gigabytes", "literal", "markdown", "one_line", "visible"]
 
 # What terminals act on: controls (line ends and tabs are left to the caller), halves of characters, turns of the
 # writing direction, and line ends that few programs know.
@@ -43,6 +43,11 @@ def duration(seconds: float) -> str:
         if unit == "d" or whole < (60 if unit == "min" else 24):
             return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
     raise AssertionError("days have no end")
+
+
+def gigabytes(size: float, digits: int = 1) -> str:
+    """A number of bytes: ``1.2 GB`` (1 GB is 1e9 bytes)."""
+    return f"{size / 1e9:.{digits}f} GB"
 
 
 def markdown(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Cost, UnitCost, estimate_cost, evaluate
 from radapt.evaluation._cost import _firm
 from radapt.results import Results
-from radapt.text import duration
+from radapt.text import duration, gigabytes
 
+ROOT = Path(__file__).parents[2]
 PLAN: dict[str, Any] = {"undefended": "micro/clip", "sanity": False}
 
 
@@ -122,13 +124,23 @@ def test_the_command_tells_and_measures_nothing(tmp_path: Path) -> None:
         path,
         "--dry-run",
     ]
-    result = CliRunner().invoke(app, [str(word) for word in (*words, "--workers", "4")])
+    result = CliRunner().invoke(app, [str(word) for word in (*words, "--workers", "4", "--json", tmp_path / "c.json")])
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
     assert "shapes · micro/fare · clean" in text
     assert "of 4 such workers" in text
     assert re.search(r"[0-9.]+ GB each", text)
     assert not path.exists()
+    rows = json.loads((tmp_path / "c.json").read_text())
+    assert [(row["method"], row["attack"], row["source"], row["n"], row["samples"]) for row in rows] == [
+        ("micro/fare", "none", "", 4, 4),
+        ("micro/fare", "pgd", "self", 4, 4),
+    ]
+    assert rows[1]["seconds"] > 0
+    documented = re.search(r"^## Costs\n(.*?)^## ", (ROOT / "docs/json.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert documented is not None
+    cells = re.findall(r"^\| (`.*?) \|", documented.group(1), re.MULTILINE)
+    assert set(rows[0]) == {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
     refused = CliRunner().invoke(app, [str(word) for word in (*words, "--executor", "ray")])
     assert refused.exit_code == 2
     assert "--dry-run" in refused.output
@@ -162,3 +174,8 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_sizes() -> None:
+    assert gigabytes(1_234_000_000) == "1.2 GB"
+    assert gigabytes(1_234_000_000, 2) == "1.23 GB"

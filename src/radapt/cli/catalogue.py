@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from radapt.text import visible
+from radapt.text import gigabytes, visible
 
 from ._shared import BatchSize, Checkpointing, Dtype, console, named, refuse_unused
 
@@ -49,7 +49,7 @@ def models(
             table.add_row(*row, end_section=number == len(memory.parts))
         console.print(memory.heading(), soft_wrap=True)
         console.print(table)
-        console.print(f"total {memory.total / 1e9:.2f} GB; the device's own context comes on top")
+        console.print(f"total {gigabytes(memory.total, 2)}; the device's own context comes on top")
         return
     refuse_unused("without a model", "dtype", "batch_size", "image_size", "checkpointing")
     table = Table("model", "kind")

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from radapt.errors import SettingsError
-from radapt.io import options_of
-from radapt.text import duration, one_line
+from radapt.io import options_of, write_json
+from radapt.text import duration, gigabytes, one_line
 
 from ._shared import (
     AttackOptions,
@@ -161,8 +161,11 @@ def evaluate(
         "models": Models(place, before=lambda name: tell_memory(name, **estimated)),
     }
     if dry_run:
-        refuse_unused("with --dry-run, which measures nothing", "shard", "executor", "resources", "json")
-        _tell(estimate_cost(candidates, **asked), workers or 1)
+        refuse_unused("with --dry-run, which measures nothing", "shard", "executor", "resources")
+        cost = estimate_cost(candidates, **asked)
+        if json is not None:
+            write_json(json, [unit.row() for unit in cost.units])
+        _tell(cost, workers or 1)
         return
     found = run(
         candidates,
@@ -186,15 +189,13 @@ def _tell(cost: Cost, workers: int) -> None:
     for unit in cost.units:
         passes = f"{unit.forwards:,.0f} + {unit.backwards:,.0f}" if unit.samples else ""
         seconds = duration(unit.seconds + unit.check_seconds)
-        table.add_row(str(unit.unit), f"{unit.samples:,}", passes, seconds, _gigabytes(unit.memory))
+        table.add_row(
+            str(unit.unit), f"{unit.samples:,}", passes, seconds, gigabytes(unit.memory) if unit.memory else ""
+        )
     console.print(table)
-    memory, several = _gigabytes(cost.memory), _gigabytes(workers * cost.memory)
-    together = f"together {duration(cost.seconds)} of this device" + (f", {memory} at the peak" if memory else "")
+    memory, several = gigabytes(cost.memory), gigabytes(workers * cost.memory)
+    together = f"together {duration(cost.seconds)} of this device" + (f", {memory} at the peak" if cost.memory else "")
     if workers > 1:
         together += f"; of {workers} such workers {duration(cost.seconds_with(workers))}"
-        together += f", {memory} each ({several} where they share a machine)" if memory else ""
+        together += f", {memory} each ({several} where they share a machine)" if cost.memory else ""
     console.print(together, soft_wrap=True)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -54,6 +54,13 @@ class UnitCost:
     seconds: float
     check_seconds: float = 0.0
     memory: int = 0
+
+    def row(self) -> dict[str, object]:
+        """The cost as one flat JSON object."""
+        setting = self.unit.setting
+        names = ("method", "dataset", "attack", "norm", "eps", "source")
+        numbers = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "unit"}
+        return {**{name: getattr(setting, name) for name in names}, "n": setting.n, **numbers}
 
 
 @dataclass(frozen=True, kw_only=True)

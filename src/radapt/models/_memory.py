@@ -12,6 +12,7 @@ import torch
 
 from radapt.errors import InputError, ModelError, SettingsError, shown
 from radapt.numbers import LARGEST_BATCH
+from radapt.text import gigabytes
 
 from ._activations import stacks
 from ._families import family_of
@@ -88,7 +89,7 @@ class Memory:
     def line(self) -> str:
         """The settings, and the bytes in GB."""
         split = f"{self.weights_bytes / _GB:.2f} weights, {self.activation_bytes / _GB:.2f} activations"
-        return f"{self.heading()}: about {self.total / _GB:.2f} GB ({split})"
+        return f"{self.heading()}: about {gigabytes(self.total, 2)} ({split})"
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Parts and their sum: name, millions of parameters, GB of weights, GB of activations."""
@@ -108,7 +109,7 @@ class Memory:
         table = [("part", "parameters (M)", "weights (GB)", "activations (GB)"), *self.rows()]
         wide = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = ["  ".join((name.ljust(wide[0]), *map(str.rjust, rest, wide[1:]))) for name, *rest in table]
-        return [self.heading(), *rows, f"total {self.total / _GB:.2f} GB"]
+        return [self.heading(), *rows, f"total {gigabytes(self.total, 2)}"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
