@@ -145,6 +145,9 @@ def test_a_wrong_option_of_adapt(run: Run, model: str, words: list[str], code: i
         (["adapter", "--weight", "2"], 2, ["weight"]),
         (["adapter", "--attack", "pdg"], 2, ["did you mean 'pgd'"]),
         (["adapter", "--data", "shaps"], 2, ["did you mean 'shapes'"]),
+        (["adapter", "--option", "stepps=3"], 2, ["did you mean 'steps'"]),
+        (["adapter", "--results", "adapter"], 2, ["--results", "adapter"]),
+        (["micro/shallow"], 2, ["micro/shallow is not a folder here", "--out FOLDER"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from radapt.errors import SettingsError
 from radapt.io import fraction, options_of, write_json
+from radapt.text import one_line
 
 from ._shared import (
     AttackOptions,
@@ -24,7 +25,6 @@ from ._shared import (
     Quiet,
     Seed,
     console,
-    existing,
     file,
     folder,
     named,
@@ -39,7 +39,7 @@ __all__ = ["tune"]
 
 
 def tune(
-    adapter: Annotated[Path, typer.Argument(parser=existing, metavar="ADAPTER", help="Folder of the adapter.")],
+    adapter: Annotated[str, typer.Argument(parser=named, metavar="ADAPTER", help="Folder or name of the adapter.")],
     model: Annotated[str, typer.Option(parser=named, metavar="NAME", help="The model it is for.")] = "micro/clip",
     data: Annotated[
         str, typer.Option(help="Zero-shot sets, separated by commas; their validation split is used.")
@@ -86,11 +86,17 @@ def tune(
       radapt tune my-adapter --data shapes,colours --alphas 0.2,0.6,1 --d0s 30,40
       radapt tune grafted --share embedding=0.5,1 --share block:0-1=0.25,0.5,0.75,1
     """
+    from radapt.adapters import Adapter
     from radapt.experiments import tune as run
 
+    start = Adapter.from_pretrained(adapter)
+    if out is None and not Path(adapter).is_dir():
+        raise SettingsError(
+            f"{one_line(adapter)} is not a folder here, to be written again; give --out FOLDER"
+        )
     tuned = run(
         model,
-        adapter,
+        start,
         data=split_names(data),
         n=n,
         attack=attack,
@@ -119,7 +125,7 @@ def tune(
     console.print(table)
     if json is not None:
         write_json(json, [asdict(trial) for trial in tuned.trials])
-    tell_written(tuned.adapter.save_pretrained(out or adapter))
+    tell_written(tuned.adapter.save_pretrained(out or Path(adapter)))
 
 
 def _shares(given: list[str]) -> list[float] | dict[str, list[float]] | None:
