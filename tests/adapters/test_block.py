@@ -64,7 +64,7 @@ def test_the_block_is_saved_read_and_part_of_the_fingerprint(tiny_vlm: Any, tmp_
     assert read.settings.block == 1
     assert read.fingerprint == second.fingerprint != first.fingerprint
     assert Adapter(first.settings, second.anchor).fingerprint != second.fingerprint
-    assert "| block | 2 |" in (tmp_path / "README.md").read_text()
+    assert "| block | 1 (from 0) |" in (tmp_path / "README.md").read_text()
 
 
 def test_a_file_without_a_block_is_that_of_the_first(tiny_vlm: Any, tmp_path: Path) -> None:

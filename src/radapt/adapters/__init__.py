@@ -1,4 +1,4 @@
-"""Adapters: make, attach, tune and store them.
+"""Adapters: make, attach and store them.
 
 Every file here without a leading underscore is a method; its name is the method's name, and its ``METHOD`` an
 :class:`AdapterMethod`.

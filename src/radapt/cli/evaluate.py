@@ -111,7 +111,7 @@ def evaluate(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate models and adapters, clean and under attack; a transfer result always has its white-box partner.
+    """Evaluate models and adapters, clean and under attack; a transfer result without a white-box one beside it says so.
 
     \b
     [bold]Examples:[/]

@@ -89,7 +89,7 @@ def finetune(
       radapt finetune lore --recipe micro --steps 100 --out runs/lore
       radapt finetune tga --layers embedding+block:0 --optimizer sgd --lr 1e-4 --log runs/log --out runs/tga
       radapt finetune fare --layers lora:r8@0-2 --accumulate 2 --precision bfloat16 --device cuda:0 --out runs/lora
-      radapt finetune fare --model runs/photos --data cifar-10,caltech-101 --n 12000,3030 --device cuda --out runs/far
+      radapt finetune fare --model runs/photos --data cifar-10,caltech-101 --n 12000,3030 --device cuda --out fare
 
     On several GPUs: accelerate launch --multi_gpu --num_processes 4 --no_python radapt finetune fare ...
     """

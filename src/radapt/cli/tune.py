@@ -78,7 +78,7 @@ def tune(
 ) -> None:
     """Choose alpha, the cut-off and the shares of an adapter on a validation split, by clean and white-box accuracy.
 
-    Settings that no other one beats in both are marked with a star. Trials run without the checks of the attacks: judge
+    Pareto-optimal settings, which no other one beats in both, are marked with a star. Trials run without the checks of the attacks: judge
     what wins on test, with `radapt evaluate`. Another --weight, or more settings, measures only what is new.
 
     \b

@@ -49,7 +49,7 @@ class Tuned:
 
     @property
     def front(self) -> tuple[TuningTrial, ...]:
-        """The trials that no other one beats both clean and white-box, by clean accuracy."""
+        """The Pareto front: trials that no other one beats both clean and white-box, by clean accuracy."""
         return tuple(front(self.trials))
 
 
@@ -65,7 +65,7 @@ _Kind = TypeVar("_Kind", bound=_Compared)
 
 
 def front(trials: Sequence[_Kind]) -> list[_Kind]:
-    """The trials that no other one beats both clean and white-box, by clean accuracy."""
+    """The Pareto front: trials that no other one beats both clean and white-box, by clean accuracy."""
     best = [a for a in trials if not any(_beats(b, a) for b in trials)]
     return sorted(best, key=lambda trial: (-trial.clean, -trial.robust))
 
