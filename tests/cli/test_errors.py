@@ -147,6 +147,8 @@ def test_a_wrong_option_of_adapt(run: Run, model: str, words: list[str], code: i
         (["adapter", "--data", "shaps"], 2, ["did you mean 'shapes'"]),
         (["adapter", "--option", "stepps=3"], 2, ["did you mean 'steps'"]),
         (["adapter", "--results", "adapter"], 2, ["--results", "adapter"]),
+        (["adapter", "--share", "0.5"], 2, ["--out FOLDER, not the adapter's own"]),
+        (["adapter", "--share", "0.5", "--out", "./adapter"], 2, ["--out FOLDER, not the adapter's own"]),
         (["micro/shallow"], 2, ["micro/shallow is not a folder here", "--out FOLDER"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),

@@ -179,3 +179,16 @@ def test_durations(seconds: float, text: str) -> None:
 def test_sizes() -> None:
     assert gigabytes(1_234_000_000) == "1.2 GB"
     assert gigabytes(1_234_000_000, 2) == "1.23 GB"
+
+
+def test_checks_that_are_left_cost_time(tmp_path: Path) -> None:
+    model = tiny_clip()
+    given: dict[str, Any] = {"data": own_labels(model, 4), "attack": "pgd", "options": {"steps": 2}, "source": "self"}
+    given |= {"eps": 1e-6, "results": tmp_path / "r.sqlite"}
+    evaluate({"CLIP": model}, **given, sanity=False, quiet=True)
+    assert estimate_cost({"CLIP": model}, **given, sanity=False).seconds == 0
+    cost = estimate_cost({"CLIP": model}, **given)
+    assert [(unit.samples, unit.seconds) for unit in cost.units] == [(0, 0), (0, 0)]
+    assert cost.units[1].check_seconds > 0
+    evaluate({"CLIP": model}, **given, quiet=True)
+    assert estimate_cost({"CLIP": model}, **given).seconds == 0

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from radapt.adapters import Adapter, training_free
 from radapt.data import load_dataset
 from radapt.errors import ResultsError
 from radapt.evaluation import Candidate, Threat, evaluate
-from radapt.results import Results, Sample
+from radapt.results import WORST_CASE, Results, Sample, with_worst_cases
 
 ADDS = 6
 DYING = f"""
@@ -179,3 +180,37 @@ def test_a_damaged_row_is_measured_again_by_the_same_command(folder: Path, tmp_p
             results.all()
         plan(folder, path)
         assert stored(path) == before
+
+
+def test_a_result_is_never_of_two_versions_of_the_images(tiny_vlm: Any, tmp_path: Path) -> None:
+    path, data = tmp_path / "r.sqlite", own_labels(tiny_vlm, 12)
+    given: dict[str, Any] = {"attack": "pgd", "options": {"steps": 1}, "source": "self", "results": path, "quiet": True}
+    given |= {"chunk_size": 4, "batch_size": 4}
+    evaluate({"CLIP": tiny_vlm}, data=data, **given)
+    other = replace(data, images=255 - data.images)
+    part = evaluate({"CLIP": tiny_vlm}, data=other, shard="1/2", **given)
+    assert {(each.n, each.setting.n, each.checked) for each in part} == {(8, 12, False)}
+    with Results(path, read_only=True) as results:
+        for each in results.all():
+            assert [sample.position for sample in results.samples(each.setting)] == [0, 1, 2, 3, 8, 9, 10, 11]
+            assert {sample.data for sample in results.samples(each.setting)} <= set(other.digests)
+            assert all(example.position not in (4, 5, 6, 7) for example in results.examples(each.setting))
+    whole = evaluate({"CLIP": tiny_vlm}, data=other, **given)
+    fresh = evaluate({"CLIP": tiny_vlm}, data=other, **{**given, "results": tmp_path / "fresh.sqlite"})
+    assert [(each.percent, each.n) for each in whole] == [(each.percent, each.n) for each in fresh]
+
+
+def test_a_candidate_has_one_label_in_a_file(tiny_vlm: Any, tmp_path: Path) -> None:
+    path, data = tmp_path / "r.sqlite", own_labels(tiny_vlm, 6)
+    strong: dict[str, Any] = {"attack": "pgd", "options": {"steps": 20}, "eps": 8 / 255}
+    given: dict[str, Any] = {"data": data, "source": "self", "results": path, "quiet": True, "sanity": False}
+    evaluate({"tiny": tiny_vlm, "other": (tiny_vlm, training_free(tiny_vlm))}, **strong, **given)
+    found = evaluate({"CLIP": tiny_vlm}, attack="fgsm", eps=8 / 255, **given)
+    with Results(path, read_only=True) as results:
+        every = with_worst_cases(results)
+    assert {each.setting.method for each in every} == {"CLIP", "other"}
+    worst = [each for each in every if each.setting.method == "CLIP" and each.setting.attack == WORST_CASE]
+    pgd = next(each for each in every if each.setting.method == "CLIP" and each.setting.attack == "pgd")
+    assert len(worst) == 1
+    assert worst[0].percent <= pgd.percent
+    assert worst[0].percent in [each.percent for each in found]

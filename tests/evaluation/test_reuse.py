@@ -13,11 +13,11 @@ from tests.tiny import own_labels, tiny_clip
 from torch import Tensor
 
 from radapt.adapters import training_free
-from radapt.errors import ResultsError
+from radapt.errors import ResultsError, SettingsError
 from radapt.evaluation import estimate_cost, evaluate
 from radapt.evaluation._bench import Bench
 from radapt.models import VLM
-from radapt.results import Result, Results, Sample
+from radapt.results import WORST_CASE, Result, Results, Sample
 
 
 @pytest.fixture
@@ -142,6 +142,52 @@ def test_what_this_file_holds_comes_first_and_a_damaged_row_is_measured(
     assert rows(b) == good
     run(clip, b, 4, [a])
     assert len(measured) == before + len(whole)
+
+
+def test_what_is_damaged_in_the_other_file_is_measured(clip: VLM, tmp_path: Path, measured: list[int]) -> None:
+    weak: dict[str, Any] = {"defence": rounded, "source": "self", "eps": 16 / 255, "sanity": True}
+    a = tmp_path / "a.sqlite"
+    first = run(clip, a, 6, **weak)
+    flagged = [each for each in first if each.flags and each.setting.attack != WORST_CASE]
+    assert flagged
+    with sqlite3.connect(a) as file:
+        file.execute("UPDATE settings SET flags = '{}'")
+        file.execute("UPDATE examples SET truth = 'another' WHERE position = 0")
+    file.close()
+    before = len(measured)
+    found = run(clip, tmp_path / "b.sqlite", 6, [a], **weak)
+    assert len(measured) == before + len(flagged)
+    assert [(each.percent, each.flags, each.checked) for each in found] == [
+        (each.percent, each.flags, each.checked) for each in first
+    ]
+
+
+def test_parts_in_several_files_are_put_together(clip: VLM, tmp_path: Path, measured: list[int]) -> None:
+    parts = [tmp_path / "1.sqlite", tmp_path / "2.sqlite"]
+    for number, path in enumerate(parts):
+        run(clip, path, 8, shard=f"{number + 1}/2", chunk_size=4)
+    before, settings = len(measured), {"attack": "pgd", "options": {"steps": 2}, "sanity": False, "chunk_size": 4}
+    cost = estimate_cost({"CLIP": clip}, data=own_labels(clip, 8), results="no.sqlite", reuse=parts, **settings)
+    assert sum(unit.samples for unit in cost.units) == 0
+    whole = run(clip, tmp_path / "whole.sqlite", 8, parts, chunk_size=4)
+    assert len(measured) == before
+    assert {each.n for each in whole} == {8}
+    assert not any(each.checked for each in whole)
+    # What is there is completed by what others hold, too.
+    run(clip, tmp_path / "grown.sqlite", 4, chunk_size=4)
+    before = len(measured)
+    run(clip, tmp_path / "grown.sqlite", 8, parts, chunk_size=4)
+    assert len(measured) == before
+    assert rows(tmp_path / "grown.sqlite") == rows(tmp_path / "whole.sqlite")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_path_is_refused(clip: VLM, tmp_path: Path) -> None:
+    run(clip, tmp_path / "a.sqlite", 2)
+    with Results(tmp_path / "a.sqlite", read_only=True) as other:
+        for wrong in (None, other, [other]):
+            with pytest.raises(SettingsError, match="reuse takes the paths of results files"):
+                run(clip, tmp_path / "b.sqlite", 2, wrong)
 
 
 def test_a_file_that_is_not_there_or_is_the_same_one(clip: VLM, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(SearchAttack, "__call__", watched)
     bound, images, few = ZeroShot(data).bind(model), data.pixels(range(8)), range(8)
-    check_white_box(bound, MASKED, images, data.keys, few, survivors=[1, 4, 6], seed=5)
+    check_white_box(bound, MASKED, images, data.keys, few, survivors=[1, 4, 6], seed=5, batch_size=4)
     large, longer, square = given
     assert large[:2] == (64 / 255, 2)
     assert torch.equal(large[2], images)
@@ -142,7 +142,7 @@ def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyP
     assert torch.equal(square[2], images[[1, 4, 6]])
     given.clear()
     ensemble = Threat(attack="autoattack", eps=2 / 255, source="self", options={"steps": 5, "queries": 5})
-    check_white_box(bound, ensemble, images, data.keys, few, survivors=[1, 4, 6], seed=5)
+    check_white_box(bound, ensemble, images, data.keys, few, survivors=[1, 4, 6], seed=5, batch_size=4)
     # Its own attacks in the large ball; then three times the steps of its first one, and Square.
     assert [each[:2] for each in given[-2:]] == [(2 / 255, 15), (2 / 255, 500)]
     assert {each[0] for each in given[:-2]} == {64 / 255}
@@ -290,7 +290,7 @@ def test_the_undefended_model_may_keep_a_tenth() -> None:
 
 def test_repeated_passes_of_a_plain_model_agree() -> None:
     model = tiny_clip()
-    assert check_model(model, own_labels(model, 4).pixels(range(4))) == {}
+    assert check_model(model, own_labels(model, 4).pixels(range(4)), batch_size=4) == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -304,7 +304,9 @@ def test_a_model_that_gives_no_numbers_gets_no_figure(
     options = {"attack": "apgd", "options": {"steps": 4}, "source": "self", "quiet": True}
     with pytest.raises(InputError, match="tiny puts out NaN on every image of shapes"):
         evaluate(model, data=data, results=tmp_path / "r", **options)
-    assert check_model(model, data.pixels(range(6)))["not finite"].startswith("the embeddings of 6 of 6 images")
+    assert check_model(model, data.pixels(range(6)), batch_size=4)["not finite"].startswith(
+        "the embeddings of 6 of 6 images"
+    )
 
 
 @pytest.mark.slow
@@ -355,7 +357,7 @@ def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(e
 
     for function, names in ((fixed, []), (noisy, ["random"]), (zero, []), (crowded, ["batch"])):
         model = ClassifierModel("mine", function, image_size=(6, 6))
-        assert [*check_model(model, torch.rand(4, 3, 6, 6))] == names
+        assert [*check_model(model, torch.rand(4, 3, 6, 6), batch_size=4)] == names
 
 
 @pytest.mark.parametrize(("right", "flagged"), [(5, True), (6, False)])
@@ -398,3 +400,29 @@ def test_a_constant_model_is_not_crowned_for_what_cannot_be_fooled(tmp_path: Pat
     whatever = ClassifierModel("constant", constant, image_size=data.image_size)
     clean, *_ = evaluate({"constant": whatever}, data=data, attack="fgsm", results=tmp_path / "r.sqlite", quiet=True)
     assert "chance" in clean.flags
+
+
+def test_checks_take_no_larger_batches_and_a_failed_one_loses_nothing(tmp_path: Path) -> None:
+    sizes, linear = list[int](), torch.nn.Linear(3, 12)
+
+    def net(pixels: Tensor) -> Tensor:
+        sizes.append(len(pixels))
+        return linear(pixels.mean((2, 3)))
+
+    data = load_dataset("shapes", n=16)
+    given: dict[str, Any] = {"data": data, "attack": "pgd", "options": {"steps": 1}, "source": "self", "quiet": True}
+    evaluate({"net": net}, results=tmp_path / "a.sqlite", batch_size=4, **given)
+    assert max(sizes) == 4
+
+    def dying(pixels: Tensor) -> Tensor:
+        sizes.append(len(pixels))
+        if len(sizes) > 4:  # the checks, after sixteen samples in four batches
+            raise KeyboardInterrupt
+        return linear(pixels.mean((2, 3)))
+
+    sizes.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate({"net": dying}, results=tmp_path / "b.sqlite", batch_size=4, **given)
+    with Results(tmp_path / "b.sqlite", read_only=True) as results:
+        (clean,) = results.all()
+    assert (clean.n, clean.checked) == (16, False)

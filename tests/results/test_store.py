@@ -529,8 +529,10 @@ def test_a_damaged_setting_is_refused(change: str, tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="is damaged: a setting"):
         everything(path)
     with Results(path) as store:
-        assert len(store.begin(CLEAN)) == 10
-        assert store.all()[0].percent == 60
+        assert store.begin(CLEAN) == set()  # what flags it had is not known: it is measured again
+        assert CLEAN.key not in {each.setting.key for each in store.all()}
+        store.add(CLEAN, [sample(0)])
+        assert [each.n for each in store.all() if each.setting.key == CLEAN.key] == [1]
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "moved", "folder"])
@@ -652,3 +654,44 @@ def test_scores_by_other_metrics_come_back_as_results_of_their_own(tmp_path: Pat
         results.add(CLEAN, given)
         assert results.samples(CLEAN) == given
         assert [each.setting.metric for each in results.all()] == [CLEAN.metric, "cider", "bleu"]
+
+
+def test_merging_keeps_what_was_asked_for_last_and_what_was_checked(tmp_path: Path) -> None:
+    old, new = (replace(CLEAN, depends={"model": name}) for name in ("old", "new"))
+    a, b, c = (tmp_path / f"{name}.sqlite" for name in "abc")
+    with Results(a) as first:
+        for setting, score in ((new, 1.0), (old, 0.0), (new, 1.0)):
+            first.begin(setting)
+            first.add(setting, [sample(0, score)], seconds=2.0)
+            first.flag(setting, {}, checked=1)
+        assert [each.percent for each in first.all()] == [100.0]
+        with Results(b) as second:
+            second.merge(first)
+            assert [(each.percent, each.checked) for each in second.all()] == [(100.0, True)]
+            again = second.all()
+            second.merge(first)
+            assert second.all() == again  # nor does it take twice the time
+    with Results(c) as part, Results(a, read_only=True) as first:
+        part.begin(new)
+        part.add(new, [sample(1)])
+        part.flag(new, {}, checked=1)
+        part.merge(first)
+        assert [(each.n, each.checked) for each in part.all()] == [(2, False)]
+
+
+def test_renaming_heals_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    other = replace(CLEAN, dataset="colours")
+    with Results(path) as store:
+        for setting in (CLEAN, other):
+            store.begin(setting)
+            store.add(setting, [sample(0)])
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE settings SET checked = 1 WHERE key = ?", (other.key,))
+    file.close()
+    with Results(path) as store:
+        store.rename([replace(CLEAN, method="new")])
+        with pytest.raises(ResultsError, match="a setting are not as they were written"):
+            store.all()
+        assert store.intact(CLEAN)
+        assert not store.intact(other)

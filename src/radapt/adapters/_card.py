@@ -50,7 +50,12 @@ def card(
     )
     held = dict[str, object]()
     if anchor:
-        held = {"alpha": f"{s.alpha:g}", "mix": s.mix, "block": f"{s.block} (from 0)", "anchor": f"{tokens} tokens x {s.width}"}
+        held = {
+            "alpha": f"{s.alpha:g}",
+            "mix": s.mix,
+            "block": f"{s.block} (from 0)",
+            "anchor": f"{tokens} tokens x {s.width}",
+        }
     if deltas:
         numbers = sum(tensor.numel() for delta in deltas.values() for tensor in tensors_of(delta))
         held["deltas"] = f"of {len(deltas)} weights, {numbers:,} numbers"

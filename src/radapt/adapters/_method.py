@@ -84,8 +84,8 @@ def adapt(
     own, and the first one saves.
 
     Args:
-        method: ``training-free``, ``model-guided``, ``data-driven``, ``graft``, ``shallow``, or one that another package
-            adds.
+        method: ``training-free``, ``model-guided``, ``data-driven``, ``graft``, ``shallow``, or one that another
+            package adds.
         model: the model to adapt, or its name; it is not changed.
         guide: the robust twin, for a method that needs one.
         data: the dataset, or its name, whose train split is used by a method that is trained, and for

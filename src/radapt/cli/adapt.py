@@ -44,7 +44,10 @@ def adapt(
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the anchor; default 1 (data-driven 0.8).")] = None,
     d0: Annotated[
-        float | None, typer.Option(help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter; default 40 (shallow 56, graft none).")
+        float | None,
+        typer.Option(
+            help="Cut-off of the filter as the paper's D0 at 224 px; 0: no filter; default 40 (shallow 56, graft none)."
+        ),
     ] = None,
     mix: Annotated[str | None, typer.Option(help="interpolate or add; default interpolate.")] = None,
     image: Annotated[

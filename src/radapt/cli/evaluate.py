@@ -111,7 +111,7 @@ def evaluate(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate models and adapters, clean and under attack; a transfer result without a white-box one beside it says so.
+    """Evaluate models and adapters, clean and under attack; transfer results without a white-box one say so.
 
     \b
     [bold]Examples:[/]

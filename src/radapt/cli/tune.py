@@ -78,8 +78,9 @@ def tune(
 ) -> None:
     """Choose alpha, the cut-off and the shares of an adapter on a validation split, by clean and white-box accuracy.
 
-    Pareto-optimal settings, which no other one beats in both, are marked with a star. Trials run without the checks of the attacks: judge
-    what wins on test, with `radapt evaluate`. Another --weight, or more settings, measures only what is new.
+    Pareto-optimal settings, which no other one beats in both, are marked with a star. Trials run without the checks of
+    the attacks: judge what wins on test, with `radapt evaluate`. Another --weight, or more settings, measures only
+    what is new.
 
     \b
     [bold]Examples:[/]
@@ -90,10 +91,10 @@ def tune(
     from radapt.experiments import tune as run
 
     start = Adapter.from_pretrained(adapter)
+    if share and (out is None or (Path(adapter).exists() and out.expanduser().resolve() == Path(adapter).resolve())):
+        raise SettingsError("--share takes from the deltas for good: give --out FOLDER, not the adapter's own")
     if out is None and not Path(adapter).is_dir():
-        raise SettingsError(
-            f"{one_line(adapter)} is not a folder here, to be written again; give --out FOLDER"
-        )
+        raise SettingsError(f"{one_line(adapter)} is not a folder here, to be written again; give --out FOLDER")
     tuned = run(
         model,
         start,

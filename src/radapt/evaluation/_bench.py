@@ -74,7 +74,11 @@ class Bench:
                 ledger.store(unit, chunk, measured)
                 advance(unit, len(chunk), measured.seconds)
             if ledger.due(unit):
-                checks = self.check(unit, ledger.scores(unit))
+                try:
+                    checks = self.check(unit, ledger.scores(unit))
+                except BaseException:  # an interrupt, too, loses nothing that is measured
+                    ledger.given_up(unit)
+                    raise
                 ledger.checked(unit, checks)
                 advance(unit, 0, checks.seconds)
 
@@ -122,12 +126,15 @@ class Bench:
         images = data.pixels(few).to(model.device)
         with live.candidate.defended():
             if live.threat is None:
-                return Checked(flags={**check_model(model, images), **check_clean(live.task, scores)})
+                own = check_model(model, images, batch_size=self._batch_size)
+                return Checked(flags={**own, **check_clean(live.task, scores)})
             if not unit.white_box:
                 return Checked()
             left = [position for position in few if scores[position] > live.task.low]
             bound, keys = self.bind(live.task, live.candidate), data.keys[: len(few)]
-            flags, found = check_white_box(bound, live.threat, images, keys, few, survivors=left, seed=self._seed)
+            flags, found = check_white_box(
+                bound, live.threat, images, keys, few, survivors=left, seed=self._seed, batch_size=self._batch_size
+            )
         if not found:
             return Checked(flags=flags)
         answers = self._answer(live, torch.stack(list(found.values())), list(found))

@@ -211,7 +211,12 @@ def estimate_cost(
         def done(unit: Unit) -> set[int]:
             return set[int]().union(*(file.done(unit.setting, unit.digests) for file in files))
 
-        return costs_of(bench, done, batch_size=request.batch_size, seed=request.seed, sanity=own.get("sanity", True))
+        def checked(unit: Unit) -> int:
+            return max((file.checked(unit.setting) for file in files), default=0)
+
+        return costs_of(
+            bench, done, checked, batch_size=request.batch_size, seed=request.seed, sanity=own.get("sanity", True)
+        )
 
 
 def _check_numbers(batch_size: int, chunk_size: int, seed: int) -> None:
@@ -222,7 +227,11 @@ def _check_numbers(batch_size: int, chunk_size: int, seed: int) -> None:
 
 def _files(reuse: str | Path | Sequence[str | Path]) -> list[str | Path]:
     """The results files that are to be read, given as one path or several."""
-    return [reuse] if isinstance(reuse, str | Path) else list(reuse)
+    files = [reuse] if isinstance(reuse, str | Path | Results) or reuse is None else list(reuse)
+    for each in files:
+        if not isinstance(each, str | Path):
+            raise SettingsError(f"reuse takes the paths of results files, got {shown(each)}; leave it out for none")
+    return files
 
 
 def _take_over(file: Results, units: Sequence[Unit], reuse: str | Path | Sequence[str | Path]) -> None:
@@ -231,7 +240,7 @@ def _take_over(file: Results, units: Sequence[Unit], reuse: str | Path | Sequenc
         with Results(path, read_only=True) as other:
             for unit in units:
                 for setting in (unit.setting, unit.found):
-                    take_over(file, setting, other)
+                    take_over(file, setting, unit.digests, other)
 
 
 def _device(bench: Bench | Crew, loader: Models) -> str:

@@ -60,7 +60,7 @@ def datasets_of(
 
     Raises:
         SettingsError: an unknown name, too few samples, models that take images of different sizes, or two datasets of
-            one name with different samples, whose results would be one.
+            one name with different samples, prompts or classes, whose results would be one.
     """
     size = common_image_size(models)
     sets: list[Dataset | Task] = []
@@ -71,9 +71,11 @@ def datasets_of(
         sets.append(each)
         data = each.data if isinstance(each, Task) else each
         other = known.setdefault((data.name, data.split), data)
-        if data is not other and data.digests[: len(other)] != other.digests[: len(data)]:
+        same = data is other or data.digests[: len(other)] == other.digests[: len(data)]
+        if not same or data.content != other.content:
+            what = "other prompts, classes or metrics" if same else "different samples"
             raise SettingsError(
-                f"two datasets with different samples are called {data.name!r}, so that their results would be one; "
+                f"two datasets with {what} are called {data.name!r}, so that their results would be one; "
                 "give one of the cards or folders another name"
             )
     return sets

@@ -49,6 +49,7 @@ class Ledger:
             if sum(map(len, todo)) < len(unit.digests):
                 self._continued.add(unit.number)
             self._tallies[unit.number] = Tally()
+        results.rename([unit.setting for unit in units])
 
     def left(self, unit: Unit) -> int:
         """How many samples of a unit are to be measured."""

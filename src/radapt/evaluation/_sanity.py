@@ -127,15 +127,22 @@ def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
     return {name: flags[name] for name in _SIGNS if name in flags}
 
 
-def check_model(model: VLM, pixels: Pixels) -> dict[str, object]:
+def check_model(model: VLM, pixels: Pixels, *, batch_size: int) -> dict[str, object]:
     """Whether a model gives numbers, and the same ones again and without the other images of a batch.
 
     A random model needs expectation over transformations. What one that looks at its batch answers to an image depends
     on the images that happen to be beside it.
+
+    Args:
+        model: the model.
+        pixels: the images that are shown to it.
+        batch_size: images per pass.
     """
     pixels = pixels.to(model.device)
     with torch.no_grad():
-        first, second = (model.encode_image(pixels).float() for _ in range(2))
+        first, second = (
+            torch.cat([model.encode_image(each).float() for each in pixels.split(batch_size)]) for _ in range(2)
+        )
         alone = torch.cat([model.encode_image(each).float() for each in pixels[:_ALONE].split(1)])
     # The logits of a classifier may be -inf, for classes that it excludes.
     broken = int(((first.isnan() | first.isposinf()).any(1) | ~first.isfinite().any(1)).sum())
@@ -179,6 +186,7 @@ def check_white_box(
     *,
     survivors: Sequence[int],
     seed: int,
+    batch_size: int,
 ) -> tuple[dict[str, object], dict[int, Tensor]]:
     """Signs of masked gradients, on a few samples: a large ball must leave nothing, and neither more steps nor an
     attack without gradients must help.
@@ -188,7 +196,7 @@ def check_white_box(
         threat: the white-box threat.
         pixels, keys, positions: the samples that the check uses.
         survivors: rows of those that the attack did not fool.
-        seed: as in the evaluation.
+        seed, batch_size: as in the evaluation.
 
     Returns:
         The flags; and images within the threat's ball that fooled the model where the attack did not, by position.
@@ -203,7 +211,7 @@ def check_white_box(
             [positions[row] for row in rows],
             keys=[keys[row] for row in rows],
             seed=seed,
-            batch_size=len(rows),
+            batch_size=min(batch_size, len(rows)),
             stop=True,
         )
 

@@ -277,7 +277,10 @@ def _measured(
 def _seconds(file: Path) -> dict[tuple[int, str], float]:
     """How long the trainings of an earlier run took, by round and trial."""
     rows = read_json(file) if file.is_file() else []
-    return {(row["rung"], row["name"]): float(row["seconds"]) for row in rows} if isinstance(rows, list) else {}
+    try:
+        return {(row["rung"], row["name"]): float(row["seconds"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise SettingsError(f"{file} is not of a search; give another folder as out") from error
 
 
 def _row(trial: Trial) -> dict[str, Any]:

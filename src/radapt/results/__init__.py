@@ -1,12 +1,13 @@
 """Results: one row per sample and setting in an SQLite file, and the numbers and plots that are drawn from them."""
 
+from ._merging import take_over
 from ._notes import Notes, Run
 from .intervals import mean_interval, ratio_interval, score_interval, wilson
 from .metrics import summarise
 from .paired import Comparison, paired_tests
 from .records import CHECKS, LEFT_OUT, Example, Kind, Result, Sample, Setting
 from .store import Results
-from .together import take_over, together
+from .together import together
 from .worst_case import WORST_CASE, with_worst_cases
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .records import PLACES
 
-__all__ = ["ATTENTION", "EXAMPLE", "LATER", "NAMES", "SAMPLE", "SCHEMA", "SETTING", "TABLES"]
+__all__ = ["ATTENTION", "EXAMPLE", "LATER", "NAMES", "SAMPLE", "SCHEMA", "SETTING", "TABLES", "values_of"]
 
 SCHEMA = 4
 TABLES = """
@@ -44,3 +44,8 @@ SETTING = "question, position, asked, n, setting, seconds, flags, checked, sampl
 SAMPLE = ", ".join(PLACES)
 EXAMPLE = "position, clean, adversarial, truth, before, after"
 ATTENTION = "position, attention_before, attention_after"
+
+
+def values_of(record: object, names: str) -> tuple[object, ...]:
+    """What goes into the columns of these names."""
+    return tuple(getattr(record, name) for name in names.split(", "))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from .intervals import mean_interval, ratio_interval, score_interval, wilson
+from .records import PLACES, Result, Setting, other_scores
 
-__all__ = ["summarise"]
+__all__ = ["results_of", "summarise"]
 
 
 def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
@@ -38,3 +41,39 @@ def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int,
     proportion = min(scores) >= 0 and max(scores) <= 1
     low, high = score_interval(total, squares, n, proportion=proportion)
     return 100 * total / n, low, high
+
+
+def results_of(
+    setting: Setting, rows: Sequence[tuple[Any, ...]], *, seconds: float, flags: Mapping[str, object], checked: int
+) -> list[Result]:
+    """The results of a setting from the rows of its samples, one for each metric, its own first.
+
+    Args:
+        setting: the setting.
+        rows: columns of the samples, as they are stored: a record of each would take longer than all the rest.
+        seconds, flags: stored with the setting.
+        checked: on how many samples the sanity checks ran.
+    """
+    columns = dict(zip(PLACES, zip(*rows, strict=True), strict=True))
+    passes = {name: sum(columns[name]) for name in ("forwards", "backwards")}
+    scores = {setting.metric: list(columns["score"])}
+    if (also := [other_scores(each) for each in columns["also"]])[0]:
+        scores |= {name: [each[name] for each in also] for name in also[0]}
+    answers = list(zip(columns["label"], columns["prediction"], strict=True))
+    found = []
+    for metric, values in scores.items():
+        percent, low, high = summarise(metric, values, answers)
+        result = Result(
+            setting=replace(setting, metric=metric),
+            n=len(rows),
+            percent=percent,
+            low=low,
+            high=high,
+            seconds=seconds,
+            flags=dict(flags),
+            checked=checked >= len(rows),
+            main=metric == setting.metric,
+            **passes,
+        )
+        found.append(result)
+    return found

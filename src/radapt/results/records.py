@@ -99,6 +99,11 @@ class Setting:
         return self._digest("n", "metric", "chunk_size", "version", "depends")
 
     @property
+    def candidate(self) -> tuple[object, ...]:
+        """What tells a candidate from others, whatever its label: its model, its weights and its adapter."""
+        return self.model, self.depends.get("model"), self.adapter
+
+    @property
     def ball(self) -> tuple[object, ...]:
         """What results under several attacks must share for a worst case over them: candidate, dataset and ball, with
         the model and the content as they were."""

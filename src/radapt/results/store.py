@@ -12,10 +12,11 @@ from typing import Any
 from radapt.errors import ResultsError
 
 from ._database import Database, checksum_of
+from ._merging import merge
 from ._notes import Notes
-from ._tables import ATTENTION, EXAMPLE, LATER, NAMES, SAMPLE, SCHEMA, SETTING, TABLES
-from .metrics import summarise
-from .records import CHECKS, PLACES, Example, Result, Sample, Setting, other_scores, row_of, sample_of
+from ._tables import ATTENTION, EXAMPLE, LATER, NAMES, SAMPLE, SCHEMA, SETTING, TABLES, values_of
+from .metrics import results_of
+from .records import CHECKS, PLACES, Example, Result, Sample, Setting, row_of, sample_of
 
 __all__ = ["Results"]
 
@@ -73,30 +74,61 @@ class Results:
 
         Args:
             setting: its label and ``n`` are updated.
-            data: hash of each sample (``Sample.data``); a sample that was measured with another one is not done, nor
-                is one whose row is damaged.
+            data: hash of each sample (``Sample.data``); what was measured on another one is removed, and not done, nor
+                is a sample whose row is damaged.
         """
-        key, text, done = setting.key, json.dumps(asdict(setting), sort_keys=True), self.done(setting, data)
+        key, text = setting.key, json.dumps(asdict(setting), sort_keys=True)
+        done, stale = self._positions(setting, data)
         with self._file.transaction() as db:
             stored = db.execute(f"SELECT {SETTING}, checksum FROM settings WHERE key = ?", (key,)).fetchone()
-            if stored is not None and checksum_of(key, stored[:-1]) != stored[-1]:
+            if stored is not None and checksum_of(key, stored[:-1]) != stored[-1]:  # its flags are lost
+                done, stale = set(), [*done, *stale]
                 db.execute("UPDATE settings SET seconds = 0, flags = '{}', checked = 0 WHERE key = ?", (key,))
+            for table in ("samples", "examples", "attention") if stale else ():
+                db.executemany(f"DELETE FROM {table} WHERE key = ? AND position = ?", [(key, at) for at in stale])
             db.execute(
                 "INSERT INTO settings VALUES (:key, :question, (SELECT COUNT(*) FROM settings), 0, :n, :text, 0, '{}', "
                 "0, 0, 0, 0) ON CONFLICT (key) DO UPDATE SET setting = :text, question = :question, n = :n",
                 {"key": key, "question": setting.question, "n": setting.n, "text": text},
             )
+            if stale:
+                db.execute("UPDATE settings SET checked = 0 WHERE key = ?", (key,))
             db.execute("UPDATE settings SET asked = 1 + (SELECT MAX(asked) FROM settings) WHERE key = ?", (key,))
             self._seal(db, key)
         return done
 
     def done(self, setting: Setting, data: Sequence[str] = ()) -> set[int]:
         """The positions of a setting that are measured, as :meth:`begin` returns them; nothing is written."""
-        return {
-            position
-            for position, digest, intact in self._states(setting.key)
-            if intact and (not data or position >= len(data) or data[position] == digest)
-        }
+        return self._positions(setting, data)[0]
+
+    def _positions(self, setting: Setting, data: Sequence[str]) -> tuple[set[int], list[int]]:
+        """The positions that are measured, and those that were measured on other data."""
+        done, stale = set[int](), list[int]()
+        for position, digest, intact in self._states(setting.key):
+            if data and position < len(data) and data[position] != digest:
+                stale.append(position)
+            elif intact:
+                done.add(position)
+        return done, stale
+
+    def rename(self, settings: Iterable[Setting]) -> None:
+        """Give each candidate one label in all of its results: the last of these."""
+        labels, at = {setting.candidate: setting.method for setting in settings}, SETTING.split(", ").index("setting")
+        changed = list[tuple[str, int, str]]()
+        for key, *values, checksum in self._file.read(f"SELECT key, {SETTING}, checksum FROM settings"):
+            if checksum_of(key, values) == checksum:
+                setting = Setting(**json.loads(values[at]))
+                label = labels.get(setting.candidate, setting.method)
+                if label != setting.method:
+                    values[at] = json.dumps(asdict(replace(setting, method=label)), sort_keys=True)
+                    changed.append((values[at], checksum_of(key, values), key))
+        with self._file.transaction() as db:
+            db.executemany("UPDATE settings SET setting = ?, checksum = ? WHERE key = ?", changed)
+
+    def intact(self, setting: Setting) -> bool:
+        """Whether the flags, the time and the counts that are stored with a setting are as they were written."""
+        rows = self._file.read(f"SELECT {SETTING}, checksum FROM settings WHERE key = ?", setting.key)
+        return bool(rows) and checksum_of(setting.key, rows[0][:-1]) == rows[0][-1]
 
     def _states(self, key: str) -> list[tuple[int, str, bool]]:
         """Position and hash of each stored sample, and whether its row is intact."""
@@ -125,8 +157,8 @@ class Results:
             kept = list(examples)
             for table, names, rows in (
                 ("samples", SAMPLE, map(row_of, samples)),
-                ("examples", EXAMPLE, (_columns(each, EXAMPLE) for each in kept)),
-                ("attention", ATTENTION, (_columns(each, ATTENTION) for each in kept)),
+                ("examples", EXAMPLE, (values_of(each, EXAMPLE) for each in kept)),
+                ("attention", ATTENTION, (values_of(each, ATTENTION) for each in kept)),
             ):
                 for row in rows:
                     places = ", ".join("?" * (len(row) + 2))
@@ -140,24 +172,14 @@ class Results:
     def merge(self, other: Results) -> None:
         """Add what another file holds: results measured in parts, by several processes or on several machines.
 
-        Samples that both files hold are taken from the other one. Flags of both are kept. A result of which
-        both hold a part counts as not checked: evaluate the merged file once more, which measures nothing again but
-        runs the checks on the whole.
+        Samples that both files hold are taken from the other one. Flags of both are kept. A result of which each
+        holds a part that the other lacks counts as not checked: evaluate the merged file once more, which measures
+        nothing again but runs the checks on the whole.
 
         Raises:
             ResultsError: the other file is this one, or a row of it is damaged.
         """
-        if other.path.expanduser().resolve() == self.path.expanduser().resolve():
-            raise ResultsError(f"{self.path} cannot be merged into itself; name another file")
-        self.notes.merge(other.notes)
-        known = {result.setting.key: result.flags for result in self.all(superseded=True, checks=True)}
-        for result in other.all(superseded=True, checks=True):
-            setting = result.setting
-            if result.main:
-                self.begin(setting)
-                self.add(setting, other.samples(setting), seconds=result.seconds, examples=other.examples(setting))
-                checked = 0 if setting.key in known else other.checked(setting)
-                self.flag(setting, {**known.get(setting.key, {}), **result.flags}, checked=checked)
+        merge(self, other)
 
     def flag(self, setting: Setting, flags: Mapping[str, object], *, checked: int = 0) -> None:
         """Store the flags of the sanity checks with a setting, replacing earlier ones.
@@ -227,25 +249,10 @@ class Results:
         stored = self._stored("samples", SAMPLE, setting)
         if len(stored) != count:
             self._damaged(f"{abs(count - len(stored))} samples of {setting.method} on {setting.dataset}")
-        # Columns of the rows as they are: a record of each would take longer than all the rest.
         shown = [row for row in stored if row[PLACES["position"]] < n]
         if not shown:
             return []
-        columns = dict(zip(PLACES, zip(*shown, strict=True), strict=True))
-        costs: dict[str, Any] = {"n": len(columns["position"]), "seconds": seconds}
-        costs |= {"checked": checked >= costs["n"]}
-        costs |= {name: sum(columns[name]) for name in ("forwards", "backwards")}
-        scores = {setting.metric: list(columns["score"])}
-        if (also := [other_scores(each) for each in columns["also"]])[0]:
-            scores |= {name: [each[name] for each in also] for name in also[0]}
-        answers = list(zip(columns["label"], columns["prediction"], strict=True))
-        results = []
-        for metric, values in scores.items():
-            percent, low, high = summarise(metric, values, answers)
-            where, main = replace(setting, metric=metric), metric == setting.metric
-            costs |= {"percent": percent, "low": low, "high": high, "main": main}
-            results.append(Result(setting=where, flags=json.loads(flags), **costs))
-        return results
+        return results_of(setting, shown, seconds=seconds, flags=json.loads(flags), checked=checked)
 
     def samples(self, setting: Setting, *, intact: bool = False) -> list[Sample]:
         """The samples of a setting, in order of position; ``intact``: without those whose rows are damaged.
@@ -255,23 +262,23 @@ class Results:
         """
         return [sample_of(row) for row in self._stored("samples", SAMPLE, setting, intact)]
 
-    def examples(self, setting: Setting) -> list[Example]:
-        """The example images of a setting, in order of position.
+    def examples(self, setting: Setting, *, intact: bool = False) -> list[Example]:
+        """The example images of a setting, in order of position; ``intact``: without those whose rows are damaged.
 
         Raises:
             ResultsError: a row is damaged.
         """
         with self.snapshot():
-            images = self._stored("examples", EXAMPLE, setting)
-            maps = self._stored("attention", ATTENTION, setting)  # files of earlier versions hold none
+            images = self._stored("examples", EXAMPLE, setting, intact)
+            maps = self._stored("attention", ATTENTION, setting, intact)  # files of earlier versions hold none
             counted = self._column("examples", setting)
         found: dict[int, dict[str, Any]] = {}
         for names, rows in ((EXAMPLE, images), (ATTENTION, maps)):
             for row in rows:
                 found.setdefault(row[0], {}).update(zip(names.split(", "), row, strict=True))
-        if counted and counted[0][0] != len(images) + len(maps):
+        if counted and counted[0][0] != len(images) + len(maps) and not intact:
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
-        return [Example(**each) for each in found.values()]
+        return [Example(**each) for each in found.values() if "clean" in each]  # a map may be left without its image
 
     def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[tuple[Any, ...]]:
         """The columns of the rows of a setting, in order of position."""
@@ -285,7 +292,3 @@ class Results:
     def _damaged(self, what: str) -> None:
         again = "run the same command again, which measures what is damaged once more, or restore a copy of the file"
         raise ResultsError(f"{self.path} is damaged: {what} are not as they were written; {again}")
-
-
-def _columns(example: Example, names: str) -> tuple[object, ...]:
-    return tuple(getattr(example, name) for name in names.split(", "))

@@ -1,4 +1,4 @@
-"""Several results files: read as one, and what one has for another."""
+"""Several results files, read as one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 from radapt.errors import ResultsError
 
-from .records import Setting
 from .store import Results
 
-__all__ = ["take_over", "together"]
+__all__ = ["together"]
 
 
 @contextmanager
@@ -39,20 +38,3 @@ def together(paths: str | Path | Sequence[str | Path]) -> Iterator[Results]:
                     store.merge(part)
         with Results(whole, read_only=True) as store:
             yield store
-
-
-def take_over(results: Results, setting: Setting, other: Results) -> None:
-    """Copy what another file holds of a setting, up to its ``n``, with its flags, unless this one holds some of it.
-
-    Rows that are damaged are left out.
-    """
-    found = other.samples(setting, intact=True)
-    samples = [sample for sample in found if sample.position < setting.n]
-    if not samples or results.samples(setting, intact=True):
-        return
-    checked, share = min(other.checked(setting), len(samples)), len(samples) / len(found)
-    results.begin(setting)
-    # Before the samples: a result that is complete has its flags.
-    results.flag(setting, other.flags(setting), checked=checked)
-    examples = [example for example in other.examples(setting) if example.position < setting.n]
-    results.add(setting, samples, seconds=share * other.seconds(setting), examples=examples)

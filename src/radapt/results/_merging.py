@@ -1,0 +1,65 @@
+"""What one results file takes from another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from radapt.errors import ResultsError
+
+if TYPE_CHECKING:
+    from .records import Setting
+    from .store import Results
+
+__all__ = ["merge", "take_over"]
+
+
+def merge(results: Results, other: Results) -> None:
+    """Add all that another file holds; see :meth:`radapt.results.Results.merge`."""
+    if other.path.expanduser().resolve() == results.path.expanduser().resolve():
+        raise ResultsError(f"{results.path} cannot be merged into itself; name another file")
+    results.notes.merge(other.notes)
+    found = [result for result in other.all(superseded=True, checks=True) if result.main]
+    # In the order in which they were asked for: what was superseded there is here, too.
+    for result in sorted(found, key=lambda each: other.asked(each.setting)):
+        setting = result.setting
+        own = {sample.position: sample for sample in results.samples(setting)}
+        theirs = other.samples(setting)
+        new = [sample for sample in theirs if own.get(sample.position) != sample]
+        if not new:
+            checked = max(results.checked(setting), other.checked(setting) if len(own) == len(theirs) else 0)
+        else:
+            checked = other.checked(setting) if own.keys() <= {sample.position for sample in theirs} else 0
+        flags = {**results.flags(setting), **result.flags}
+        results.begin(setting)
+        seconds = result.seconds * len(new) / len(theirs)
+        results.add(setting, new, seconds=seconds, examples=other.examples(setting))
+        results.flag(setting, flags, checked=checked)
+    results.rename([result.setting for result in found])
+
+
+def take_over(results: Results, setting: Setting, data: Sequence[str], other: Results) -> None:
+    """Copy what another file holds of a setting and this one lacks, with its flags.
+
+    A result that is put together from several files counts as not checked. What is damaged is left out.
+
+    Args:
+        results: the file that it is copied to.
+        setting: the setting.
+        data: hash of each of its samples, as for :meth:`Results.begin`; samples with another one are left out.
+        other: the file that is read.
+    """
+    done, found = results.done(setting, data), other.samples(setting, intact=True)
+    current = [each for each in found if each.position < len(data) and data[each.position] == each.data]
+    taken = [each for each in current if each.position not in done]
+    if not taken or not other.intact(setting):  # without its flags nothing of it can be trusted
+        return
+    flags = {**results.flags(setting), **other.flags(setting)}
+    checked = len(taken) if not done and other.checked(setting) >= len(found) else 0
+    seconds = other.seconds(setting) * len(taken) / len(found)
+    positions = {each.position for each in taken}
+    examples = [each for each in other.examples(setting, intact=True) if each.position in positions]
+    results.begin(setting, data)
+    # Before the samples: a result that is complete has its flags.
+    results.flag(setting, flags, checked=checked)
+    results.add(setting, taken, seconds=seconds, examples=examples)
