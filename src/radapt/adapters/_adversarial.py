@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, labels_of
 from radapt.attacks.pgd import PGD
 from radapt.data import Dataset
 from radapt.errors import InputError
@@ -52,6 +52,8 @@ class TrainingImages:
             raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], or a dataset, got {got}")
         if len(self.clean) == 0:
             raise InputError("no training images; the paper takes 2,000")
+        if self.labels is not None:
+            self.labels = labels_of(self.labels, classes=None if self.classifier is None else len(self.classifier))
         if self.labels is not None and len(self.labels) != len(self.clean):
             counts = f"{len(self.labels)} labels for {len(self.clean)} images"
             raise InputError(f"there must be one label per image, got {counts}")

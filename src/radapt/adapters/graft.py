@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from radapt.errors import AdapterError, SettingsError
+from radapt.errors import AdapterError, SettingsError, shown
 from radapt.io import fraction
 from radapt.models import VLM, Delta, difference, interpolated, load, low_rank
 from radapt.numbers import whole
@@ -80,13 +80,15 @@ def weights_of(text: float | str | Mapping[str, float]) -> dict[str, float]:
     """How far each part goes, from a number, a text or a mapping.
 
     Raises:
-        SettingsError: it is none of these, or empty.
+        SettingsError: it is none of these, empty, or names a part twice.
     """
     if isinstance(text, Mapping):
         shares = dict(text)
     elif isinstance(text, str):
-        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
         shares = {name.strip(): fraction(value) if equals else 1.0 for name, equals, value in pairs}
+        if len(shares) < len(pairs):
+            raise SettingsError(f"weights names a part twice: {shown(text)}; give each part one number")
     elif isinstance(text, int | float) and not isinstance(text, bool):
         shares = {"all": text}
     else:

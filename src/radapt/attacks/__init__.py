@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ._api import attack
 from ._attack import Attack, SearchAttack
+from ._inputs import labels_of
 from ._objective import (
     AnswerObjective,
     ClassificationObjective,
@@ -41,6 +42,7 @@ __all__ = [
     "attack",
     "bpda",
     "jpeg",
+    "labels_of",
     "make",
     "merged",
     "names",

@@ -78,6 +78,7 @@ class ActiveSet:
         self._exempt = torch.tensor(self._early_stopping.exempt, dtype=torch.bool, device=pixels.device)
         self.clean_loss, self._clean_value = pixels.new_zeros(2, len(pixels)).unbind()
         self._clean_logits = pixels.new_zeros(len(pixels), 0)
+        self._labels = None if evaluator.labels is None else evaluator.labels.to(pixels.device)
         self._jobs: list[Job] = []
         self._slots = self._new_slots([])
         self._verdicts = Verdicts()
@@ -119,12 +120,14 @@ class ActiveSet:
             self._with_memory_fallback(judge_some)
         if logits:
             self._clean_logits = torch.cat(logits)
+            self._labels = self._clean_logits.argmax(1) if self._labels is None else self._labels
         return loss, fooled, value
 
     def _forward_pass(self, samples: list[int], points: Pixels) -> tuple[Evaluation, PerSample]:
         """Evaluate some points: the evaluation, and the search's value of it."""
         index = self._index(samples)
-        evaluation = self._evaluator.forward_pass(points, index)
+        label = None if self._labels is None else self._labels[index]
+        evaluation = self._evaluator.forward_pass(points, index, label)
         self.restarts.count(samples, forwards=self._evaluator.passes)
         return evaluation, self.search._value(self.clean[index], evaluation)
 
@@ -175,7 +178,8 @@ class ActiveSet:
         slots = self._new_slots([job.sample for job in jobs])
         restarts = [(self.keys[job.sample], job.restart) for job in jobs]
         drawn = random_state(self.search, self.seed, restarts, self.clean.shape[1:], self.clean.device)
-        if self._clean_logits.numel():
+        if self._labels is not None and self._clean_logits.numel():
+            slots.label = self._labels[slots.sample]
             self._choose_classes(slots, jobs)
             drawn["label"] = slots.label
             if self.search.targeted:
@@ -192,15 +196,13 @@ class ActiveSet:
         return SlotState.begin(index, self.clean[index], self._clean_value[index])
 
     def _choose_classes(self, slots: SlotState, jobs: list[Job]) -> None:
-        """The class of each clean image, and the one that a targeted search goes for."""
+        """The class that a targeted search goes for: one of the likeliest of the clean image, the label left out."""
         logits = self._clean_logits[slots.sample]
-        slots.label = logits.argmax(1)
         if self.search.targeted:
-            likeliest = logits.argsort(1, descending=True)
+            others = logits.scatter(1, slots.label[:, None], -torch.inf)
             # Classes that the model excludes come last, and no search goes for them.
-            rivals = (~excluded(logits)).sum(1).sub(1).clamp(min=1)
-            ranks = 1 + self._index([job.restart for job in jobs]) % rivals
-            slots.target = likeliest.gather(1, ranks[:, None]).squeeze(1)
+            ranks = self._index([job.restart for job in jobs]) % (~excluded(others)).sum(1).clamp(min=1)
+            slots.target = others.argsort(1, descending=True).gather(1, ranks[:, None]).squeeze(1)
         self._early_stopping.begin(slots, logits)
 
     def _step(self) -> None:

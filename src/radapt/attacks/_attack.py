@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -13,14 +13,14 @@ import torch
 
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.registry import nearest
-from radapt.types import Index, Norm
+from radapt.types import Flags, Index, Norm
 
 from ._active_set import ActiveSet, Progress
 from ._ball import Ball
-from ._evaluator import Evaluator
+from ._evaluator import SCALE, Evaluator
 from ._inputs import TOLERANCE, TensorLike, images_of
 from ._objective import Objective, Subset, checked
-from ._outcome import Outcome, chain
+from ._outcome import Outcome, Stage, merged
 from ._search import Search, is_broken
 from ._settings import check_call, whole, word
 from ._transforms import round_8bit
@@ -47,7 +47,7 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     norm: Norm = "linf"
     eps: float
     steps: int
@@ -154,9 +154,10 @@ class SearchAttack(Attack, Search, ABC):
                 first = self.ball.project(first, clean)
             deadline = None if seconds is None else time.monotonic() + seconds
 
-            def run(rows: Index, precision: torch.dtype | None) -> Outcome:
+            def run(rows: Index, precision: torch.dtype | None = None, scale: float = SCALE) -> Outcome:
+                names = [keys[row] for row in rows.tolist()]
                 active = ActiveSet(
-                    Evaluator(self, Subset(objective, rows), [keys[row] for row in rows.tolist()], precision),
+                    Evaluator(self, Subset(objective, rows), names, precision, scale),
                     clean[rows],
                     seed=seed,
                     batch_size=batch_size,
@@ -167,8 +168,11 @@ class SearchAttack(Attack, Search, ABC):
                 active.run()
                 return self._verify(active)
 
-            passes = [precision, None] if precision is not None else [None]
-            outcome = chain([partial(run, precision=each) for each in passes], len(clean))
+            outcome = run(torch.arange(len(clean), device="cpu"), precision)
+            if precision is not None:  # what stands in half precision is attacked again in the model's own
+                outcome = _again(outcome, run, ~outcome.fooled, objective.stop)
+            if self.needs_gradient:  # or the factor that keeps small gradients from vanishing was too large
+                outcome = _again(outcome, partial(run, scale=1.0), outcome.failed, objective.stop)
         # Where verdicts are wanted, the flags say it: one sample must not take those of later batches with it.
         if outcome.failed.all() and not objective.stop:
             raise InputError(
@@ -214,3 +218,15 @@ class SearchAttack(Attack, Search, ABC):
             distance=distance,
             zero_gradient=(restarts.vanished / restarts.graded.clamp(min=1)).to(pixels),
         )
+
+
+def _again(outcome: Outcome, stage: Stage, which: Flags, stop: bool) -> Outcome:
+    """An outcome after another try of the same attack on some samples, which says whether it failed there."""
+    rows = which.nonzero().flatten()
+    if not len(rows):
+        return outcome
+    later = stage(rows.cpu())
+    larger = torch.zeros_like(later.fooled) if stop else later.loss > outcome.loss[rows]  # without verdicts
+    won = later.fooled | larger | (outcome.failed[rows] & ~outcome.fooled[rows])
+    total = merged(outcome, later, rows, 0, won)
+    return replace(total, failed=total.failed.index_copy(0, rows, later.failed))

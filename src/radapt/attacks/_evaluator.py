@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from radapt.errors import InputError, RadaptError
-from radapt.types import Index, Logits, Pixels
+from radapt.types import Index, Labels, Logits, Pixels
 
 from ._losses import margin
-from ._objective import Objective, Score
+from ._objective import Objective, Score, labels_in
 from ._search import Evaluation, Search, Stoppable
 from ._slots import SlotState
 
-__all__ = ["Evaluator", "out_of_memory"]
+__all__ = ["SCALE", "Evaluator", "out_of_memory"]
 
-_SCALE = 2.0**10
+SCALE = 2.0**10
 """Factor of the loss: in float16, of autocast or of the model, the gradients of pixels would vanish below 6e-8."""
 
 
@@ -38,13 +38,25 @@ class Evaluator:
         objective: what is maximised.
         keys: names of the samples, for messages.
         precision: what gradients are computed in (``torch.bfloat16``, ``torch.float16``); None: as the model is.
+        scale: factor of the loss, by which gradients are divided again.
     """
 
     def __init__(
-        self, search: Search, objective: Objective, keys: Sequence[str], precision: torch.dtype | None = None
+        self,
+        search: Search,
+        objective: Objective,
+        keys: Sequence[str],
+        precision: torch.dtype | None = None,
+        scale: float = SCALE,
     ) -> None:
         self.search, self.keys, self.precision = search, keys, precision
         self._objective: Any = objective
+        self._scale = scale
+
+    @property
+    def labels(self) -> Labels | None:
+        """The class that each sample is to lose, where the objective says it."""
+        return labels_in(self._objective)
 
     @property
     def passes(self) -> int:
@@ -68,17 +80,18 @@ class Evaluator:
         wanted = self._objective.stop and self._objective.classes is not None
         return isinstance(self.search, Stoppable) and plain and wanted
 
-    def forward_pass(self, points: Pixels, index: Index) -> Evaluation:
+    def forward_pass(self, points: Pixels, index: Index, label: Index | None = None) -> Evaluation:
         """Loss and verdict without gradients; the loss of a targeted search is the margin of the best wrong class.
 
         Args:
             points: points to evaluate.
             index: positions of their samples.
+            label: the classes that they are to lose; None: those that they have.
         """
         with torch.no_grad():
             score = self._score(points, index, "" if self.search.targeted else self.search.loss)
         evaluation = Evaluation(points, score.loss, score.fooled, points.new_empty(0), score.logits)
-        return _with_margin(evaluation, self._logits(score), None) if self.search.targeted else evaluation
+        return _with_margin(evaluation, self._logits(score), label) if self.search.targeted else evaluation
 
     def gradient_pass(self, slots: SlotState) -> tuple[Evaluation, Evaluation]:
         """Loss, verdict and what gradients the search needs; and the same with the loss of :meth:`forward_pass`.
@@ -111,15 +124,28 @@ class Evaluator:
             gradient = None
             if output.requires_grad:
                 more = number < len(outputs)
-                (gradient,) = torch.autograd.grad(output.sum() * _SCALE, points, allow_unused=True, retain_graph=more)
+                gradient = self._differentiated(output.sum() * self._scale, points, more)
             if gradient is None:
                 raise InputError(
                     f"the loss has no gradient with respect to the pixels, which {self.search.name} needs; compute it "
                     "with differentiable operations and without torch.no_grad, wrap a step that has no gradient (JPEG, "
                     "rounding) in radapt.attacks.bpda, or take an attack that needs none, such as square"
                 )
-            gradients.append(gradient / _SCALE)
+            gradients.append(gradient / self._scale)
         return torch.stack(gradients, 1) if self.search._needs_jacobian else gradients[0]
+
+    def _differentiated(self, value: Tensor, points: Pixels, again: bool) -> Tensor | None:
+        """The gradient of a value; ``again``: another one is taken through the same graph."""
+        try:
+            return torch.autograd.grad(value, points, allow_unused=True, retain_graph=again)[0]
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, RadaptError):
+                raise
+            raise InputError(
+                f"the gradient of the objective, which {self.search.name} needs, cannot be computed: "
+                f"{type(error).__name__}: {error}. Take differentiable operations that change nothing in place, give "
+                "radapt.attacks.bpda a backward of the shape of the images, or take square, which needs no gradient"
+            ) from error
 
     def _logits(self, score: Score) -> Logits:
         if score.logits is None:

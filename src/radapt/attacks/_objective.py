@@ -10,7 +10,7 @@ import torch
 from radapt.classifier import AnyClassifier
 from radapt.errors import InputError, SettingsError
 from radapt.registry import nearest
-from radapt.types import Embeddings, Flags, Index, Logits, PerSample, Pixels
+from radapt.types import Embeddings, Flags, Index, Labels, Logits, PerSample, Pixels
 
 from ._inputs import TensorLike, labels_of
 from ._losses import LOSSES, finite, wrong
@@ -23,6 +23,7 @@ __all__ = [
     "Score",
     "Subset",
     "checked",
+    "labels_in",
 ]
 
 
@@ -43,7 +44,8 @@ class Objective(Protocol):
     Derive from this class to write an objective: ``stop`` and ``classes`` then have defaults. ``index`` says which
     samples the pixels belong to (positions in ``0 .. size - 1``), so that an attack may stream samples in any order and
     any grouping. ``loss`` names one of ``losses``; empty is the first. The losses ``ce-targeted``, ``margin-targeted``
-    and ``dlr-targeted`` are called with one more keyword, ``target``: the class to go for, one per row.
+    and ``dlr-targeted`` are called with one more keyword, ``target``: the class to go for, one per row. They take the
+    class that a sample is to lose from ``labels``, where an objective has them, else from the clean image.
 
     Attributes:
         size: number of samples.
@@ -78,6 +80,12 @@ def checked(objective: Any) -> Objective:
             "radapt.attacks.Objective, which has defaults for all but size and losses"
         )
     return objective  # type: ignore[no-any-return]
+
+
+def labels_in(objective: Objective) -> Labels | None:
+    """The labels of an objective that has some."""
+    labels: Labels | None = getattr(objective, "labels", None)
+    return labels
 
 
 def _known(loss: str, losses: tuple[str, ...]) -> str:
@@ -119,7 +127,7 @@ class ClassificationObjective:
         if classes < 2:
             raise InputError(f"a classifier needs at least two classes, got {classes}")
         self._logits = logits if isinstance(logits, AnyClassifier) else AnyClassifier(logits)
-        self.labels = labels_of(labels, classes=classes)
+        self.labels: Labels = labels_of(labels, classes=classes)
         self.size, self.stop = len(self.labels), stop
         self.classes: int | None = classes
         self.losses = tuple(name for name, loss in LOSSES.items() if classes >= loss.least_classes)
@@ -213,6 +221,8 @@ class Subset:
         self._objective, self._rows = checked(objective), rows
         self.size, self.losses = len(rows), objective.losses
         self.stop, self.classes, self.passes_per_call = objective.stop, objective.classes, objective.passes_per_call
+        labels = labels_in(objective)
+        self.labels = None if labels is None else labels[rows.to(labels.device)]
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
         self._rows = self._rows.to(index.device)

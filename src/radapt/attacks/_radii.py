@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 
 from ._attack import Attack
 from ._inputs import TensorLike, images_of
@@ -47,6 +47,10 @@ def ascending(
     Raises:
         InputError, SettingsError, CheckError: as for the attack; a SettingsError also where there is no radius.
     """
+    try:
+        radii = [float(radius) for radius in radii]
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"radii must be a list of numbers, as in [1/255, 4/255], got {shown(radii)}") from error
     if not radii:
         raise SettingsError("radii is empty; name at least one, as in radii=[1/255, 4/255]")
     pixels = images_of("pixels", pixels)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from radapt.types import Index, Pixels
 
-from ._objective import Objective, Score, checked
+from ._objective import Objective, Score, checked, labels_in
 from ._settings import whole
 
 __all__ = ["EOT", "bpda", "jpeg", "round_8bit"]
@@ -45,6 +45,7 @@ class EOT:
             objective.classes,
             samples * objective.passes_per_call,
         )
+        self.labels = labels_in(objective)
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
         scores = [self._objective(pixels.clone(), index.clone(), loss=loss, **towards) for _ in range(self._samples)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from radapt.types import Index, Pixels
 
-from ._objective import Objective, Score, checked
+from ._objective import Objective, Score, checked, labels_in
 
 __all__ = ["Watched"]
 
@@ -28,6 +28,7 @@ class Watched(Objective):
         self._objective, self._watch = checked(objective), watch
         self.size, self.losses = objective.size, objective.losses
         self.stop, self.classes, self.passes_per_call = objective.stop, objective.classes, objective.passes_per_call
+        self.labels = labels_in(objective)
 
     def __call__(self, pixels: Pixels, index: Index, *, loss: str = "", **towards: Index) -> Score:
         """One pass of the objective, which is then shown."""

@@ -89,7 +89,7 @@ class AutoAttack(Ensemble):
         unused(self, [name for name, has in used.items() if not has], f"in version {self.version!r}")
 
     def stages(self, objective: Objective) -> dict[str, SearchAttack]:
-        """The attacks by name, in order, with losses that the objective has.
+        """The attacks by name, in order, with losses that the objective has; without verdicts the first alone.
 
         Raises:
             InputError: the objective is not a classifier's.
@@ -111,13 +111,15 @@ class AutoAttack(Ensemble):
             "square": partial(Square, **ball, steps=self.queries),
         }
         replaced = {"apgd-dlr": ("dlr", dlr), "apgd-t": ("dlr-targeted", dlr_targeted)}
-        for name in _VERSIONS[self.version]:
+        # Without verdicts, as for images that are shown to another model, no later attack would change an image.
+        names = _VERSIONS[self.version][: None if objective.stop else 1]
+        for name in names:
             wanted, used = replaced.get(name, ("", ""))
             if wanted != used:
                 warnings.warn(
                     f"{name} of autoattack: {wanted} needs more than {classes} classes, so it uses {used}", stacklevel=3
                 )
-        return {name: builders[name]() for name in _VERSIONS[self.version]}
+        return {name: builders[name]() for name in names}
 
     def _seen(self, objective: Objective) -> Objective:
         """The mean of several passes, for models that are random."""
