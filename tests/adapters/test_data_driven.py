@@ -353,3 +353,14 @@ def test_a_model_that_cannot_be_loaded_whole_is_refused(tiny_clip: Any, pixels: 
 
     with pytest.raises(ModelError, match="clip_vision_model"):
         data_driven(CLIPVisionModel(tiny_clip.config.vision_config), pixels, quiet=True)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_labels_may_be_of_any_kind_and_are_checked_before_the_training(tiny_vlm: Any) -> None:
+    images, classifier = torch.rand(4, 3, 32, 32), tiny_vlm.classifier([(f"class {k}",) for k in range(3)])
+    settings: dict[str, Any] = {"loss": "text", "classifier": classifier, "steps": 1, "batch_size": 2, "quiet": True}
+    kinds = ([0, 1, 2, 0], np.array([0, 1, 2, 0]), torch.tensor([0, 1, 2, 0], dtype=torch.int32))
+    found = {data_driven(tiny_vlm, images, labels=labels, **settings).fingerprint for labels in kinds}
+    assert len(found) == 1
+    with pytest.raises(InputError, match="labels"):
+        data_driven(tiny_vlm, images, labels=[0, 1, 2, 3], **settings)

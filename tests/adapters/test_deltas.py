@@ -412,3 +412,35 @@ def test_a_model_that_was_quantised_with_deltas_in_it_stays_defended(tiny_vlm: V
         small.model.state_dict()
     assert radapt.attached(small)
     assert not radapt.attached(tiny_vlm)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_a_lora_that_changed_the_model_is_refused(tiny_vlm: VLM, tmp_path: Path, kind: str) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=r"vision_model.*q_proj", init_lora_weights=kind)  # type: ignore[arg-type]
+    get_peft_model(copy.deepcopy(tiny_vlm.model), config).save_pretrained(str(tmp_path))
+    with pytest.raises(AdapterError, match=f"init_lora_weights='{kind}' does more than add"):
+        Adapter.from_peft(tmp_path, tiny_vlm)
+
+
+def test_layers_that_were_replaced_are_named(tiny_vlm: VLM, twin: VLM) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    attachment = graft(tiny_vlm, twin, weights="block:0").attach(tiny_vlm)
+    get_peft_model(tiny_vlm.model, LoraConfig(r=2, target_modules=r"vision_model.*q_proj"))
+    with pytest.raises(AdapterError, match="no longer in their place; undo what has wrapped"):
+        attachment.detach()
+
+
+def test_no_interpolation_of_a_model_whose_weights_are_changed(tiny_vlm: VLM, twin: VLM) -> None:
+    with (
+        graft(tiny_vlm, twin, weights="block:0").attach(tiny_vlm),
+        pytest.raises(AdapterError, match="carries an adapter that changes its weights"),
+    ):
+        interpolated(tiny_vlm, twin, 0.5)
+
+
+def test_a_part_is_named_once(tiny_vlm: VLM, twin: VLM) -> None:
+    with pytest.raises(SettingsError, match="weights names a part twice"):
+        graft(tiny_vlm, twin, weights="embedding=1,embedding=0.2")

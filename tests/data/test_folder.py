@@ -196,3 +196,21 @@ def test_a_folder_is_evaluated_by_its_path(tmp_path: Path) -> None:
     assert len(radapt.evaluate(model, data=[one, one], **settings)) == 1  # it is one set
     with pytest.raises(SettingsError, match="two datasets with different samples are called 'set'"):
         radapt.evaluate(model, data=[one, other], **settings)
+
+
+def test_no_class_and_no_image_goes_missing_for_its_name(tmp_path: Path) -> None:
+    root = images(tmp_path / "set", {"__background__": 2, "cat": 2})
+    photo(9).save(root / "cat" / "__9.png")
+    (root / "__MACOSX").mkdir()
+    data = load_dataset(root, size=16)
+    assert len(data) == 5
+    assert len(data.classes) == 2
+    photo(1).save(root / "loose.bmp")
+    with pytest.raises(SettingsError, match=r"images outside the folders of the classes, such as 'loose\.bmp'"):
+        load_dataset(root, size=16)
+
+
+def test_classes_that_differ_in_capitals_alone_are_refused(tmp_path: Path) -> None:
+    root = images(tmp_path / "set", {"Circle": 2, "circle": 2})
+    with pytest.raises(InputError, match="so that neither can be told apart"):
+        load_dataset(root, size=16)

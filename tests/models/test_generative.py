@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -306,3 +308,57 @@ def test_chat_templates_end_tokens_end_an_answer(tmp_path: Path) -> None:
     vlm.model.generation_config.eos_token_id = [10_000]
     with pytest.raises(ModelError, match=r"has the end token 10000; .* must give one below \d+"):
         vlm.generate(images(vlm), PROMPTS)
+
+
+@pytest.mark.parametrize("how", ["saved", "object", "processor", "named"])
+def test_the_chat_template_is_that_of_the_checkpoint_however_it_comes(how: str, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+
+    radapt.load("micro/llava").save_pretrained(tmp_path / "model")
+    template = (tmp_path / "model/chat_template.jinja").read_text()
+    other = template.replace("USER:", "[INST]").replace("ASSISTANT:", "[/INST]")
+    assert other != template
+    (tmp_path / "model/chat_template.jinja").unlink()
+    (tmp_path / "model/chat_template.json").write_text(json.dumps({"chat_template": other}))
+    model = radapt.load(tmp_path / "model")
+    assert model.template == other
+    if how == "saved":
+        model.save_pretrained(tmp_path / "again")
+        found = radapt.load(tmp_path / "again")
+    else:
+        loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+        images = AutoImageProcessor.from_pretrained(tmp_path / "model")
+        given: dict[str, Any] = {"tokenizer": tokenizer}
+        if how == "processor":
+            loaded.config._name_or_path = ""
+            given["processor"] = LlavaProcessor(images, tokenizer, chat_template=other, patch_size=8)
+        if how == "named":
+            tokenizer.chat_template = {"default": other, "tool_use": template}
+        found = radapt.load(loaded, **given)
+    assert found.template == other
+    if how == "named":
+        tokenizer.chat_template = {"rag": other}
+        with pytest.raises(ModelError, match="none is called default"):
+            radapt.load(loaded, tokenizer=tokenizer)
+
+
+def test_a_processor_that_pads_is_refused(tmp_path: Path) -> None:
+    radapt.load("micro/llava").save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "do_pad": True}))
+    with pytest.raises(ModelError, match="pads images to a square"):
+        radapt.load(tmp_path)
+
+
+def test_a_model_that_peft_wraps_is_the_model_inside() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = radapt.load("micro/llava")
+    adapter = radapt.training_free(model, alpha=0.4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers
+        wrapped = get_peft_model(model.model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
+    with adapter.attach(wrapped):
+        assert radapt.attached(model)
+    assert radapt.load(wrapped, tokenizer=model.tokenizer, processor=model.processor).image_parameters()

@@ -35,6 +35,11 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "bias": ("none", None),
     "modules_to_save": (None, []),
     "fan_in_fan_out": (False, None),
+    # Others (pissa, olora, corda, loftq, lora_ga) change the weights of the model, too.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+    **dict.fromkeys(("lora_bias", "use_qalora", "use_bdlora"), (False, None)),
+    **dict.fromkeys(("kasa_config", "arrow_config", "monteclora_config", "layer_replication"), (None, [])),
+    "alora_invocation_tokens": (None, []),
 }
 
 
@@ -102,7 +107,10 @@ def read_lora(folder: Path, model: VLM | nn.Module) -> tuple[str, dict[str, Delt
         raise AdapterError(f"{folder} holds an adapter of type {shown(kind)}, not 'LORA'")
     for key, plain in _PLAIN.items():
         if config.get(key) not in plain:
-            raise AdapterError(f"{folder}: {key}={shown(config[key])} does more than add two matrices' product")
+            raise AdapterError(
+                f"{folder}: {key}={shown(config[key])} does more than add two matrices' product; "
+                "convert it to a plain LoRA, or merge it in PEFT and load the model"
+            )
     try:
         tensors = load_bytes((folder / _WEIGHTS).read_bytes())
     except (SafetensorError, OSError, ValueError, KeyError) as error:

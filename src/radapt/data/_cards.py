@@ -171,10 +171,13 @@ class Card:
 
 
 def alike(names: Sequence[str]) -> str:
-    """Which two classes have one name, white space and Unicode forms aside, for a message; empty where none have."""
+    """Which two classes have one name, for a message; empty where none have.
+
+    White space, Unicode forms and capitals aside: tokenizers of CLIP and SigLIP do not tell them apart.
+    """
     first: dict[str, int] = {}
     for at, name in enumerate(names):
-        before = first.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), at)
+        before = first.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), at)
         if before != at:
             return f"the classes {before} and {at} are both called {shown(name)}, so that neither can be told apart"
     return ""

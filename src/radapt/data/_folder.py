@@ -22,8 +22,8 @@ from ._pixels import LARGEST, PIXELS, Squares
 __all__ = ["read_folder"]
 
 _SPLITS: dict[str, Split] = {each: each for each in get_args(Split)} | {"val": "validation", "valid": "validation"}
-_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini")
-_LOOSE = (".jpg", ".jpeg", ".png", ".webp")
+_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")
+_LOOSE = (".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _PACKED = (".tar", ".parquet", ".arrow", ".zip")
 
 
@@ -116,8 +116,8 @@ def _places(name: str, root: Path) -> dict[Split, Path]:
 
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted by name, without what is hidden."""
-    hidden = (each for each in folder.iterdir() if not each.name.startswith((".", "__")))
-    return sorted((each for each in hidden if each.name.lower() not in _LEFT_BY_SYSTEMS), key=lambda each: each.name)
+    names = (each for each in folder.iterdir() if not each.name.startswith("."))
+    return sorted((each for each in names if each.name.lower() not in _LEFT_BY_SYSTEMS), key=lambda each: each.name)
 
 
 def _folders(folder: Path) -> list[Path]:

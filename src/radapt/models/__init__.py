@@ -106,13 +106,22 @@ def tower_of(model: VLM | nn.Module) -> Tower:
     """
     if isinstance(model, VLM):
         return model.tower
-    module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    module = _inside(model)
     tower: Tower = family_of(type_of(module), "tower", type(module).__name__).tower(module)
     return tower
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    """The model that ``torch.compile`` or PEFT wraps, whose modules are the same."""
+    module = getattr(model, "_orig_mod", model)
+    base: Any = getattr(module, "get_base_model", None)
+    found: nn.Module = base() if callable(base) else module
+    return found
+
+
 def supports(model: nn.Module) -> bool:
     """Whether a model object is of a family that :func:`load` takes."""
+    model = _inside(model)
     try:
         family_of(type_of(model), "load", type(model).__name__)
     except ModelError:
@@ -193,6 +202,7 @@ def _wrapped(
     device_map: str | None,
 ) -> VLM:
     check_device(device)
+    model = _inside(model)
     if device_map is not None:
         raise ModelError("a model object is where it is; device_map is for a model that is loaded by name")
     path = getattr(getattr(model, "config", None), "_name_or_path", "")

@@ -121,10 +121,15 @@ class WeightChange:
         """Refuse a module that can no longer be as it was.
 
         Raises:
-            AdapterError: it was quantised with the deltas in its weights.
+            AdapterError: it was quantised with the deltas in its weights, or its layers were replaced.
         """
         now = dict(root.named_parameters())
-        gone = [name for name in self.own if name not in now or not now[name].is_floating_point()]
+        if moved := [name for name in self.own if name not in now]:
+            raise AdapterError(
+                f"{moved[0]} and {len(moved) - 1} more of the weights that the adapter changes are no longer in their "
+                "place; undo what has wrapped or replaced their layers since (a LoRA, say), then detach it"
+            )
+        gone = [name for name in self.own if not now[name].is_floating_point()]
         if gone:
             raise AdapterError(
                 f"this model was quantised with an adapter on it, whose deltas are now a part of {gone[0]} and "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -237,7 +238,8 @@ class Generative(VLM):
         return [text.strip() for text in texts]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        save_parts(Path(folder), self.model, self.processor, self.tokenizer, dtype)
+        texts = {"chat_template.jinja": self.template}
+        save_parts(Path(folder), self.model, self.processor, self.tokenizer, dtype, texts)
 
 
 def generative(model: VLM) -> Generative:
@@ -251,22 +253,38 @@ def generative(model: VLM) -> Generative:
     raise ModelError(f"{model.name} has no language model; this needs a LLaVA or Qwen-VL")
 
 
-def chat_template(source: str | Path | None, tokenizer: Any, default: str) -> str:
-    """The chat template of a model: its tokenizer's, the one that lies beside the weights, or the family's own.
+def chat_template(source: str | Path, *given: Any, default: str, local: bool = False) -> str:
+    """The chat template of a model: a processor's or tokenizer's, the one beside the weights, or the family's own.
 
     Args:
-        source: folder or name on the hub; None for a model object.
-        tokenizer: the tokenizer, or None.
+        source: folder or name on the hub; empty where a model object came from none.
+        given: the processor and the tokenizer, or None.
         default: of the family.
+        local: whether the hub is not asked.
+
+    Raises:
+        ModelError: there are several templates, and none of them is the default.
     """
-    if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.chat_template)
-    if source is not None:
+    for each in given:
+        if template := getattr(each, "chat_template", None):
+            return _one_template(template)
+    if source:
         from transformers.utils.hub import cached_file
 
         for file in _TEMPLATE_FILES:
-            path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+            path = None
+            with suppress(OSError, ValueError) if local else nullcontext():  # the folder, or the cache of the hub
+                path = cached_file(source, file, local_files_only=local, _raise_exceptions_for_missing_entries=False)
             if path is not None:
                 text = Path(path).read_text(encoding="utf-8")
-                return str(json.loads(text)["chat_template"]) if file.endswith(".json") else text
+                return _one_template(json.loads(text)["chat_template"]) if file.endswith(".json") else text
     return default
+
+
+def _one_template(template: object) -> str:
+    """A template, or the default one of several by name."""
+    if isinstance(template, Mapping):
+        if "default" not in template:
+            raise ModelError(f"of several chat templates ({', '.join(map(str, template))}) none is called default")
+        template = template["default"]
+    return str(template)

@@ -40,7 +40,7 @@ def interpolated(model: VLM, twin: VLM, weights: float | Mapping[str, float], *,
     Raises:
         SettingsError: an unknown part, one that is named twice, or a weight outside of [0, 1].
         ModelError: the models differ in more than their weights.
-        AdapterError: the twin carries an adapter.
+        AdapterError: the twin carries an adapter, or the model one with deltas.
     """
     chosen = {"all": weights} if isinstance(weights, int | float) else dict(weights)
     share = dict[str, float]()
@@ -54,6 +54,12 @@ def interpolated(model: VLM, twin: VLM, weights: float | Mapping[str, float], *,
                 raise SettingsError(f"{part!r} and another part both name {parameter}; give every part one weight")
             share[parameter] = float(weight)
     check_twins(model, twin)
+    mounted: Any = model.tower.mounted()
+    if mounted is not None and mounted.deltas:
+        raise AdapterError(
+            f"{model.name} carries an adapter that changes its weights, which would take the place of the result's; "
+            "detach it first: radapt.detach(model)"
+        )
     copied = copy.copy(model)
     # Several copies of a large model would not fit beside each other: the weights themselves are not copied.
     shared: list[Tensor] = [*model.model.parameters(), *model.model.buffers()]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -191,8 +192,17 @@ def _check_volume(kind: Any, folder: Path, name: str) -> None:
         )
 
 
-def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: torch.dtype) -> None:
+def save_parts(
+    folder: Path,
+    model: Any,
+    processor: Any,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write weights (in ``dtype``), image processor and tokenizer, if there is one, in the model's own format.
+
+    ``texts`` are further files, by name.
 
     A run that is killed leaves the model that lay there before, the new one, or one without a configuration, which is
     not loaded.
@@ -214,6 +224,8 @@ def save_parts(folder: Path, model: Any, processor: Any, tokenizer: Any, dtype: 
             processor.save_pretrained(staged)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
+            for file, text in texts.items():
+                (staged / file).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the model cannot be written to {folder}: {error}") from error
 

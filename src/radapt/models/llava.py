@@ -139,18 +139,20 @@ def load(
     """
     if isinstance(source, nn.Module):
         wrapped: Any = source
+        path = getattr(wrapped.config, "_name_or_path", "")
+        template = chat_template(path, processor, tokenizer, default=TEMPLATE, local=True)
         side = wrapped.config.vision_config.image_size
         square = {"height": side, "width": side}
         on_clip = wrapped.config.vision_config.model_type in hf_clip.MODEL_TYPES
         size: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": square} if on_clip else {"size": square}
         images = CLIPImageProcessorPil if on_clip else SiglipImageProcessorPil
         processor = image_processor(wrapped, name, processor, images, **size)
-        return llava(name, source, tokenizer, processor, chat_template(None, tokenizer, TEMPLATE))
+        return llava(name, source, tokenizer, processor, template)
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     with reading(name):
         kind: Any = AutoConfig.from_pretrained(source).vision_config.model_type
-    images = CLIPImageProcessorPil if kind in hf_clip.MODEL_TYPES else SiglipImageProcessorPil
+    images, given = CLIPImageProcessorPil if kind in hf_clip.MODEL_TYPES else SiglipImageProcessorPil, processor
     model, tokenizer, processor = pretrained(
         AutoModelForImageTextToText,
         images,
@@ -161,4 +163,4 @@ def load(
         dtype=dtype,
         device_map=device_map,
     )
-    return llava(name, model, tokenizer, processor, chat_template(source, tokenizer, TEMPLATE))
+    return llava(name, model, tokenizer, processor, chat_template(source, given, tokenizer, default=TEMPLATE))

@@ -182,6 +182,8 @@ def load(
     """
     if isinstance(source, nn.Module):
         config: Any = source.config
+        path = getattr(config, "_name_or_path", "")
+        template = chat_template(path, processor, tokenizer, default=TEMPLATE, local=True)
         view = tower(source)
         processor = image_processor(
             source,
@@ -194,9 +196,10 @@ def load(
             image_mean=list(view.mean),
             image_std=list(view.std),
         )
-        return qwen_vl(name, source, tokenizer, processor, chat_template(None, tokenizer, TEMPLATE))
+        return qwen_vl(name, source, tokenizer, processor, template)
     from transformers import AutoModelForImageTextToText
 
+    given = processor
     model, tokenizer, processor = pretrained(
         AutoModelForImageTextToText,
         Qwen2VLImageProcessorPil,
@@ -207,4 +210,4 @@ def load(
         dtype=dtype,
         device_map=device_map,
     )
-    return qwen_vl(name, model, tokenizer, processor, chat_template(source, tokenizer, TEMPLATE))
+    return qwen_vl(name, model, tokenizer, processor, chat_template(source, given, tokenizer, default=TEMPLATE))
