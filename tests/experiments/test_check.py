@@ -41,7 +41,7 @@ def test_a_check_says_what_may_be_claimed_and_ends_with_a_status(
     )
     words += ("--attack", "pgd,square", "--option", "pgd.steps=3", "--option", "square.steps=10", "--json", "c.json")
     done = run(*words, "--fail-under", "100", "--images", "seen")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "mine fails the check: on " in done.output
     facts = json.loads(Path("c.json").read_text())
     assert facts["passed"] is False

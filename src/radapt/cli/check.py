@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from radapt.errors import CheckError
 from radapt.io import options_of, write_json
 from radapt.text import one_line
 
@@ -41,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+_FAILED = 3
+"""Exit status of a check that is not passed: neither wrong usage (2) nor any other failure (1)."""
+
 
 def check(
     model: Annotated[str, typer.Argument(help="What to check: [bold]\\[LABEL=]MODEL\\[+ADAPTER][/].")],
@@ -61,7 +63,7 @@ def check(
     ] = None,
     fail_under: Annotated[
         float | None,
-        typer.Option(help="Exit with 1 unless so many per cent withstand every attack on every dataset, unflagged."),
+        typer.Option(help="Exit with 3 unless so many per cent withstand every attack on every dataset, unflagged."),
     ] = None,
     images: Annotated[
         Path | None,
@@ -122,4 +124,5 @@ def check(
         write_json(json, found.facts())
     tell_written(out / "report" / "report.html", *([] if images is None else [images]))
     if not found.passed:
-        raise CheckError(f"{one_line(found.candidate)} fails the check: {found.reason}")
+        typer.echo(f"{one_line(found.candidate)} fails the check: {one_line(found.reason)}", err=True)
+        raise typer.Exit(_FAILED)
