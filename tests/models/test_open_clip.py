@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import radapt
-from radapt.errors import ModelError, UnknownModelError
+from radapt.errors import AdapterError, ModelError, UnknownModelError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -234,6 +235,24 @@ def test_an_adapter_does_the_same_to_open_clip_s_object_and_to_its_checkpoint(tm
         gradients.append(x.grad)
     assert (adapted[0] - adapted[1]).abs().max() < 1e-4
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_no_images_go_past_the_adapter_of_a_live_object(tmp_path: Path, custom_text: bool) -> None:
+    path = folder(CLIP(), tmp_path / "m")
+    theirs = open_clip().create_model(f"local-dir:{path}", force_custom_text=custom_text).eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    before, own = theirs.forward_intermediates(pixels)["image_features"], dict(vars(theirs.visual))
+    with radapt.training_free(theirs, alpha=0.0).attach(theirs):
+        copied = copy.deepcopy(theirs)
+        for model in (theirs, copied):
+            for module in (model, model.visual):
+                with pytest.raises(AdapterError, match=r"forward_intermediates takes images past the adapter"):
+                    module.forward_intermediates(pixels)
+    assert vars(theirs.visual).keys() == own.keys()
+    assert torch.equal(theirs.forward_intermediates(pixels)["image_features"], before)
+    assert radapt.detach(copied)
+    assert torch.equal(copied.forward_intermediates(pixels)["image_features"], before)
 
 
 def test_a_live_object_is_normalised_by_what_is_given() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from inspect import currentframe, signature
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +18,7 @@ from radapt.fingerprint import code_digest
 from ._deltas import Delta, WeightChange
 from ._layout import Grid, Layout
 
-__all__ = ["ImageHook", "Mount", "PixelHook"]
+__all__ = ["Closed", "ImageHook", "Mount", "PixelHook"]
 
 _GRIDS = "radapt_grids"
 _SAVERS = {"save_pretrained", "push_to_hub", "save_model", "save_for_hf"}
@@ -48,6 +49,30 @@ class Mount(Protocol):
         ...
 
 
+class Closed:
+    """Refuses another way of calling a module, past its hooks, until it is removed.
+
+    Args:
+        module: the module.
+        method: the method's name.
+    """
+
+    def __init__(self, module: nn.Module, method: str) -> None:
+        self._module, self._method = module, method
+        module.__dict__[method] = partial(_refuse, type(module).__name__, method)
+
+    def remove(self) -> None:
+        """Give the module its method back."""
+        self._module.__dict__.pop(self._method, None)
+
+
+def _refuse(kind: str, method: str, *given: object, **named: object) -> None:
+    raise AdapterError(
+        f"{kind}.{method} takes images past the adapter; call the model or its encode_image, or detach the adapter: "
+        "radapt.detach(model)"
+    )
+
+
 class PixelHook(ABC):
     """The hooks of one mount: before the tower's root, after an attention, and before the weights are saved.
 
@@ -73,7 +98,7 @@ class PixelHook(ABC):
         self.mount, self.layout, self.patch_size, self.grid = mount, layout, patch_size, grid
         parameters = signature(root.forward).parameters.values()
         self.fixed = not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        self.handles: tuple[RemovableHandle, ...] = ()
+        self.handles: tuple[RemovableHandle | Closed, ...] = ()
         self.change_of_weights = WeightChange(root, mount.deltas) if mount.deltas else None
 
     @property

@@ -16,10 +16,13 @@ from radapt.caching import cached
 from radapt.errors import AdapterError
 from radapt.types import Pixels
 
-from ._hooks import ImageHook, Mount, PixelHook
+from ._hooks import Closed, ImageHook, Mount, PixelHook
 from ._layout import Grid, Layout, square
 
 __all__ = ["ImageTower", "Tower", "image_tower"]
+
+_OTHER_WAYS = ("forward_intermediates",)
+"""Methods of vision encoders that take images past their hooks: of open_clip and timm."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +104,7 @@ class Tower(ABC):
                 if mount.deltas
                 else ()
             ),
+            *(Closed(self.root, name) for name in _OTHER_WAYS if callable(getattr(self.root, name, None))),
         )
         _forget_compiled()
 
