@@ -429,7 +429,7 @@ def test_layers_that_were_replaced_are_named(tiny_vlm: VLM, twin: VLM) -> None:
 
     attachment = graft(tiny_vlm, twin, weights="block:0").attach(tiny_vlm)
     get_peft_model(tiny_vlm.model, LoraConfig(r=2, target_modules=r"vision_model.*q_proj"))
-    with pytest.raises(AdapterError, match="no longer in their place; undo what has wrapped"):
+    with pytest.raises(AdapterError, match="no longer in their place: PEFT has wrapped"):
         attachment.detach()
 
 

@@ -124,12 +124,12 @@ class WeightChange:
             AdapterError: it was quantised with the deltas in its weights, or its layers were replaced.
         """
         now = dict(root.named_parameters())
-        if moved := [name for name in self.own if name not in now]:
+        if wrapped := [name for name in self.own if f"{name.rpartition('.')[0]}.base_layer.weight" in now]:
             raise AdapterError(
-                f"{moved[0]} and {len(moved) - 1} more of the weights that the adapter changes are no longer in their "
-                "place; undo what has wrapped or replaced their layers since (a LoRA, say), then detach it"
+                f"{wrapped[0]} and {len(wrapped) - 1} more of the weights that the adapter changes are no longer in "
+                "their place: PEFT has wrapped their layers since; take its adapter off (unload), then detach this one"
             )
-        gone = [name for name in self.own if not now[name].is_floating_point()]
+        gone = [name for name in self.own if name not in now or not now[name].is_floating_point()]
         if gone:
             raise AdapterError(
                 f"this model was quantised with an adapter on it, whose deltas are now a part of {gone[0]} and "
