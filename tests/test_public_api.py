@@ -170,7 +170,8 @@ def use_tune(model: Any, folder: Path) -> None:
     data = copy.copy(own_labels(model, 4))
     object.__setattr__(data, "split", "validation")
     adapter = radapt.training_free(model)
-    tuned = radapt.tune(model, adapter, data=data, attack=PGD(eps=4 / 255, steps=1), alphas=[0.1, 0.5], d0s=[0, 40])
+    settings: dict[str, Any] = {"alphas": [0.1, 0.5], "d0s": [0, 40], "results": folder / "tuning.sqlite"}
+    tuned = radapt.tune(model, adapter, data=data, attack=PGD(eps=4 / 255, steps=1), **settings)
     assert len(tuned.trials) == 4
     assert {trial.cutoff for trial in tuned.trials} == {None, 40 / 224}
 

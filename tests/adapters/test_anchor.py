@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_a_guide_of_another_kind_is_refused(tiny_vlm: Any, tiny_qwen: Any) -> No
         model_guided(tiny_vlm, tiny_qwen)
 
 
-def test_no_verb_makes_an_anchor_through_another_adapter(tiny_vlm: Any) -> None:
+def test_no_verb_makes_an_anchor_through_another_adapter(tiny_vlm: Any, tmp_path: Path) -> None:
     pixels, plain, twin = torch.rand(4, 3, 32, 32), copy.deepcopy(tiny_vlm), copy.deepcopy(tiny_vlm)
     adapter = training_free(tiny_vlm)
     adapter.attach(tiny_vlm)
@@ -120,4 +121,4 @@ def test_no_verb_makes_an_anchor_through_another_adapter(tiny_vlm: Any) -> None:
     # The anchor comes from the guide alone, whatever the model carries.
     assert torch.equal(model_guided(tiny_vlm, twin).anchor, model_guided(plain, twin).anchor)
     with pytest.raises(SettingsError, match="carries an adapter"):
-        tune(tiny_vlm, adapter, data="shapes", n=2)
+        tune(tiny_vlm, adapter, data="shapes", n=2, results=tmp_path / "r.sqlite")

@@ -349,6 +349,11 @@ def test_a_processor_that_pads_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "do_pad": True}))
     with pytest.raises(ModelError, match="pads images to a square"):
         radapt.load(tmp_path)
+    # Of a LLaVA-NeXT the same word is about batches of tiles.
+    folder = BUILDERS["llava_next"](tmp_path / "next")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "do_pad": True}))
+    assert radapt.load(folder).name
 
 
 def test_a_model_that_peft_wraps_is_the_model_inside() -> None:

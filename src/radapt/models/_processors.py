@@ -48,11 +48,6 @@ def checked_processor(processor: Any) -> Any:
     if not hasattr(images, "image_mean") or not hasattr(images, "image_std"):
         raise ModelError(f"processor must have an image_mean and an image_std, got {type(processor).__name__}")
     check_normalisation(images.image_mean, images.image_std)
-    if getattr(images, "do_pad", None) is True and "Qwen" not in type(images).__name__:
-        raise ModelError(
-            "the image processor pads images to a square (do_pad), which is not done here, so that its images would be "
-            "cut instead; set do_pad to false where the model works without, or pad the images before"
-        )
     if getattr(images, "do_normalize", True) is not True:
         raise ModelError(f"the image processor's do_normalize must be true, got {shown(images.do_normalize)}")
     return images

@@ -106,8 +106,8 @@ def llava(name: str, model: Any, tokenizer: Any, processor: Any, template: str =
     """A ``LlavaForConditionalGeneration`` or ``LlavaNextForConditionalGeneration`` with its parts.
 
     Raises:
-        ModelError: a LLaVA-NeXT that was not trained on a square of two by two tiles, or features of the tower that it
-            does not have.
+        ModelError: a LLaVA-NeXT that was not trained on a square of two by two tiles, features of the tower that it
+            does not have, or an image processor that pads.
     """
     count, chosen = len(tower(model).blocks), model.config.vision_feature_layer
     for layer in chosen if isinstance(chosen, list | tuple) else [chosen]:
@@ -119,6 +119,11 @@ def llava(name: str, model: Any, tokenizer: Any, processor: Any, template: str =
     next_ = model.config.model_type == "llava_next"
     if next_ and [2 * side, 2 * side] not in [list(each) for each in model.config.image_grid_pinpoints]:
         raise ModelError(f"{name} was not trained on images of {2 * side} x {2 * side}, which this library needs")
+    if not next_ and getattr(processor, "do_pad", None) is True:  # of a LLaVA-NeXT it fills up batches of tiles
+        raise ModelError(
+            f"the image processor of {name} pads images to a square (do_pad), which is not done here: they would be "
+            "cut instead; set do_pad to false where the model works without, or pad the images before"
+        )
     kind, size = (LlavaNext, 2 * side) if next_ else (Llava, side)
     return kind(name, model, tokenizer, processor, tower=tower, template=template, image_size=(size, size))
 

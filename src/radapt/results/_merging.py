@@ -19,9 +19,10 @@ def merge(results: Results, other: Results) -> None:
     if other.path.expanduser().resolve() == results.path.expanduser().resolve():
         raise ResultsError(f"{results.path} cannot be merged into itself; name another file")
     results.notes.merge(other.notes)
-    found = [result for result in other.all(superseded=True, checks=True) if result.main]
+    every = [result for result in other.all(superseded=True, checks=True) if result.main]
     # In the order in which they were asked for: what was superseded there is here, too.
-    for result in sorted(found, key=lambda each: other.asked(each.setting)):
+    found = sorted(every, key=lambda each: other.asked(each.setting))
+    for result in found:
         setting = result.setting
         own = {sample.position: sample for sample in results.samples(setting)}
         theirs = other.samples(setting)

@@ -122,8 +122,9 @@ class Results:
                 if label != setting.method:
                     values[at] = json.dumps(asdict(replace(setting, method=label)), sort_keys=True)
                     changed.append((values[at], checksum_of(key, values), key))
-        with self._file.transaction() as db:
-            db.executemany("UPDATE settings SET setting = ?, checksum = ? WHERE key = ?", changed)
+        if changed:
+            with self._file.transaction() as db:
+                db.executemany("UPDATE settings SET setting = ?, checksum = ? WHERE key = ?", changed)
 
     def intact(self, setting: Setting) -> bool:
         """Whether the flags, the time and the counts that are stored with a setting are as they were written."""
