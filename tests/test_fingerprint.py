@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -117,3 +119,73 @@ def test_an_adapter_on_a_part_of_a_module_changes_its_hash() -> None:
             vlm.encode_image(torch.rand(1, 3, 48, 48))
             assert code_digest(wrapped) in seen  # what a pass leaves behind does not count
     assert len(seen) == 3
+
+
+SIGMA, NET = 0.5, nn.Linear(2, 2)
+
+
+def named(pixels: Tensor) -> Tensor:
+    return NET(pixels) + helper(pixels)
+
+
+def helper(pixels: Tensor) -> Tensor:
+    return (lambda: pixels * SIGMA)()
+
+
+class Hidden(nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self._by = by
+        self._lock = threading.Lock()  # says nothing, and has no source
+        self.register_buffer("kernel", torch.full((2,), by), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels * self._by * SIGMA
+
+
+def test_what_a_function_refers_to_is_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_digest(named), code_digest(Hidden(0.5))
+    assert before == (code_digest(named), code_digest(Hidden(0.5)))
+    monkeypatch.setitem(globals(), "SIGMA", 0.6)
+    after = code_digest(named), code_digest(Hidden(0.5))
+    assert not set(before) & set(after)
+    monkeypatch.setitem(globals(), "NET", nn.Linear(2, 2))
+    assert code_digest(named) != after[0]
+    monkeypatch.setattr(scale, "__kwdefaults__", {"by": 0.7})
+    third = code_digest(scale)
+    monkeypatch.undo()
+    assert code_digest(scale) != third
+    assert code_digest(named) == before[0]
+
+
+def test_private_values_unsaved_buffers_and_the_mode_of_a_module_count() -> None:
+    first, other = Hidden(0.5), Hidden(0.5)
+    assert code_digest(first) == code_digest(other)
+    other._by = 0.6
+    assert code_digest(first) != code_digest(other)
+    other = Hidden(0.5)
+    other.kernel[0] = 7
+    assert code_digest(first) != code_digest(other)
+    dropping = nn.Sequential(nn.Flatten(), nn.Dropout(0.9))
+    assert code_digest(dropping.eval()) != code_digest(dropping.train())
+
+
+def test_a_function_that_is_there_twice_is_not_one_that_is_there_once() -> None:
+    assert code_digest([scale, scale]) != code_digest([scale])
+    assert code_digest([scale, shift, scale]) != code_digest([scale, shift, shift])
+
+
+def test_a_function_that_calls_itself_has_a_hash() -> None:
+    assert code_digest(again) == code_digest(again)
+
+
+def again(pixels: Tensor, times: int = 3) -> Tensor:
+    return again(pixels / 2, times - 1) if times else pixels
+
+
+@pytest.mark.slow
+def test_sets_are_hashed_alike_in_every_process() -> None:
+    code = "from radapt.fingerprint import code_digest; print(code_digest({'a', 'b', 'c', 'd'}))"
+    seeds = ({**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2", "3"))
+    run = [subprocess.run([sys.executable, "-c", code], env=each, capture_output=True, check=True) for each in seeds]
+    assert len({each.stdout for each in run}) == 1

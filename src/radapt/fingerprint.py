@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import sysconfig
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,13 @@ from torch import Tensor
 from radapt.errors import SettingsError
 
 __all__ = ["code_digest", "digest", "version_of"]
+
+_PLAIN = str | bytes | int | float | bool | complex | torch.dtype | torch.device | None
+_MACHINERY = frozenset(vars(torch.nn.Module()))
+_INSTALLED = (
+    str(Path(__file__).parent),
+    *(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")),
+)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
@@ -46,14 +56,24 @@ def version_of(kind: type) -> str:
 
 
 def code_digest(thing: Any) -> str:
-    """Hash of a function or module: of its source, and of every value and tensor that it holds.
+    """Hash of a function or module: of its source, and of every value and tensor that it holds or refers to.
+
+    These are the defaults and the closure of a function, and the global values, modules and functions that it names; of
+    a module, the attributes, weights, buffers and mode of each of its parts. Private attributes count where they are
+    plain values or tensors. Of installed packages, no global values are looked at, nor are those without a source.
 
     Raises:
         SettingsError: its source is not to be found, so that nothing tells it from another.
     """
     total = hashlib.sha256()
+    met: dict[int, object] = {}
 
     def add(value: Any) -> None:
+        if isinstance(value, torch.nn.Module | types.FunctionType):
+            if id(value) in met:  # a function that calls itself
+                total.update(f"as before {list(met).index(id(value))}".encode())
+                return
+            met[id(value)] = value
         if isinstance(value, torch.Tensor):
             total.update(digest([value]).encode())
         elif isinstance(own := getattr(value, "fingerprint", None), str):
@@ -62,12 +82,13 @@ def code_digest(thing: Any) -> str:
             for name, module in value.named_modules():
                 add(name)
                 add_source(type(module))
-                plain = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
-                add(sorted(plain.items()))
+                attributes = {k: v for k, v in vars(module).items() if k not in _MACHINERY or k == "training"}
+                add(sorted((k, v) for k, v in attributes.items() if not k.startswith("_") or _plain(v)))
                 hooks = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
                 for mark in [hook for hook in hooks if isinstance(getattr(hook, "fingerprint", None), str)]:
                     add(mark)  # an adapter that it carries
-            for name, tensor in value.state_dict().items():
+            tensors = value.state_dict()
+            for name, tensor in [*tensors.items(), *(each for each in value.named_buffers() if each[0] not in tensors)]:
                 add(name)
                 add(tensor)
         elif isinstance(value, functools.partial):
@@ -80,18 +101,36 @@ def code_digest(thing: Any) -> str:
             add(getattr(value, "__self__", None))
             add([cell.cell_contents for cell in getattr(value, "__closure__", None) or ()])
             add(list(getattr(value, "__defaults__", None) or ()))
+            add(getattr(value, "__kwdefaults__", None) or {})
+            add_globals(value)
         elif isinstance(value, dict):
             add(sorted(value.items(), key=repr))
         elif isinstance(value, list | tuple | set | frozenset):
-            for item in value:
+            for item in value if isinstance(value, list | tuple) else sorted(value, key=repr):
                 add(item)
-        elif isinstance(value, str | bytes | int | float | bool | complex | type | torch.dtype | torch.device | None):
+        elif isinstance(value, type | _PLAIN):
             total.update(repr(value).encode())
         else:
             add_source(type(value))
             add(vars(value) if hasattr(value, "__dict__") else repr(value))
 
+    def add_globals(routine: Any) -> None:
+        code, known = getattr(routine, "__code__", None), getattr(routine, "__globals__", {})
+        if code is None or code.co_filename.startswith(_INSTALLED):
+            return
+        for name in sorted({name for name in _names(code) if name in known and not name.startswith("__")}):
+            value = known[name]
+            near = isinstance(value, types.FunctionType) and value.__module__ == routine.__module__
+            if near or isinstance(value, torch.nn.Module) or _plain(value):
+                with suppress(SettingsError):  # what has no source cannot be told from another
+                    add([name, value])
+
     def add_source(kind: Any) -> None:
+        if inspect.isclass(kind):
+            for each in vars(kind).values():
+                if inspect.isfunction(each) and id(each) not in met:
+                    met[id(each)] = each
+                    add_globals(each)
         try:
             total.update(inspect.getsource(kind).encode())
         except (OSError, TypeError) as error:
@@ -109,3 +148,20 @@ def code_digest(thing: Any) -> str:
 
     add(thing)
     return total.hexdigest()[:16]
+
+
+def _plain(value: object) -> bool:
+    """Whether a value is a tensor, a number, a text, or a collection of such."""
+    if isinstance(value, dict):
+        return all(map(_plain, value)) and all(map(_plain, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_plain, value))
+    return isinstance(value, torch.Tensor | _PLAIN)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The names that a function uses, and those of the functions inside it."""
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _names(each)

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from tests.tiny import changed_twin, tiny_clip
 from torch import Tensor
 
 import radapt
-from radapt.adapters import Adapter, graft, training_free
+from radapt.adapters import Adapter, graft, training_free, with_shares
 from radapt.errors import AdapterError, ModelError, SettingsError
 from radapt.models import VLM, LowRank, difference, full, interpolated, low_rank
+from radapt.models import _deltas as deltas
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning"),
@@ -111,6 +113,85 @@ def test_weights_cannot_be_loaded_into_changed_ones(tiny_vlm: VLM, twin: VLM) ->
     with graft(tiny_vlm, twin).attach(tiny_vlm), pytest.raises(AdapterError, match=r"detach the adapter first"):
         tiny_vlm.model.load_state_dict(own)
     tiny_vlm.model.load_state_dict(own)
+
+
+@pytest.mark.parametrize("part", ["encoder", "encoder.layers.0", "encoder.layers.0.mlp.fc1", "embeddings"])
+def test_a_part_of_the_model_is_guarded_as_the_whole_is(tiny_vlm: VLM, twin: VLM, part: str) -> None:
+    module = tiny_vlm.model.vision_model.get_submodule(part)
+    own = {name: value.clone() for name, value in module.state_dict().items()}
+    zeros = {name: torch.zeros_like(value) for name, value in own.items()}
+    with graft(tiny_vlm, twin).attach(tiny_vlm):
+        assert same(dict(module.state_dict()), own)
+        with pytest.raises(AdapterError, match=r"detach the adapter first"):
+            module.load_state_dict(zeros)
+        with tiny_vlm.undefended():
+            assert same(dict(module.state_dict()), own)
+    assert same(dict(module.state_dict()), own)
+    module.load_state_dict(zeros)
+    assert not module._state_dict_hooks
+
+
+def _step(model: VLM) -> None:
+    """One step of training on all weights as they are now."""
+    model.model.requires_grad_(True)
+    optimizer = torch.optim.SGD(model.model.vision_model.parameters(), lr=1e-3)
+    model.encode_image(PIXELS).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model.model.requires_grad_(False)
+
+
+def _step_past_autograd(model: VLM) -> None:
+    """As a LoRA is merged: nothing counts the change."""
+    model.model.vision_model.encoder.layers[0].mlp.fc1.weight.data += 1e-3
+
+
+@pytest.mark.parametrize("train", [_step, _step_past_autograd])
+def test_training_what_an_adapter_changes_is_not_lost_in_silence(
+    tiny_vlm: VLM, twin: VLM, train: Callable[[VLM], None]
+) -> None:
+    own = state(tiny_vlm)
+    attachment = graft(tiny_vlm, twin, weights="block:0").attach(tiny_vlm)
+    train(tiny_vlm)
+    with pytest.raises(AdapterError, match=r"trained or changed with an adapter's deltas.*radapt\.detach"):
+        tiny_vlm.model.state_dict()
+    with pytest.warns(UserWarning, match="that is lost as the adapter is taken off"):
+        attachment.detach()
+    now, frozen = state(tiny_vlm), "encoder.layers.0."
+    assert all(torch.equal(now[name], own[name]) for name in own if frozen in name)
+    with graft(tiny_vlm, twin, weights="block:0").attach(tiny_vlm):  # training beforehand is kept, without a word
+        assert same(state(tiny_vlm), now)
+
+
+def test_training_of_what_has_no_deltas_is_kept(tiny_vlm: VLM, twin: VLM) -> None:
+    weight = tiny_vlm.model.visual_projection.weight
+    with graft(tiny_vlm, twin).attach(tiny_vlm):
+        with torch.no_grad():
+            weight += 1
+        changed = state(tiny_vlm)
+    assert same(state(tiny_vlm), changed)
+
+
+def test_deltas_are_all_put_or_none(tiny_vlm: VLM, twin: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, hash_ = embedded(tiny_vlm), tiny_vlm.fingerprint
+    adapter, whole = graft(tiny_vlm, twin), deltas.full
+    seen: list[object] = []
+
+    def failing(delta: Any, shape: Any = None) -> Tensor:
+        seen.append(delta)
+        if len(seen) == 3:
+            raise torch.OutOfMemoryError("no memory")
+        return whole(delta, shape)
+
+    monkeypatch.setattr(deltas, "full", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        adapter.attach(tiny_vlm)
+    monkeypatch.undo()
+    assert torch.equal(embedded(tiny_vlm), before)
+    assert tiny_vlm.fingerprint == hash_
+    with adapter.attach(tiny_vlm):
+        assert not torch.equal(embedded(tiny_vlm), before)
+    assert torch.equal(embedded(tiny_vlm), before)
 
 
 def test_gradients_reach_the_pixels_and_what_is_saved_is_undefended(tiny_vlm: VLM, twin: VLM, tmp_path: Path) -> None:
@@ -235,12 +316,12 @@ def test_settings_that_make_no_sense_are_refused(
 def test_deltas_of_another_model_are_refused_and_leave_it_as_it_was(tiny_vlm: VLM, twin: VLM) -> None:
     adapter, before = graft(tiny_vlm, twin), embedded(tiny_vlm)
     name = next(iter(adapter.deltas))
-    for deltas, message in (
+    for strange, message in (
         ({"encoder.layers.7.mlp.fc1.weight": torch.zeros(2, 2)}, "no weight 'encoder.layers.7"),
         ({name: torch.zeros(2, 2, 2)}, "has shape .2, 2, 2., the weight .32,.; it is for another"),
     ):
         with pytest.raises(AdapterError, match=message):
-            Adapter(adapter.settings, deltas=deltas).attach(tiny_vlm)
+            Adapter(adapter.settings, deltas=strange).attach(tiny_vlm)
         assert tiny_vlm.tower.mounted() is None
         assert torch.equal(embedded(tiny_vlm), before)
     with pytest.raises(AdapterError, match="not finite"):
@@ -283,11 +364,19 @@ def lora(model: VLM, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"use_rslora": True}, {"rank_pattern": {"fc1": 3}, "alpha_pattern": {"fc1": 5}}]
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"fc1": 3}, "alpha_pattern": {"fc1": 5}},
+        {"alpha_pattern": {"fc1": 5, "layers.1.mlp.fc1": 40, "mlp.fc1": 60}},  # the first that fits counts
+    ],
 )
 def test_a_lora_of_peft_does_here_what_it_does_there(tiny_vlm: VLM, tmp_path: Path, settings: dict[str, Any]) -> None:
-    wrapped = lora(tiny_vlm, **settings)
-    wrapped.save_pretrained(tmp_path)
+    from peft import PeftModel
+
+    lora(tiny_vlm, **settings).save_pretrained(tmp_path)
+    wrapped: Any = PeftModel.from_pretrained(copy.deepcopy(tiny_vlm.model), str(tmp_path)).eval()
     adapter = Adapter.from_peft(tmp_path, tiny_vlm)
     assert {delta.rank for delta in adapter.deltas.values() if isinstance(delta, LowRank)} == (
         {2, 3} if "rank_pattern" in settings else {2}
@@ -444,3 +533,64 @@ def test_no_interpolation_of_a_model_whose_weights_are_changed(tiny_vlm: VLM, tw
 def test_a_part_is_named_once(tiny_vlm: VLM, twin: VLM) -> None:
     with pytest.raises(SettingsError, match="weights names a part twice"):
         graft(tiny_vlm, twin, weights="embedding=1,embedding=0.2")
+
+
+def test_deltas_are_refused_on_weights_that_they_were_not_made_for(tiny_vlm: VLM, twin: VLM) -> None:
+    adapter = graft(tiny_vlm, twin, weights="embedding+block:0")
+    merged, other = adapter.merge(tiny_vlm), copy.deepcopy(tiny_vlm)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.copy_(weight.roll(1) * 1.1)
+    for model, message in ((merged, "in them already"), (twin, "in them already"), (other, "from other weights")):
+        before = embedded(model)
+        for filtered in (adapter, adapter.change(cutoff=0.2)):
+            with pytest.raises(AdapterError, match=message):
+                filtered.attach(model)
+        with pytest.raises(AdapterError, match=message):
+            adapter.merge(model)
+        assert not radapt.attached(model)
+        assert torch.equal(embedded(model), before)
+        with adapter.change(base_weights=None).attach(model):
+            assert not torch.equal(embedded(model), before)
+    with Adapter(adapter.change(cutoff=0.2).settings).attach(merged):  # what is left when the deltas are in the weights
+        filtered = embedded(merged)
+    with adapter.change(cutoff=0.2).attach(tiny_vlm):
+        torch.testing.assert_close(embedded(tiny_vlm), filtered, atol=1e-5, rtol=1e-5)
+
+
+def test_deltas_fit_their_weights_in_any_precision_and_after_a_little_training(tiny_vlm: VLM, twin: VLM) -> None:
+    adapter = graft(tiny_vlm, twin)
+    with adapter.attach(tiny_vlm):
+        known = graft(tiny_vlm, twin).settings.base_weights  # that of the model's own weights
+    assert known == adapter.settings.base_weights
+
+    def trained(model: Any) -> None:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.01 * weight.abs().mean() * torch.randn_like(weight)
+
+    for change in (lambda model: model.to(torch.bfloat16), lambda model: model.to(torch.float64), trained):
+        model = copy.deepcopy(tiny_vlm)
+        change(model.model)
+        with adapter.attach(model):
+            assert radapt.attached(model)
+    half = with_shares(adapter, tiny_vlm, {"embedding": 0.5, "block:0": 0.0})
+    with half.attach(tiny_vlm):
+        assert radapt.attached(tiny_vlm)
+    with pytest.raises(AdapterError, match="in them already"):
+        with_shares(adapter, adapter.merge(tiny_vlm), {"embedding": 0.5})
+
+
+def test_what_is_said_of_the_base_weights_is_kept_and_checked(tiny_vlm: VLM, twin: VLM, tmp_path: Path) -> None:
+    adapter = graft(tiny_vlm, twin, rank=2)
+    adapter.save_pretrained(tmp_path)
+    assert Adapter.from_pretrained(tmp_path).settings.base_weights == adapter.settings.base_weights
+    assert adapter.change(base_weights=None).fingerprint == adapter.fingerprint
+    config = json.loads((tmp_path / "radapt_config.json").read_text())
+    for wrong in ({"norm": 1.0}, {"norm": -1.0, "along": 0.0}, {"norm": 1.0, "along": "far"}, [1.0, 2.0]):
+        (tmp_path / "radapt_config.json").write_text(json.dumps({**config, "base_weights": wrong}))
+        with pytest.raises(AdapterError, match=r"base_weights|norm|along"):
+            Adapter.from_pretrained(tmp_path)
+    del config["base_weights"]  # as it was written before
+    (tmp_path / "radapt_config.json").write_text(json.dumps(config))
+    assert Adapter.from_pretrained(tmp_path).settings.base_weights is None

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from radapt.adapters import adapt
 from radapt.adapters._gaussian import cutoff_from_d0, gaussian_filter
 from radapt.errors import SettingsError
+from radapt.models import VLM
 from radapt.spectral import gaussian_response as response
 
 SIZES = st.integers(1, 40)
@@ -127,3 +129,10 @@ def test_a_cut_off_must_be_positive(cutoff: float) -> None:
 def test_an_unknown_method_gets_the_nearest() -> None:
     with pytest.raises(SettingsError, match="did you mean 'separable'"):
         gaussian_filter(torch.rand(1, 3, 8, 8), 0.1, method="seperable")
+
+
+def test_a_cutoff_is_given_in_one_unit(tiny_vlm: VLM) -> None:
+    assert adapt("training-free", tiny_vlm, cutoff=0.1).settings.cutoff == 0.1
+    assert adapt("training-free", tiny_vlm, d0=0).settings.cutoff is None
+    with pytest.raises(SettingsError, match="cutoff and d0 are one setting in two units"):
+        adapt("training-free", tiny_vlm, cutoff=0.1, d0=40)

@@ -13,7 +13,7 @@ from tests.tiny import changed_twin, tiny_clip
 from torch import Tensor
 
 import radapt
-from radapt.analysis import interpolated, replaced, stages
+from radapt.analysis import interpolated, replaced, stage_candidates, stages
 from radapt.errors import AdapterError, ModelError, SettingsError
 from radapt.models import VLM
 
@@ -225,3 +225,16 @@ def test_a_llava_and_a_qwen_have_stages_too(tiny_llava: Any, tiny_qwen: Any) -> 
         assert torch.equal(outputs[0], embedded(model))
         assert torch.equal(outputs[-1], embedded(twin))
         assert all(not torch.equal(one, two) for one, two in pairwise(outputs))
+
+
+def test_stages_of_several_orders_have_names_of_their_own(tiny_vlm: VLM, twin: VLM) -> None:
+    known = dict[str, VLM]()
+    for order in (*EVERY, "interpolation"):
+        candidates, positions, ticks = stage_candidates("CLIP", tiny_vlm, {"FARE": twin}, order)
+        assert [each.method for each in candidates] == [each.method for each in positions[1:]]
+        assert len(ticks) == len(positions)
+        for each, stage in zip(candidates, ticks[1:], strict=True):
+            assert each.model.fingerprint == replaced(tiny_vlm, twin, stage, order=order).fingerprint
+            assert known.setdefault(each.method, each.model).fingerprint == each.model.fingerprint
+    assert "FARE B1" in known
+    assert "FARE Full" in known

@@ -166,6 +166,7 @@ def test_a_targeted_attack_makes_the_model_say_a_word(model: VLM, captions: Data
     said = bound.answers(outcome.pixels, range(N), 3)
     assert [answer.score == 0 for answer in said] == outcome.fooled.tolist()
     assert all(word.lower() in answer.text.lower() for answer in said if answer.score == 0)
+    assert len({Targeted(captions, each).content for each in (word, "another", f" {word}")}) == 2
     with pytest.raises(SettingsError, match="target is empty"):
         Targeted(captions, "  ")
     with pytest.raises(InputError, match="neither captions nor questions"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,29 @@ def test_wrong_data_is_explained() -> None:
         Retrieval(radapt.load_dataset("shapes", n=3))
     with pytest.raises(InputError, match="at least two images, got 1"):
         Retrieval(radapt.load_dataset("shapeworld-retrieval", n=1))
+
+
+def test_an_image_without_numbers_is_not_found(clip: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = radapt.load_dataset("shapeworld-retrieval", n=N)
+    encode, bad = clip.encode_image, data.pixels([2])
+    plain = Retrieval(data).bind(clip).answers(data.pixels(range(N)), range(N), 5)
+
+    def broken(pixels: torch.Tensor) -> torch.Tensor:
+        near = (pixels - bad).abs().flatten(1).amax(1) < 0.1
+        return encode(pixels).where(~near[:, None], torch.nan)
+
+    monkeypatch.setattr(clip, "encode_image", broken)
+    answers = Retrieval(data).bind(clip).answers(data.pixels(range(N)), range(N), 5)
+    assert [answer.finite for answer in answers] == [at != 2 for at in range(N)]
+    assert answers[2].score == 0
+    assert set(answers[2].also) == set(plain[2].also)
+    assert not any(answers[2].also.values())
+    (result,) = (
+        each
+        for each in radapt.evaluate(clip, data=data, attack=None, results=tmp_path / "r", sanity=False, quiet=True)
+        if each.main
+    )
+    assert "NaN on 1 of 12 samples" in str(result.flags["not finite"])
+    monkeypatch.setattr(clip, "encode_image", lambda pixels: torch.nan * encode(pixels))
+    with pytest.raises(InputError, match="puts out NaN on every image of shapeworld-retrieval"):
+        radapt.evaluate(clip, data=data, attack=None, results=tmp_path / "s", sanity=False, quiet=True)

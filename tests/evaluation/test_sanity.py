@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from radapt.adapters import training_free
 from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import Dataset, load_dataset
-from radapt.errors import InputError
+from radapt.errors import InputError, ResultsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.evaluation._sanity import Tally, check_clean, check_model, check_undefended, check_white_box
 from radapt.evaluation.vqa import VQA
@@ -426,3 +427,79 @@ def test_checks_take_no_larger_batches_and_a_failed_one_loses_nothing(tmp_path: 
     with Results(tmp_path / "b.sqlite", read_only=True) as results:
         (clean,) = results.all()
     assert (clean.n, clean.checked) == (16, False)
+
+
+def test_an_attack_on_the_source_that_could_not_be_carried_out_is_flagged(tmp_path: Path) -> None:
+    model = tiny_clip(factor=6.0)
+    data = own_labels(model, 6)
+    prompts, bad = model.classifier(data.prompts), data.pixels([1, 4])
+
+    def broken(pixels: Tensor) -> Tensor:
+        near = (pixels[:, None] - bad).abs().flatten(2).amax(2).min(1).values <= 4 / 255 + 1e-6
+        return model.logits(pixels, prompts).where(~near[:, None], torch.nan)
+
+    options = {"data": data, "attack": "pgd", "eps": 1 / 255, "options": {"steps": 3}, "quiet": True}
+    for source, flagged in ((broken, True), (lambda pixels: model.logits(pixels, prompts), False)):
+        found = evaluate(
+            {"model": model}, undefended=source, source="undefended", results=tmp_path / str(flagged), **options
+        )
+        (transfer,) = (each for each in found if each.kind == "transfer" and each.main)
+        assert ("failed" in transfer.flags) == flagged
+        if flagged:
+            assert "in a run of 6 attacked samples, the search ended early on 2" in str(transfer.flags["failed"])
+
+
+def fooled_by_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Result]]:
+    """Evaluates a model whose gradients lead nowhere, so that the checks fool what the attack does not."""
+    model = tiny_clip(factor=6.0)
+    defend(model, monkeypatch, lambda pixels: pixels.detach() + 0 * pixels)
+    data = own_labels(model, 12)
+    given: dict[str, Any] = {"attack": "pgd", "eps": 8 / 255, "options": {"steps": 1}, "source": "self", "quiet": True}
+
+    def run(*, scaled: float = 1, flipped: bool = False, **settings: Any) -> list[Result]:
+        with torch.no_grad():  # by a power of two: other weights, the same answers
+            model.model.visual_projection.weight.mul_(scaled)
+        asked = replace(data, images=data.images[:, ::-1].copy()) if flipped else data
+        return evaluate({"A": model}, data=asked, results=tmp_path / "r.sqlite", **{**given, **settings})
+
+    return run
+
+
+def test_what_the_checks_fooled_counts_again_when_the_weights_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fooled_by_checks(tmp_path, monkeypatch)
+    first = run()
+    assert CHECKS in str(first[-1].setting.options["attacks"])
+    assert run(scaled=2) != first
+    assert run(scaled=0.5) == first
+    run(scaled=2)
+    assert run(scaled=0.5, sanity=False) == first
+    run(flipped=True)
+    assert [(each.percent, each.n) for each in run()] == [(each.percent, each.n) for each in first]
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM samples", "UPDATE samples SET score = 1"])
+def test_what_the_checks_fooled_is_never_lost_in_silence(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fooled_by_checks(tmp_path, monkeypatch)
+    first = run()
+    with Results(tmp_path / "r.sqlite", read_only=True) as results:
+        (found,) = (each.setting for each in results.all(checks=True) if each.setting.attack == CHECKS)
+        lost = results.samples(found)[0].position
+    with sqlite3.connect(tmp_path / "r.sqlite") as file:
+        file.execute(f"{change} WHERE key = ? AND position = ?", (found.key, lost))
+    file.close()
+    with pytest.raises(ResultsError, match="damaged"), Results(tmp_path / "r.sqlite", read_only=True) as results:
+        with_worst_cases(results)
+    assert run() == first
+
+
+def test_the_checks_see_no_more_samples_than_were_asked_for(tmp_path: Path) -> None:
+    model = tiny_clip()
+    given: dict[str, Any] = {"attack": None, "results": tmp_path / "r.sqlite", "quiet": True}
+    evaluate(model, data=own_labels(model, 16), sanity=False, **given)
+    (clean,) = evaluate(model, data=own_labels(model, 12), **given)
+    assert (clean.n, clean.checked) == (12, True)
+    assert clean.flags == evaluate(model, data=own_labels(model, 12), **{**given, "results": tmp_path / "f"})[0].flags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,9 +14,12 @@ import pytest
 import torch
 from tests.tiny import tiny_clip
 
+from radapt.adapters import REGISTRY as METHODS
+from radapt.adapters import Adapter, AdapterMethod, data_driven
+from radapt.data import Dataset
 from radapt.errors import SettingsError
 from radapt.experiments import artifacts
-from radapt.experiments.artifacts import trained_twin
+from radapt.experiments.artifacts import trained_adapter, trained_twin
 from radapt.experiments.parts import TrainingSpec
 from radapt.finetuning.fare import FARE
 from radapt.models import VLM
@@ -23,6 +27,7 @@ from radapt.models._dual import DualEncoder
 
 SETTINGS = {"steps": 1, "attack_steps": 1, "batch_size": 4, "lr": 1e-3}
 SPEC = TrainingSpec(method="fare", data=("objects",), n=8, settings=SETTINGS)
+LABELLED = TrainingSpec(method="tecoa", data=("objects",), n=8, settings=SETTINGS)
 
 
 def weights(model: VLM) -> torch.Tensor:
@@ -129,3 +134,48 @@ def test_a_kill_while_the_twin_is_saved_loses_nothing(
     assert said == (f"what lies in {folder} has another recipe; it is trained again" if there else "")
     assert [path.name for path in tmp_path.iterdir()] == ["twin"]
     assert twin()[1] == ""
+
+
+def test_labels_words_and_configuration_are_a_part_of_a_twin(
+    twin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = artifacts.images_of
+    made, _ = twin(LABELLED)
+    assert twin(LABELLED)[1] == ""
+
+    def relabelled(*given: Any, **named: Any) -> Dataset:
+        data = read(*given, **named)
+        return replace(data, labels=(data.labels + 1) % len(data.classes))
+
+    def reworded(*given: Any, **named: Any) -> Dataset:
+        data = read(*given, **named)
+        return replace(data, card=replace(data.card, templates=("{c}, drawn",)))
+
+    for changed in (relabelled, reworded):
+        monkeypatch.setattr(artifacts, "images_of", changed)
+        other, said = twin(LABELLED)
+        assert "has another recipe" in said
+        assert other.name != made.name
+    monkeypatch.undo()
+    again, _ = twin(LABELLED)
+    assert torch.equal(weights(again), weights(made))
+
+    plain = tiny_clip()
+    plain.tower.root.config.hidden_act = "gelu"
+    monkeypatch.setitem(globals(), "tiny_clip", lambda: plain)
+    assert "has another recipe" in twin(LABELLED)[1]
+
+
+def test_an_adapter_of_another_method_is_not_taken(tmp_path: Path) -> None:
+    model, reported = tiny_clip(), list[str]()
+    pixels = torch.rand(8, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    settings = {"batch_size": 4, "attack_steps": 1, "steps": 1}
+    own = AdapterMethod(bolder, needs_images=True)
+    for method, alpha in ((METHODS.get("data-driven"), 0.8), (own, 2.0), (own, 2.0)):
+        adapter = trained_adapter(method, model, pixels, settings, tmp_path / "a", report=reported.append, quiet=True)
+        assert adapter.settings.alpha == alpha
+    assert len(reported) == 1
+
+
+def bolder(model: VLM, pixels: torch.Tensor, **settings: Any) -> Adapter:
+    return data_driven(model, pixels, **settings).change(alpha=2.0)

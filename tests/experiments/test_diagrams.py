@@ -85,12 +85,14 @@ def test_a_sweep_of_a_setting_without_numbers_names_its_places(run: Run, tmp_pat
     [
         ("d0", [0, 40], {"A, d0 0", "A, d0 40"}),
         ("block", [0, 3], {"A, block 0", "A, block 3"}),
+        ("cutoff", [0.1, 0.3], {"A, cutoff 0.1", "A, cutoff 0.3"}),
     ],
 )
 def test_other_sweeps_change_the_adapter(
-    run: Run, tmp_path: Path, over: str, values: list[int], methods: set[str]
+    run: Run, tmp_path: Path, over: str, values: list[float], methods: set[str]
 ) -> None:
-    path = write(tmp_path, defences={"A": {**FREE, "alpha": 0.5}}, sweep={"over": over, "values": values, "label": "x"})
+    one = {**FREE, "alpha": 0.5, "d0": 30}
+    path = write(tmp_path, defences={"A": one}, sweep={"over": over, "values": values, "label": "x"})
     assert run("reproduce", path, "--out", "here", *SMALL).exit_code == 0
     with Results("here/results.sqlite", read_only=True) as results:
         adapters = {figure.setting.method: figure.setting.adapter for figure in results.all()}

@@ -267,3 +267,10 @@ def test_shares_that_make_no_sense_are_refused(
 def test_shares_need_deltas(tiny_vlm: Any, tiny_shapes: Any) -> None:
     with pytest.raises(SettingsError, match="this one has none"):
         tune(tiny_vlm, training_free(tiny_vlm), data=[tiny_shapes(4, "validation")], attack=PGD, shares=[1])
+
+
+def test_a_model_that_carries_an_adapter_is_refused_and_leaves_no_file(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    adapter = training_free(tiny_vlm)
+    with adapter.attach(tiny_vlm), pytest.raises(SettingsError, match=r"carries an adapter.*radapt\.detach\(model\)"):
+        tune(tiny_vlm, adapter, data=[tiny_shapes(4, "validation")], attack=PGD)
+    assert not Path("tuning.sqlite").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,14 @@ def test_a_model_that_carries_an_adapter_is_refused(tiny_vlm: Any, tiny_shapes: 
     tiny_vlm.input_transform = torch.round
     with pytest.raises(SettingsError, match="an input defence"):
         finetuned(method, tiny_vlm, tiny_shapes(8), steps=1, **SHORT)
+
+
+def test_a_model_in_half_precision_is_trained_in_float32(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    half = copy.copy(tiny_vlm)
+    half.model = copy.deepcopy(tiny_vlm.model).to(torch.bfloat16)
+    tuned, _ = finetuned("fare", half, tiny_shapes(8), steps=2, lr=1e-6, **{**SHORT, "attack_steps": 1})
+    before, after = half.image_parameters(), tuned.image_parameters()
+    assert {each.dtype for each in after.values()} == {torch.float32}
+    assert {each.dtype for each in before.values()} == {torch.bfloat16}
+    moved = [(after[name] != before[name].float()).float().mean() for name in after if after[name].ndim > 1]
+    assert min(moved) > 0.5  # in bfloat16, steps of 1e-6 are lost in nearly all weights

@@ -472,3 +472,21 @@ def test_a_model_of_two_encoders_without_an_image_processor_normalises_and_says_
     assert bare.encode_image(torch.rand(2, 3, 48, 48)).isfinite().all()
     with pytest.raises(ModelError, match="came without an image processor"):
         bare.preprocess(Image.new("RGB", (60, 48)))
+
+
+def test_a_model_object_stays_where_it_is(tiny_vlm: Any, tiny_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = list[object]()
+
+    def to(self: Any, device: object) -> Any:
+        moved.append(device)
+        return self
+
+    monkeypatch.setattr(type(tiny_vlm), "to", to)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        radapt.load(tiny_clip)
+        radapt.graft(tiny_clip, type(tiny_clip)(tiny_clip.config))
+        radapt.adapt("training-free", tiny_clip)
+        assert moved == []
+        radapt.load(tiny_clip, device="cpu")
+    assert moved == ["cpu"]

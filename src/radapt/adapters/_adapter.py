@@ -18,6 +18,7 @@ from radapt.registry import nearest
 from radapt.results import Results
 from radapt.types import Anchor
 
+from ._base_weights import base_weights, check_base_weights
 from ._card import results_of
 from ._mount import AdapterMount, fingerprint_of
 from ._peft import read_lora, write_lora
@@ -106,8 +107,8 @@ class Adapter:
             An attachment, to be used as a context manager or to be detached later.
 
         Raises:
-            AdapterError: another adapter is attached, the tower has another width, patch size or class token, or too
-                few blocks.
+            AdapterError: another adapter is attached, the tower has another width, patch size or class token, too few
+                blocks, or other weights than the deltas were made for.
             ModelError: the model is of an unsupported family.
         """
         tower = tower_of(model)
@@ -120,6 +121,7 @@ class Adapter:
                 f"this adapter was made for another vision tower ({s.base_model}): the model has "
                 f"{', '.join(differing)}; make one for this model, e.g. radapt.training_free(model)"
             )
+        check_base_weights(s, tower, self.deltas)
         attachment = Attachment(tower, AdapterMount(s, self.anchor, self.deltas))
         self._attachments = [*(a for a in self._attachments if a.active), attachment]  # forget those that are over
         return attachment
@@ -145,7 +147,7 @@ class Adapter:
         """A copy of a model with the deltas in its weights: a plain model, to be saved and served as one.
 
         Raises:
-            AdapterError: the adapter has a filter or an anchor, which are no weights, or no deltas.
+            AdapterError: the adapter has a filter or an anchor, which are no weights, no deltas, or deltas for others.
         """
         s, anchored = self.settings, self.anchor is not None and self.settings.alpha
         if s.cutoff is not None or anchored or not self.deltas:
@@ -156,6 +158,7 @@ class Adapter:
                 ".merge(model), and the rest stays an adapter: Adapter(adapter.settings, adapter.anchor)"
             )
         with model.undefended():
+            check_base_weights(s, model.tower, self.deltas)
             merged = copy.copy(model)
             merged.model = copy.deepcopy(model.model)
         WeightChange(merged.tower.root, self.deltas)
@@ -188,6 +191,7 @@ class Adapter:
             patch_size=tower.patch_size,
             method="lora",
             base_model=name,
+            base_weights=base_weights(tower, deltas),
         )
         return cls(settings, deltas=deltas)
 

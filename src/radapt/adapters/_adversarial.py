@@ -112,4 +112,4 @@ def loaded(model: VLM | nn.Module, loss: AnchorLoss, labels: Labels | None, clas
         raise InputError(
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )
-    return load(model, device=next(model.parameters()).device) if isinstance(model, nn.Module) else model
+    return load(model) if isinstance(model, nn.Module) else model

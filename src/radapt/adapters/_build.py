@@ -10,6 +10,7 @@ from radapt.models import VLM, Delta, tower_of
 from radapt.types import Anchor, Mix
 
 from ._adapter import Adapter
+from ._base_weights import base_weights
 from ._settings import AdapterSettings
 
 __all__ = ["D0", "adapter_for"]
@@ -49,5 +50,6 @@ def adapter_for(
         base_model=name.encode("utf-8", "replace").decode(),  # a folder may have a name that no text can have
         origin=origin,
         block=block,
+        base_weights=base_weights(tower, deltas) if deltas else None,
     )
     return Adapter(settings, anchor, deltas)

@@ -49,11 +49,13 @@ class AdapterMethod:
         """The settings that ``make`` takes by keyword, with ``d0`` as a cut-off (0 stands for no filter).
 
         Raises:
-            SettingsError: ``make`` does not take one, or a value is of the wrong kind.
+            SettingsError: ``make`` does not take one, a value is of the wrong kind, or the cut-off is given twice.
         """
         settings = dict(given)
         if "d0" in settings:
             d0 = settings.pop("d0")
+            if "cutoff" in settings:
+                raise SettingsError(f"{where}: cutoff and d0 are one setting in two units; give one of them")
             if isinstance(d0, bool) or not isinstance(d0, int | float):
                 raise SettingsError(f"{where}: d0 must be a number, 0 for no filter, got {d0!r}")
             settings["cutoff"] = cutoff_from_d0(d0) if d0 else None
@@ -72,7 +74,7 @@ def adapt(
     n: int | Sequence[int] | None = None,
     out: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     dtype: str = "float32",
     device_map: str | None = None,
     quiet: bool = False,
@@ -95,7 +97,7 @@ def adapt(
         out: folder that the adapter is saved to; None: it is not saved.
         checkpoint: file to resume from when a training is killed, by default beside ``out``; removed when the adapter
             is saved, and only then.
-        device, dtype, device_map: for models by name; see :func:`radapt.load`.
+        device, dtype, device_map: see :func:`radapt.load`; a model object stays where it is unless given a device.
         quiet: no progress bar.
         settings: what else the method takes (``alpha``, ``mix``, ``steps``...); ``d0`` is the cut-off as the paper's
             D0 at 224 pixels, 0 for no filter.
@@ -121,7 +123,7 @@ def adapt(
     for each in listed(n):
         whole("n", each)
     group = workers()
-    if group.device is not None and device != "cpu":
+    if group.device is not None and device not in (None, "cpu"):
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
     place: dict[str, Any] = {"device": device if group.device is None else group.device, "dtype": dtype}
     vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)

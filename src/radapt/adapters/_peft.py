@@ -133,7 +133,7 @@ def read_lora(folder: Path, model: VLM | nn.Module) -> tuple[str, dict[str, Delt
 def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:
     """By what PEFT multiplies the product: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA."""
     patterns, alpha = config.get("alpha_pattern") or {}, config.get("lora_alpha")
-    for name, own in patterns.items() if isinstance(patterns, dict) else ():
+    for name, own in reversed(patterns.items()) if isinstance(patterns, dict) else ():  # the first that fits counts
         if not _NAME.fullmatch(name):
             raise AdapterError(f"{folder}: alpha_pattern has {shown(name)}; names of layers are read, patterns are not")
         alpha = own if module == name or module.endswith(f".{name}") else alpha

@@ -33,6 +33,8 @@ class AdapterSettings:
         method: how the anchor was made.
         base_model: the model that it was made on.
         origin: the method's own settings, for the card.
+        base_weights: ``norm`` and ``along``, which tell the weights that the deltas were made for from others; None
+            where there are no deltas, or any weights will do.
 
     Raises:
         SettingsError: a value out of range.
@@ -51,6 +53,7 @@ class AdapterSettings:
     base_model: str
     origin: Mapping[str, object] = field(default_factory=dict)
     block: int = 0
+    base_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self.cutoff, self.alpha, self.block)
@@ -67,6 +70,11 @@ class AdapterSettings:
             _check_text(name, getattr(self, name))
         if not isinstance(self.origin, Mapping):
             raise SettingsError(f"origin must be settings by name, got {shown(self.origin)}")
+        if self.base_weights is not None:
+            if not isinstance(self.base_weights, Mapping) or set(self.base_weights) != {"norm", "along"}:
+                raise SettingsError(f"base_weights must have norm and along, got {shown(self.base_weights)}")
+            number("norm", self.base_weights["norm"], 0)
+            number("along", self.base_weights["along"], -1e12)
         if self.method in _UNGUIDED and "guide" in self.origin:
             raise SettingsError(f"{self.method} takes no guide, got {self.origin['guide']!r}")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from radapt.errors import SettingsError
 from radapt.models import VLM, Delta, parts, scaled
 
 from ._adapter import Adapter
+from ._base_weights import base_weights, check_base_weights
 
 __all__ = ["with_shares"]
 
@@ -17,6 +19,7 @@ def with_shares(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Ad
 
     Raises:
         SettingsError: an unknown part, or parts that overlap.
+        AdapterError: the deltas were made for other weights than the model has.
     """
     names = {id(parameter): name for name, parameter in model.tower.root.named_parameters()}
     portion = dict[str, float]()
@@ -31,4 +34,9 @@ def with_shares(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Ad
         share = portion.get(name, 1.0)
         if share:
             deltas[name] = scaled(delta, share)
-    return Adapter(adapter.settings, adapter.anchor, deltas)
+    settings = adapter.settings
+    if settings.base_weights is not None and deltas:
+        with model.undefended():
+            check_base_weights(settings, model.tower, adapter.deltas)
+            settings = replace(settings, base_weights=base_weights(model.tower, deltas))
+    return Adapter(settings, adapter.anchor, deltas)

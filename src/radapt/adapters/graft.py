@@ -60,20 +60,24 @@ def graft(
         own, other = (dict(each.tower.root.named_parameters()) for each in (vlm, hybrid))
         outside = _outside(vlm, hybrid)
         changed = difference(own, other)
-    if outside:
-        raise SettingsError(
-            f"an adapter changes weights of the vision encoder alone, and {outside[0]} is outside of it; leave the "
-            "head out, or write a model: radapt.models.interpolated(model, guide, weights)"
+        if outside:
+            raise SettingsError(
+                f"an adapter changes weights of the vision encoder alone, and {outside[0]} is outside of it; leave the "
+                "head out, or write a model: radapt.models.interpolated(model, guide, weights)"
+            )
+        if not changed:
+            raise AdapterError(
+                f"{vlm.name} and {twin.name} have the same weights in {', '.join(shares)}; nothing to graft"
+            )
+        deltas: dict[str, Delta] = {
+            name: (delta if rank is None else low_rank(delta, rank)) for name, delta in changed.items()
+        }
+        origin: dict[str, object] = {"guide": twin.name, "weights": shares} | (
+            {"rank": rank} if rank is not None else {}
         )
-    if not changed:
-        raise AdapterError(f"{vlm.name} and {twin.name} have the same weights in {', '.join(shares)}; nothing to graft")
-    deltas: dict[str, Delta] = {
-        name: (delta if rank is None else low_rank(delta, rank)) for name, delta in changed.items()
-    }
-    origin: dict[str, object] = {"guide": twin.name, "weights": shares} | ({"rank": rank} if rank is not None else {})
-    return adapter_for(
-        vlm, None, cutoff=cutoff, alpha=0.0, mix="interpolate", method="graft", origin=origin, deltas=deltas
-    )
+        return adapter_for(
+            vlm, None, cutoff=cutoff, alpha=0.0, mix="interpolate", method="graft", origin=origin, deltas=deltas
+        )
 
 
 def weights_of(text: float | str | Mapping[str, float]) -> dict[str, float]:

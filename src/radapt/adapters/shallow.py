@@ -24,6 +24,7 @@ from radapt.types import AnchorLoss, Classifier, Labels, Pixels
 
 from ._adapter import Adapter
 from ._adversarial import TrainingImages, loaded
+from ._base_weights import base_weights
 from ._build import adapter_for
 from ._method import AdapterMethod
 from ._settings import check_settings
@@ -165,7 +166,8 @@ def shallow(
             )
         deltas = {name: scaled(part.current(), share) for name, part in added.items()}
     origin |= {"first_loss": round(history[0], 4), "last_loss": round(sum(history[-10:]) / len(history[-10:]), 4)}
-    return Adapter(filtered.change(origin=origin).settings, deltas=deltas)
+    base = base_weights(vlm.tower, deltas)
+    return Adapter(filtered.change(origin=origin, base_weights=base).settings, deltas=deltas)
 
 
 def _trained(model: VLM, layers: str) -> list[str]:

@@ -32,6 +32,8 @@ DIAGRAMS: dict[ReplacementOrder, tuple[str, str]] = {
 }
 """Title of a diagram and name of its axis, by order."""
 _FRACTIONS = ("0.25", "0.5", "0.75")
+_PLAIN_NAMES = ("progressive", "interpolation")
+"""Orders whose stages are called by their names alone; those of the others have some names in common."""
 
 
 def stages(model: VLM, order: ReplacementOrder = "progressive") -> tuple[str, ...]:
@@ -128,7 +130,8 @@ def stage_candidates(
     positions = [Position(method=label, line=None, x=0.0)]
     for twin_label, twin in twins.items():
         for number, stage in enumerate(others, 1):
-            method = f"{twin_label} {stage}"
+            shared = order in _PLAIN_NAMES or stage == _ENDS[1]  # every order ends with the whole twin
+            method = f"{twin_label} {stage}" if shared else f"{twin_label} {order} {stage}"
             candidates.append(Candidate(method=method, model=replaced(model, twin, stage, order=order)))
             positions.append(Position(method=method, line=twin_label, x=float(number)))
     return candidates, positions, (original, *others)

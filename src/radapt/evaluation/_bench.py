@@ -30,10 +30,11 @@ _EXAMPLES = 4
 
 
 class _Attacked(NamedTuple):
-    """The image of one sample after the attack, and what the attack cost."""
+    """The image of one sample after the attack, what the attack cost, and whether it could not be carried out."""
 
     image: Tensor
     cost: Mapping[str, Any]
+    failed: bool
 
 
 class Bench:
@@ -186,8 +187,12 @@ class Bench:
                     name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")
                 }
                 cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
-                known[position] = _Attacked(images[row], cost)
-        return [known[position] for position in positions]
+                known[position] = _Attacked(images[row], cost, failed=bool(outcome.failed[row]))
+        found = [known[position] for position in positions]
+        if not unit.white_box:  # all else that a tally counts is of attacks on the candidate itself
+            tally.attacked += len(found)
+            tally.failed += sum(each.failed for each in found)
+        return found
 
     def _answer(self, live: Live, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         with live.candidate.defended():

@@ -6,6 +6,7 @@ import torch
 
 from radapt.data import Dataset
 from radapt.errors import InputError, SettingsError
+from radapt.io import digest_of
 from radapt.models import VLM, generative
 
 from ._answering import AnsweringTask, Goal
@@ -42,6 +43,10 @@ class Targeted(Task):
         super().__init__(data)
         self.sentence = sentence.strip()
         self.context = {"target": self.sentence}
+
+    @property
+    def content(self) -> str:
+        return digest_of([self.data.content, self.sentence])
 
     @property
     def metric(self) -> str:

@@ -23,6 +23,7 @@ from ._task import Answer, BoundTask, Task
 __all__ = ["TASK", "Retrieval"]
 
 _RANKS = (1, 5, 10)
+_ALSO = (*(f"recall@{k}" for k in _RANKS[1:]), *(f"text to image recall@{k}" for k in _RANKS))
 _BATCH = 32
 
 
@@ -101,6 +102,8 @@ class _Bound(BoundTask):
 
     def _one(self, unit: Tensor, position: int) -> Answer:
         cosine = self._captions @ unit
+        if not cosine.isfinite().all():  # no comparison with it means anything
+            return Answer(-1, 0.0, "", dict.fromkeys(_ALSO, 0.0), finite=False)
         own = self._owner.to(cosine.device) == position
         nearest = int(torch.where(own, cosine, -torch.inf).argmax())
         # A tie counts as lost: what would then be shown first is a matter of chance.
@@ -109,8 +112,8 @@ class _Bound(BoundTask):
         gallery[position] = unit
         near = self._captions[own] @ gallery.T
         ranks = (near >= near[:, [position]]).sum(1) - 1
-        also = {f"recall@{k}": float(rank < k) for k in _RANKS[1:]}
-        also |= {f"text to image recall@{k}": float((ranks < k).float().mean()) for k in _RANKS}
+        scores = [*(float(rank < k) for k in _RANKS[1:]), *(float((ranks < k).float().mean()) for k in _RANKS)]
+        also = dict(zip(_ALSO, scores, strict=True))
         first = int(cosine.argmax())
         texts = [text for texts in self.data.captions for text in texts]
         return Answer(rank, float(rank == 0), texts[first], also)

@@ -12,8 +12,8 @@ from radapt._version import __version__
 from radapt.adapters import Adapter, AdapterMethod
 from radapt.data import Dataset, training_images
 from radapt.errors import SettingsError
-from radapt.finetuning import finetune
-from radapt.fingerprint import digest
+from radapt.finetuning import finetune, make
+from radapt.fingerprint import code_digest, digest, version_of
 from radapt.io import check_writable, checkpoint_path, digest_of, replacing_folder, write_json
 from radapt.models import VLM, load
 from radapt.schema import read_json
@@ -31,9 +31,9 @@ Report = Callable[[str], None]
 """Called with a line of text on what happens."""
 
 
-def identity(model: VLM) -> list[str]:
-    """What a model's results depend on: its name and its weights."""
-    return [model.name, digest(model.model.parameters())]
+def identity(model: VLM, data: Dataset) -> list[str]:
+    """What tells a model on some images from others: its name, weights and configuration; pixels, truth and words."""
+    return [model.name, model.fingerprint, data.content, *data.digests]
 
 
 def trained_adapter(
@@ -46,7 +46,7 @@ def trained_adapter(
     report: Report,
     quiet: bool,
 ) -> Adapter:
-    """An adapter that is trained once; trained again where version, weights, images or settings differ.
+    """An adapter that is trained once; trained again where version, method, model, images or settings differ.
 
     Args:
         method: the method, one that is trained.
@@ -57,7 +57,9 @@ def trained_adapter(
         report: called when something else lies there.
         quiet: no progress bar.
     """
-    facts = {"version": __version__, "weights": digest(model.model.parameters()), "images": digest([pixels])}
+    code = "" if method.make.__module__.startswith("radapt.") else code_digest(method.make)  # the version tells ours
+    facts = {"version": __version__, "method": f"{method.make.__qualname__} {code}", "model": model.fingerprint}
+    facts["images"] = digest([pixels])
     plain = {name: value.fingerprint if isinstance(value, Adapter) else value for name, value in settings.items()}
 
     def make(checkpoint: Path) -> Adapter:
@@ -79,7 +81,7 @@ def images_of(spec: TrainingSpec | DefenceSpec, model: VLM, *, quiet: bool) -> D
 
 
 def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report, quiet: bool) -> VLM:
-    """A fine-tuned twin that is trained once; trained again where version, weights, data or settings differ.
+    """A fine-tuned twin that is trained once; trained again where version, method, model, data or settings differ.
 
     Args:
         model: the model to start from.
@@ -91,12 +93,15 @@ def trained_twin(model: VLM, spec: TrainingSpec, folder: Path, *, report: Report
     images = images_of(spec, model, quiet=quiet)
 
     def train(checkpoint: Path) -> VLM:
-        return finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model
+        twin = finetune(spec.method, model, images, checkpoint=checkpoint, quiet=quiet, **spec.settings).model
+        twin.model.to(weights.dtype)  # as it is when it is read
+        return twin
 
     facts = {"method": spec.method, "data": "+".join(spec.data), "n": spec.n, **spec.settings, "version": __version__}
     weights = next(model.model.parameters())
-    pixels = digest([images.pixels(range(len(images)))])
-    recipe = {**facts, "start": digest(model.model.parameters()), "images": pixels, "dtype": str(weights.dtype)}
+    code = version_of(type(make(spec.method)))
+    start = digest_of(identity(model, images))
+    recipe = {**facts, "code": code, "start": start, "dtype": str(weights.dtype)}
 
     def read() -> VLM:
         return load(folder, device=weights.device, dtype=weights.dtype)

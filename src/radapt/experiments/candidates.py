@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,7 @@ class Builder:
             others = {twin: self._model(name) for twin, name in profile.replacement.twins.items()}
             for order in profile.replacement.order:
                 stages, at, ticks = stage_candidates(label, base, others, order)
-                known = {candidate.method for candidate in candidates}  # every order ends with the whole twin
-                candidates += [each for each in stages if each.method not in known]
+                candidates += _new(stages, candidates)
                 title, x_label = REPLACEMENTS[order]
                 diagrams.append(Diagram(title=title, x_label=x_label, positions=at, ticks=ticks))
         return Comparison(base=base, candidates=candidates, diagrams=diagrams)
@@ -195,7 +194,8 @@ class Builder:
             return self.adapter(title, replace(spec, data=(value,) if isinstance(value, str) else tuple(value)), base)
         if over in ("n", "guide", "made_on"):
             return self.adapter(title, replace(spec, **{over: value}), base)
-        return self.adapter(title, replace(spec, settings={**spec.settings, over: value}), base)
+        kept = {key: each for key, each in spec.settings.items() if (over, key) != ("cutoff", "d0")}  # one of the two
+        return self.adapter(title, replace(spec, settings={**kept, over: value}), base)
 
     def adapter(self, title: str, spec: DefenceSpec, base: VLM) -> Adapter:
         """The adapter of a defence."""
@@ -226,6 +226,23 @@ class Builder:
         kind = "anchor" if spec.method == "data-driven" else spec.method
         folder = self._artifacts / f"{kind}-{digest_of(facts, length=8, default=str)}"
         return trained_adapter(method, vlm, pixels, settings, folder, report=self._report, quiet=self._quiet)
+
+
+def _new(stages: Sequence[Candidate], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The stages of a replacement that are not there yet: every order ends with the whole twin.
+
+    Raises:
+        SettingsError: another model has the name of a stage.
+    """
+    known = {each.method: each for each in candidates}
+    for each in stages:
+        other = known.get(each.method)
+        if other is not None and (other.adapter is not None or other.model.fingerprint != each.model.fingerprint):
+            raise SettingsError(
+                f"{each.method!r} is a stage of the replacement, and what the experiment calls so is another model; "
+                "give that another name"
+            )
+    return [each for each in stages if each.method not in known]
 
 
 def _measured_with(part: AttackSpec) -> dict[str, object]:

@@ -13,7 +13,7 @@ from radapt.analysis import make as make_analysis
 from radapt.data import card, load_dataset
 from radapt.errors import RadaptError, SettingsError
 from radapt.evaluation import Threat, check_executor, evaluate, one_cluster
-from radapt.fingerprint import digest
+from radapt.fingerprint import version_of
 from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
 from radapt.numbers import LARGEST_N, check_batch_size, check_seed, whole
@@ -273,17 +273,16 @@ def _analyses(profile: Profile, model: Callable[[str], VLM], builder: Builder, s
         return plots
     label, name = next(iter(profile.models.items()))
     models = {label: model(name), **builder.twins()}
-    identities = [[label, *identity(each)] for label, each in models.items()]
     for spec in profile.analyses:
         n = min(spec.n, settings.n) if settings.n else spec.n
         size = common_image_size(list(models.values()))
         data = load_dataset(spec.data, split="test", n=n, size=size, quiet=settings.quiet)
-        shown = digest([data.pixels(range(len(data)))])
-        key = digest_of([__version__, str(spec), shown, *identities], length=8)
+        analysis = make_analysis(spec.analysis, **spec.options)
+        identities = [[label, *identity(each, data)] for label, each in models.items()]
+        key = digest_of([__version__, str(spec), version_of(type(analysis)), *identities], length=8)
         file = settings.folder / "analyses" / f"{spec.analysis}-{key}.json"
         if not file.exists():
             settings.report(f"{spec.analysis} of {', '.join(models)}")
-            analysis = make_analysis(spec.analysis, **spec.options)
             write_text(file, dump_plots(analysis(models, data, folder=file.with_suffix(""), quiet=settings.quiet)))
         plots += read_plots(file)
     return plots

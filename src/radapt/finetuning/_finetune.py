@@ -112,7 +112,8 @@ def finetune(
         weight_decay, decayed: decay of ``matrices`` alone, or of ``all`` parameters.
         clip: largest norm of the gradient; 0: it is not clipped.
         ema: decay of the moving average of the weights that is then the result (0: the last weights are).
-        precision: ``float32``, or ``bfloat16`` for the attack and the loss; the weights stay in float32.
+        precision: ``float32``, or ``bfloat16`` for the attack and the loss; the weights are in float32, whatever those
+            of the model are in.
         seed: seed of the batches, of the attack, of low-rank updates and of multipliers.
         out: folder that the twin and its ``recipe.json`` are saved to; None: nothing is saved.
         half: whether saved weights are in float16.
@@ -174,7 +175,7 @@ def finetune(
     if group.main and folder is not None:
         rehearse(vlm, folder, dtype)
     tuned = copy.copy(vlm)
-    tuned.model = copy.deepcopy(vlm.model)
+    tuned.model = copy.deepcopy(vlm.model).float()  # most steps round to nothing in half precision
     trained = open_layers(tuned, layers, seed=seed)
     classifier = (
         zero_shot(vlm).classifier(images.prompts)

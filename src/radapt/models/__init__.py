@@ -136,7 +136,7 @@ def load(
     tokenizer: Any = None,
     processor: Any = None,
     base: str | Path | VLM | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     dtype: torch.dtype | str = torch.float32,
     device_map: str | None = None,
     checkpointing: bool = False,
@@ -153,8 +153,8 @@ def load(
             the one beside the files that the object came from.
         base: for a file of weights, the CLIP that it was trained from; a file with a vision tower alone takes the text
             encoder of that.
-        device, dtype: where and in what precision the weights are (``float32``, ``bfloat16``, ``float16``); a model
-            object keeps its own precision.
+        device, dtype: where and in what precision the weights are (``float32``, ``bfloat16``, ``float16``); None: the
+            CPU. A model object keeps its own precision, and stays where it is unless it is given a device.
         device_map: spreads a LLaVA or Qwen-VL over devices (``auto``, ``balanced``), or reads it straight onto one
             (``cuda:0``), instead of ``device``; needs accelerate.
         checkpointing: for a LLaVA or Qwen-VL, whether gradients keep only the inputs of each block and compute the rest
@@ -182,7 +182,8 @@ def load(
         written, kind = str(model), dtype_of(dtype)
         source = str(expanded(written)) if written.startswith("~") else written
         with reading(written):
-            loaded = _read(source, tokenizer, processor, base, device, kind, device_map)
+            place = "cpu" if device is None else device
+            loaded = _read(source, tokenizer, processor, base, place, kind, device_map)
             check_model(loaded)
     if name is not None:
         loaded.name = name
@@ -198,10 +199,11 @@ def _wrapped(
     name: str | None,
     tokenizer: Any,
     processor: Any,
-    device: torch.device | str,
+    device: torch.device | str | None,
     device_map: str | None,
 ) -> VLM:
-    check_device(device)
+    if device is not None:
+        check_device(device)
     model = _inside(model)
     if device_map is not None:
         raise ModelError("a model object is where it is; device_map is for a model that is loaded by name")
@@ -209,7 +211,7 @@ def _wrapped(
     name = name or str(path or type(model).__name__)
     family = family_of(type_of(model), "load", name)
     wrapped: VLM = family.load(model, name=name, tokenizer=tokenizer, processor=processor)
-    return wrapped.to(device)
+    return wrapped if device is None else wrapped.to(device)
 
 
 def _read(

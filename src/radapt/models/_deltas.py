@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +87,8 @@ class WeightChange:
     """Weights of a module with deltas added, for as long as an adapter is on it.
 
     The module's own parameters are kept aside and come back as they were, the same objects: nothing is subtracted.
-    Passes cost what they did before. While it lasts, the module's state dict holds the own weights.
+    Passes cost what they did before. While it lasts, the module's state dict holds the own weights. Training in the
+    meantime changes what is put in their place, and is lost: nothing is saved then, and :meth:`undo` warns.
 
     Args:
         root: the module.
@@ -100,20 +103,44 @@ class WeightChange:
         for name, delta in deltas.items():
             _check(root, name, delta, known)
         self.own: dict[str, nn.Parameter] = {}
+        changed: dict[str, nn.Parameter] = {}
         with torch.inference_mode(False), torch.no_grad():
             for name, delta in deltas.items():
                 own = known[name]
-                changed = own.detach().float() + full(delta, own.shape).to(own.device)
+                value = own.detach().float() + full(delta, own.shape).to(own.device)
+                changed[name] = nn.Parameter(value.to(own.dtype), requires_grad=own.requires_grad)
                 self.own[name] = own
-                _put(root, name, nn.Parameter(changed.to(own.dtype), requires_grad=own.requires_grad))
+            self._states = {name: _State.of(each) for name, each in changed.items()}
+        try:  # all of them, or none
+            for name, each in changed.items():
+                _put(root, name, each)
+        except BaseException:
+            for name, own in self.own.items():
+                _put(root, name, own)
+            raise
+
+    @property
+    def around(self) -> list[str]:
+        """Names of all modules with changed weights in them, from the root (the empty name) to those that hold them."""
+        paths = [name.split(".")[:-1] for name in self.own]
+        return sorted({".".join(path[:depth]) for path in paths for depth in range(len(path) + 1)})
 
     def undo(self, root: nn.Module) -> None:
         """Put the module's own weights back, to where and in the precision in which the module is now.
 
         Raises:
             AdapterError: the module was quantised in the meantime; it stays as it is.
+
+        Warns:
+            UserWarning: the changed weights were trained in the meantime; that is lost.
         """
         self.check(root)
+        if trained := self._trained(root, self.own):
+            warnings.warn(
+                f"{trained}; that is lost as the adapter is taken off, which gives the model its own weights back. "
+                "Train the model first, then attach the adapter",
+                stacklevel=4,
+            )
         for name, own in self.own.items():
             _put(root, name, self._moved(root, name, own))
 
@@ -136,18 +163,37 @@ class WeightChange:
                 f"{len(gone) - 1} more; they cannot be taken out again. Keep the model as it is, or {_FIRST}"
             )
 
-    def saved(self, root: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
-        """Put the own weights into a state dict of the module.
+    def saved(self, root: nn.Module, holder: str, state: dict[str, Tensor], prefix: str) -> None:
+        """Put the own weights that a module holds itself into a state dict.
+
+        Args:
+            root: the module that was changed.
+            holder: name in it of the one that is just being saved.
+            state, prefix: the state dict, and how the names of the holder's parameters begin in it.
 
         Raises:
-            AdapterError: the module was quantised in the meantime.
+            AdapterError: the module was quantised, or these weights were trained, in the meantime.
         """
         self.check(root)
-        for name, own in self.own.items():
-            key = prefix + name
+        held = [name for name in self.own if name.rpartition(".")[0] == holder]
+        if trained := self._trained(root, held):
+            raise AdapterError(
+                f"{trained}, which the model's own weights know nothing of, so that there is nothing right to save. "
+                "Detach the adapter (radapt.detach(model); that training is lost), train the model, then attach it"
+            )
+        for name in held:
+            key = prefix + name.rpartition(".")[2]
             if key in state:
-                kept = self._moved(root, name, own)
+                kept = self._moved(root, name, self.own[name])
                 state[key] = kept if isinstance(state[key], nn.Parameter) else kept.detach()
+
+    def _trained(self, root: nn.Module, names: Collection[str]) -> str:
+        """Which of some changed weights are no longer as they were put; empty where all are."""
+        found = [name for name in names if self._states[name].differs(root.get_parameter(name))]
+        if not found:
+            return ""
+        others = f" and {len(found) - 1} more weights were" if len(found) > 1 else " was"
+        return f"{found[0]}{others} trained or changed with an adapter's deltas in it"
 
     @staticmethod
     def _moved(root: nn.Module, name: str, own: nn.Parameter) -> nn.Parameter:
@@ -155,6 +201,29 @@ class WeightChange:
         if own.device != now.device or own.dtype != now.dtype:  # as the module was, since
             own.data = own.data.to(now.device, now.dtype)
         return own
+
+
+@dataclass(frozen=True)
+class _State:
+    """How a parameter was put. Its count of changes is not that of a copy, and changes by ``.data`` are not in it."""
+
+    dtype: torch.dtype
+    norm: float
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _State:
+        return cls(parameter.dtype, _norm(parameter))
+
+    def differs(self, parameter: nn.Parameter) -> bool:
+        if parameter.dtype != self.dtype or parameter.is_meta:  # rounded, or elsewhere
+            return False
+        norm = _norm(parameter)
+        return not (math.isclose(norm, self.norm, rel_tol=1e-9) or (math.isnan(norm) and math.isnan(self.norm)))
+
+
+def _norm(parameter: nn.Parameter) -> float:
+    exact = torch.float32 if parameter.device.type == "mps" else torch.float64  # Apple's have no doubles
+    return float(torch.linalg.vector_norm(parameter.detach(), dtype=exact))
 
 
 def _check(root: nn.Module, name: str, delta: Delta, known: Mapping[str, Tensor]) -> None:

@@ -159,10 +159,12 @@ class PixelHook(ABC):
                 stacklevel=level,
             )
 
-    def saved(self, module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
-        """Give a state dict the model's own weights."""
+    def saved(
+        self, root: nn.Module, holder: str, module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object
+    ) -> None:
+        """Give the state dict of one of the root's modules the model's own weights."""
         if self.change_of_weights is not None:
-            self.change_of_weights.saved(module, state, prefix)
+            self.change_of_weights.saved(root, holder, state, prefix)
 
     def loading(self, module: nn.Module, *given: object) -> None:
         """Refuse weights for a model whose weights are changed.

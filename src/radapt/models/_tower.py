@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from radapt.caching import cached
 from radapt.errors import AdapterError
@@ -96,17 +97,19 @@ class Tower(ABC):
             self.root.register_forward_pre_hook(hook.before, with_kwargs=True),
             attention.register_forward_hook(hook.after, with_kwargs=True),
             self.root.register_state_dict_pre_hook(hook.saving),
-            *(
-                (
-                    self.root.register_state_dict_post_hook(partial(hook.saved)),  # which marks it: no method can be
-                    self.root.register_load_state_dict_pre_hook(hook.loading),
-                )
-                if mount.deltas
-                else ()
-            ),
+            *self._guards(hook),
             *(Closed(self.root, name) for name in _OTHER_WAYS if callable(getattr(self.root, name, None))),
         )
         _forget_compiled()
+
+    def _guards(self, hook: PixelHook) -> Iterator[RemovableHandle]:
+        """What keeps changed weights out of the state dict of any module around them, and others from being loaded."""
+        change = hook.change_of_weights
+        for name in () if change is None else change.around:
+            module = self.root.get_submodule(name)
+            # A partial function, since registering marks it, which no method can be.
+            yield module.register_state_dict_post_hook(partial(hook.saved, self.root, name))
+            yield module.register_load_state_dict_pre_hook(hook.loading)
 
     def unmount(self) -> bool:
         """Remove what is mounted, so that the model is exactly as it was; say whether there was anything.
