@@ -151,6 +151,11 @@ def test_what_a_function_refers_to_is_a_part_of_it(monkeypatch: pytest.MonkeyPat
     assert not set(before) & set(after)
     monkeypatch.setitem(globals(), "NET", nn.Linear(2, 2))
     assert code_digest(named) != after[0]
+    digests = []
+    for seed in (0, 1):
+        monkeypatch.setitem(globals(), "NET", tiny_clip(seed=seed))
+        digests += [code_digest(named), code_digest(named)]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
     monkeypatch.setattr(scale, "__kwdefaults__", {"by": 0.7})
     third = code_digest(scale)
     monkeypatch.undo()

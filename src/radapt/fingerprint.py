@@ -67,6 +67,7 @@ def code_digest(thing: Any) -> str:
     """
     total = hashlib.sha256()
     met: dict[int, object] = {}
+    classes: set[type] = set()
 
     def add(value: Any) -> None:
         if isinstance(value, torch.nn.Module | types.FunctionType):
@@ -121,16 +122,16 @@ def code_digest(thing: Any) -> str:
         for name in sorted({name for name in _names(code) if name in known and not name.startswith("__")}):
             value = known[name]
             near = isinstance(value, types.FunctionType) and value.__module__ == routine.__module__
-            if near or isinstance(value, torch.nn.Module) or _plain(value):
+            marked = isinstance(getattr(value, "fingerprint", None), str)  # such as a model or an adapter of ours
+            if near or marked or isinstance(value, torch.nn.Module) or _plain(value):
                 with suppress(SettingsError):  # what has no source cannot be told from another
                     add([name, value])
 
     def add_source(kind: Any) -> None:
-        if inspect.isclass(kind):
-            for each in vars(kind).values():
-                if inspect.isfunction(each) and id(each) not in met:
-                    met[id(each)] = each
-                    add_globals(each)
+        if inspect.isclass(kind) and kind not in classes:
+            classes.add(kind)
+            for each in filter(inspect.isfunction, vars(kind).values()):
+                add_globals(each)
         try:
             total.update(inspect.getsource(kind).encode())
         except (OSError, TypeError) as error:

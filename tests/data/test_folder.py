@@ -110,6 +110,10 @@ def test_a_card_of_ones_own_names_the_classes(tmp_path: Path) -> None:
             load(["tench", "hen"], **wrong)
     with pytest.raises(SettingsError, match="1 names for 2 classes"):
         load(["tench"])
+    for turned in (["n02", "n01"], ["N02", "tench"], ["hen", "n01"]):  # each would name another class's images
+        with pytest.raises(SettingsError, match=r"class \d is 'n0\d' in the files, and '[nN]0\d' by the card"):
+            load(turned)
+    assert load(["N01", "n02"], size=16).classes == ("N01", "n02")
 
 
 def test_a_folder_never_takes_the_name_of_another_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,11 @@ def test_class_names_come_with_the_labels(tmp_path: Path, order: dict[str, int])
     assert kept.classes[0] == "apple_pie"
     renamed = own(tmp_path, folder, {"columns": {"label": "variant"}, **order}, classes=["pie", "ribs", "salad"])
     assert load_dataset(renamed).classes == ("pie", "ribs", "salad")
+    turned = own(
+        tmp_path, folder, {"columns": {"label": "variant"}, **order}, classes=["Baby Back Ribs", "apple pie", "salad"]
+    )
+    with pytest.raises(SettingsError, match=r"class 0 is 'apple_pie' in the files, and 'Baby Back Ribs' by the card"):
+        load_dataset(turned)
     with pytest.raises(SettingsError, match=r"got 2 names for the 3 classes \(apple_pie, "):
         load_dataset(own(tmp_path, folder, {"columns": {"label": "variant"}, **order}, classes=["pie", "ribs"]))
 

@@ -14,7 +14,9 @@ from tests.reports.conftest import setting
 
 from radapt import reports
 from radapt.errors import ResultsError, SettingsError
-from radapt.results import Result, Results
+from radapt.reports._rank import ranked
+from radapt.reports.table import tabulate
+from radapt.results import Result, Results, with_worst_cases
 
 NAMES = {
     "table.md", "table.csv", "table.tex", "results.json", "tradeoff.png", "tradeoff_datasets.png", "tradeoff.svg",
@@ -94,6 +96,27 @@ def test_the_terminal_table_shows_the_results(results_file: Path) -> None:
     assert "white-box, l∞ 4/255 (robust accuracy)" in text
     assert "73.0 [66.5, 78.7]" in text
     assert "[1] zero gradients: 31 % of the pixels" in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120, 400])
+def test_no_figure_is_broken_in_a_narrow_terminal(make: Callable[..., Results], width: int) -> None:
+    sources = ["", *(f"source {letter}" for letter in "abcdefg"), "self"]
+    entries = [
+        (setting(f"method {number}", source=source), 10 * number + at)
+        for number in range(3)
+        for at, source in enumerate(sources)
+    ]
+    with make(*entries) as store:
+        table, stream = ranked(tabulate(with_worst_cases(store))), io.StringIO()
+        reports.print_table(store, Console(file=stream, width=width))
+    text = stream.getvalue()
+    cells = [cell for section in table.sections for line in section.lines for cell in line.cells if cell is not None]
+    assert len(cells) >= len(entries)
+    if width > 30:
+        for cell in cells:
+            assert f"{cell.percent:.1f} [{cell.low:.1f}, {cell.high:.1f}]" in text
+        assert (text.count("method 0") > 1) == (width < 400)
+    assert all(len(line) <= width for line in text.splitlines())
 
 
 def test_exports_are_declared() -> None:

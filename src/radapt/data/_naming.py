@@ -37,8 +37,8 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
         column: where its labels are.
 
     Raises:
-        SettingsError: there are none, or more than one source of them; no such file or column; a count of names other
-            than that of the classes in the files.
+        SettingsError: there are none, or more than one source of them; no such file or column; a count or an order of
+            names other than that of the classes in the files.
         InputError: one label has two names or two labels have one, or a file has a line without one.
     """
     name = f"dataset {details.name!r}"
@@ -54,6 +54,7 @@ def class_names(details: Card, whole: Any, column: str) -> dict[int, str]:
     texts = details.classes or (_lines(details, "classes_file") if sources else ())
     if texts and stored and len(texts) != len(stored):
         raise SettingsError(f"{name}: got {len(texts)} names for the {len(stored)} classes ({', '.join(stored)})")
+    _check_order(name, texts, stored or ())
     if not texts and not stored:
         raise SettingsError(
             f"{name}: nothing names the classes: the column {column!r} holds plain labels; list them under classes, in "
@@ -66,12 +67,28 @@ def chosen_names(details: Card, known: Sequence[str]) -> tuple[str, ...]:
     """The class names of the card, or those that its source knows.
 
     Raises:
-        SettingsError: the card gives another number of names.
+        SettingsError: the card gives another number of names, or the names in another order.
     """
     if details.classes and len(details.classes) != len(known):
         got = f"{len(details.classes)} names for {len(known)} classes ({', '.join(known)})"
         raise SettingsError(f"dataset {details.name!r}: the card gives {got}")
+    _check_order(f"dataset {details.name!r}", details.classes, known)
     return details.classes or tuple(known)
+
+
+def _check_order(name: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse names for classes that the source knows by the same names, each for another one of them.
+
+    Raises:
+        SettingsError: a name is given to one class, and the source has it for another.
+    """
+    ours, theirs = (["".join(filter(str.isalnum, text.lower())) for text in texts] for texts in (given, known))
+    for at, text in enumerate(ours[: len(theirs)]):
+        if text != theirs[at] and text in theirs:
+            raise SettingsError(
+                f"{name}: class {at} is {known[at]!r} in the files, and {given[at]!r} by the card, which is class "
+                f"{theirs.index(text)} there; give the names in the order of the files, or leave them out"
+            )
 
 
 def _distinct(details: Card, names: dict[int, str]) -> dict[int, str]:

@@ -18,7 +18,7 @@ from . import html
 from ._card import About, ResultCard, read_about, read_cards
 from ._files import write
 from ._rank import ranked
-from ._render import csv_text, latex_text, markdown_text, terminal
+from ._render import Terminal, csv_text, latex_text, markdown_text
 from ._style import png, svg
 from .cards import cards_of, file_names
 from .claims import Claim, Figure, claims_of, figures_of
@@ -121,7 +121,7 @@ def print_table(store: Results, console: Console) -> None:
     Raises:
         ResultsError: there are no results.
     """
-    console.print(terminal(ranked(tabulate(with_worst_cases(store)))))
+    console.print(Terminal(ranked(tabulate(with_worst_cases(store)))))
 
 
 def _tradeoffs(table: Table, kind: str) -> dict[str, bytes]:

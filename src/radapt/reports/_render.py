@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -14,7 +17,11 @@ from radapt.text import literal, markdown
 
 from .table import Cell, Section, Table
 
-__all__ = ["csv_text", "heading", "latex_text", "markdown_text", "terminal"]
+__all__ = ["Terminal", "csv_text", "heading", "latex_text", "markdown_text"]
+
+_BETWEEN, _NARROWEST = 3, 12
+"""Columns of a terminal between two of a table, and those that the names of methods have at least."""
+
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -52,18 +59,54 @@ def _notes(table: Table) -> list[str]:
     return [f"[{number}] {note}" for number, note in enumerate(table.notes, 1)]
 
 
-def terminal(table: Table) -> Group:
-    """The table for a rich console."""
-    grid = RichTable(show_lines=False, pad_edge=False, header_style="bold")
-    grid.add_column("method", overflow="fold")
-    for column in table.columns:
-        grid.add_column(Text(column.title), justify="right", overflow="fold")
-    for section in table.sections:
-        grid.add_section()
-        grid.add_row(Text(heading(section), style="bold italic"))
-        for line in section.lines:
-            grid.add_row(Text("  " + line.method), *(_terminal_cell(cell, section) for cell in line.cells))
-    return Group(grid, *(Text(text, style="dim") for text in table.remarks), *(Text(note) for note in _notes(table)))
+@dataclass(frozen=True)
+class Terminal:
+    """The table for a rich console: columns that do not fit side by side come one group below the other.
+
+    Args:
+        table: the table.
+    """
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
+        for columns in self._groups(options.max_width):
+            yield self._grid(columns)
+        for text in self.table.remarks:
+            yield Text(text, style="dim")
+        for note in _notes(self.table):
+            yield Text(note)
+
+    def _grid(self, columns: Sequence[int]) -> RichTable:
+        grid = RichTable(show_lines=False, pad_edge=False, header_style="bold")
+        grid.add_column("method", overflow="fold")
+        for at in columns:
+            grid.add_column(Text(self.table.columns[at].title), justify="right", overflow="fold")
+        for section in self.table.sections:
+            grid.add_section()
+            grid.add_row(Text(heading(section), style="bold italic"))
+            for line in section.lines:
+                cells = (_terminal_cell(line.cells[at], section) for at in columns)
+                grid.add_row(Text("  " + line.method), *cells)
+        return grid
+
+    def _groups(self, width: int) -> list[list[int]]:
+        """Numbers of the columns that stand side by side."""
+        methods = [cell_len(line.method) for section in self.table.sections for line in section.lines]
+        first = min(max(methods, default=0) + 2, max(width // 3, _NARROWEST))
+        groups, left = list[list[int]](), 0
+        for at in range(len(self.table.columns)):
+            needed = self._needed(at) + _BETWEEN
+            if not groups or needed > left:
+                groups, left = [*groups, []], width - first - _BETWEEN
+            groups[-1].append(at)
+            left -= needed
+        return groups
+
+    def _needed(self, at: int) -> int:
+        """Width at which no figure of a column is broken."""
+        cells = [(line.cells[at], section) for section in self.table.sections for line in section.lines]
+        return max((cell_len(_terminal_cell(*each).plain.split("\n")[0]) for each in cells), default=1)
 
 
 def _terminal_cell(cell: Cell | None, section: Section) -> Text:
