@@ -23,7 +23,8 @@ from radapt.errors import InputError, SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.fingerprint import version_of
 from radapt.models import VLM
-from radapt.results import Result, Results
+from radapt.reports.table import tabulate
+from radapt.results import Result, Results, with_worst_cases
 
 CARD = """
 name: own
@@ -367,3 +368,34 @@ def test_the_gallery_is_part_of_a_retrieval_figure() -> None:
     other = replace(data, images=np.concatenate([data.images[:5], data.images[:1]]))
     assert Retrieval(data).content != Retrieval(other).content
     assert Retrieval(data).content == Retrieval(load_dataset("shapeworld-retrieval", n=6)).content
+
+
+def robust(path: Path) -> dict[str, float]:
+    """What the table shows of each line: clean, and in the one cell that is called robust."""
+    with Results(path, read_only=True) as results:
+        table = tabulate(with_worst_cases(results))
+    (section,) = table.sections
+    (line,) = section.lines
+    cells = {column.title: cell for column, cell in zip(table.columns, line.cells, strict=True) if cell}
+    (title,) = (column.title for column in table.columns if column.robust)
+    return {"clean": cells["clean"].percent, "robust": cells[title].percent}
+
+
+@pytest.mark.parametrize("what", ["weights", "card", "images"])
+def test_the_table_tells_nothing_of_what_was_replaced(what: str, file: Path, tmp_path: Path) -> None:
+    model = tiny_clip(factor=4.0)
+    data = own_labels(model, 8)
+    given: dict[str, Any] = {"n": None, "eps": 1 / 255, "options": {"pgd.steps": 8}}
+    _, fgsm, *_ = ask(file, {"A": model}, data, attack=["fgsm", "pgd"], **given)
+    if what == "weights":
+        with torch.no_grad():
+            model.model.visual_projection.weight.mul_(-1)
+    elif what == "card":
+        data = changed_classes(data)
+    else:
+        data = other_images(data)
+    given["options"] = {"steps": 8}
+    ask(file, {"A": model}, data, attack="pgd", **given)
+    clean, pgd = ask(tmp_path / "fresh.sqlite", {"A": model}, data, attack="pgd", **given)
+    assert fgsm.percent > pgd.percent
+    assert robust(file) == {"clean": clean.percent, "robust": pgd.percent}

@@ -214,3 +214,21 @@ def test_a_candidate_has_one_label_in_a_file(tiny_vlm: Any, tmp_path: Path) -> N
     assert len(worst) == 1
     assert worst[0].percent <= pgd.percent
     assert worst[0].percent in [each.percent for each in found]
+
+
+def test_a_candidate_that_was_called_otherwise_keeps_its_results(tiny_vlm: Any, tmp_path: Path) -> None:
+    path, data = tmp_path / "r.sqlite", own_labels(tiny_vlm, 6)
+    given: dict[str, Any] = {"data": data, "source": "self", "results": path, "quiet": True, "sanity": False}
+    evaluate({"mine": tiny_vlm}, attack="pgd", **given)
+    evaluate({"old": tiny_vlm}, attack="fgsm", **given)
+
+    def old() -> list[Any]:
+        with Results(path, read_only=True) as results:
+            return [each for each in with_worst_cases(results) if each.setting.method == "old"]
+
+    before = old()
+    assert [each.setting.attack for each in before] == ["none", "pgd", "fgsm", WORST_CASE]
+    with torch.no_grad():
+        tiny_vlm.model.visual_projection.weight.mul_(-1)
+    evaluate({"mine": tiny_vlm}, attack="pgd", **given)
+    assert old() == before

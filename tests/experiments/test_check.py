@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -112,3 +113,37 @@ def test_autoattack_gives_up_unless_something_else_is_asked_for_and_is_not_what_
         assert (transferred.eps, transferred.norm) == (first.eps, first.norm)
     (first,) = _threats(["pgd"], None, None, {"steps": 7})
     assert (_transferred(first).make(), _transferred(first).source) == (first.make(), "undefended")
+
+
+def test_a_check_compares_what_it_is_of_whatever_its_folder_holds(
+    tiny_vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("radapt.experiments.check")
+    monkeypatch.setattr(module, "write_report", lambda *given: [])
+    monkeypatch.setattr("radapt.evaluation._bench.check_white_box", lambda *given, **named: ({}, {}))
+    shapes, colours = own_labels(tiny_vlm, 8), own_labels(tiny_vlm, 8, "colours")
+    mine, theirs = (radapt.training_free(tiny_vlm, alpha=alpha) for alpha in (0.4, 0.9))
+
+    def claims(out: str, adapter: Any = mine, **given: Any) -> dict[str, str]:
+        settings: dict[str, Any] = {"data": shapes, "attack": "square", "eps": "1/255", "n": None, "quiet": True}
+        settings["options"] = {"steps": 1}
+        found = radapt.check((tiny_vlm, adapter), out=tmp_path / out, **{**settings, **given})
+        return {claim.claim.split(" (")[0]: str(claim) for claim in found.claims}
+
+    large = claims("one", eps="32/255")
+    small = claims("two")
+    more = f"It is more robust than {tiny_vlm.name}, undefended"
+    assert large[more] != small[more]
+    both = claims("one", data=[shapes, colours])
+    assert "16 samples" in both[more]
+    assert claims("one") == small  # after another radius and more datasets
+    assert claims("one", eps="32/255") == large
+    # Another defence was checked in this folder, with an attack that the model without one withstands less.
+    claims("one", theirs, attack="pgd", options={"steps": 5})
+    assert claims("one") == small
+
+
+def test_attacks_in_several_balls_are_no_check(tiny_vlm: VLM, tmp_path: Path) -> None:
+    attacks = [PGD(eps=8 / 255, steps=2), PGD(eps=4 / 255, steps=2)]
+    with pytest.raises(SettingsError, match=r"in one ball, got l∞ 8/255, l∞ 4/255; check each ball by itself"):
+        radapt.check(tiny_vlm, attack=attacks, out=tmp_path / "out", quiet=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,3 +141,12 @@ def test_a_difference_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
     )  # fmt: skip
     (claim,) = (each for each in claims_of([figure(50)], [test], "mine", "base") if "accurate" in each.claim)
     assert claim.why.startswith("+0.0 points [+0.0, +1.0]")
+
+
+def test_a_comparison_of_several_tasks_is_as_good_as_the_worst_of_them() -> None:
+    found = replace(comparison("white-box", -5, 0.5), task="retrieval")
+    claim = answers([figure(60)], [found, comparison("white-box", 20, 0.01)], "mine", "base")
+    more = claim["It is more robust than base"]
+    assert more.answer == "no"
+    assert more.why.startswith("zero-shot: +20.0 points") or more.why.startswith("retrieval: -5.0 points")
+    assert "; " in more.why

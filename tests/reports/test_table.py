@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from rich.console import Console
 from tests.reports.conftest import METHODS, N, measure, setting
 
 from radapt.errors import ResultsError
-from radapt.reports import print_table
-from radapt.reports._render import csv_text, latex_text, markdown_text, terminal
+from radapt.reports import figures_of, print_table, read_cards, write_report
+from radapt.reports._render import Terminal, csv_text, latex_text, markdown_text
 from radapt.reports._summary import sentences
 from radapt.reports.html import page
 from radapt.reports.table import Cell, Table, plain, rows, tabulate
@@ -104,7 +105,7 @@ def test_a_transfer_result_without_its_white_box_partner_is_marked_everywhere(ma
     assert paired is not None
     assert (marked.unpaired, paired.unpaired) == ("white-box not measured", "")
     stream = io.StringIO()
-    Console(file=stream, width=200).print(terminal(table))
+    Console(file=stream, width=200).print(Terminal(table))
     for text in (stream.getvalue(), markdown_text(table), csv_text(table), latex_text(table)):
         assert text.count("white-box not measured") == 1
 
@@ -252,7 +253,7 @@ NASTY = [
 def test_names_are_escaped_in_every_text_format(make: Make, name: str) -> None:
     table = tabulated(make, (setting(name), 50), (setting(name, source=name), 20))
     stream = io.StringIO()
-    Console(file=stream, width=300).print(terminal(table))
+    Console(file=stream, width=300).print(Terminal(table))
     assert plain(name) in stream.getvalue()
     lines = list(csv.DictReader(io.StringIO(csv_text(table))))
     assert {line["method"].removeprefix("'") for line in lines} == {plain(name)}
@@ -493,4 +494,67 @@ def test_a_worst_case_is_over_attacks_on_the_same_images(tmp_path: Path) -> None
             (75.0, ["apgd from self", "fgsm from undefended"])
         ]
         attacked("fgsm", "undefended", set(), "YYYY")
-        assert not [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]
+        # Two attacks are known and one of these images: the worst case says which, as the other column is of others.
+        worst = [result for result in with_worst_cases(store) if result.setting.attack == WORST_CASE]
+        assert [(result.percent, result.setting.options["attacks"]) for result in worst] == [
+            (100.0, ["apgd from self"])
+        ]
+
+
+def test_an_attack_on_some_of_the_samples_makes_no_worst_case_of_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with Results(path) as store:
+        for method, half in (("whole", 10), ("half", 4)):
+            attacked_rows(store, setting(method, n=10), set())
+            attacked_rows(store, setting(method, source="self", n=10), {0})
+            attacked_rows(store, setting(method, source="self", attack="autoattack", n=10), {1}, half)
+            attacked_rows(store, setting(method, source="undefended", n=10), {2}, 3)  # of a transfer, that is no matter
+            for source, attack in (("", "none"), ("self", "apgd"), ("self", "autoattack")):
+                changes = {"attack": attack} if source else {}
+                store.flag(setting(method, source=source, n=10, **changes), {}, checked=10)
+        results = with_worst_cases(store)
+    worst = {each.setting.method: each for each in results if each.setting.attack == WORST_CASE}
+    assert [(each.percent, each.n, dict(each.flags)) for each in worst.values()] == [
+        (70.0, 10, {}),
+        (70.0, 10, {"attacks of fewer samples": "autoattack on 4 of 10"}),
+    ]
+    table = tabulate(results)
+    found = cell(table, "shapes", "half", "worst case, l∞ 4/255 (robust accuracy)")
+    assert found is not None
+    assert found.marks == (1,)
+    assert table.notes == ("attacks of fewer samples: autoattack on 4 of 10",)
+    ((headline, _),) = sentences(table)
+    assert "whole has the highest white-box accuracy" in headline
+    assert "Flagged, and so not compared: half." in headline
+    write_report(path, tmp_path / "report", formats=["csv", "html"], cards=tmp_path / "cards")
+    assert "autoattack on 4 of 10" in (tmp_path / "report" / "report.html").read_text()
+    doubts = {card.name: card.results[0].doubts for card in read_cards(tmp_path / "cards").values()}
+    assert doubts == {"whole": [], "half": ["flag: attacks of fewer samples"]}
+    figures = {
+        name: next(figures_of([each for each in results if each.setting.method == name])) for name in ("whole", "half")
+    }
+    assert figures["whole"].trusted
+    assert "attacks of fewer samples (autoattack on 4 of 10)" in figures["half"].doubt
+
+
+def test_of_several_that_could_be_the_worst_case_the_lowest_is_shown(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for weights, fooled, attacks in (("a", {0}, ["fgsm"]), ("b", {0, 1}, ["pgd"]), ("c", {0}, ["apgd"])):
+            for attack in attacks:
+                own = setting("x", source="self", attack=attack, n=10, depends={"model": weights})
+                attacked_rows(store, own, fooled)
+        table = tabulate(with_worst_cases(store))
+    found = cell(table, "shapes", "x", "worst case, l∞ 4/255 (robust accuracy)")
+    assert found is not None
+    assert found.percent == 80
+    with Results(tmp_path / "r.sqlite") as store:
+        for attack in ("fgsm", "pgd", "apgd"):
+            for weights, fooled in (("d", {0, 1, 2}), ("e", {3})):
+                own = setting("x", source="self", attack=attack, n=10, depends={"model": weights})
+                own = replace(own, options={"dtype": weights})
+                attacked_rows(store, own, fooled)
+        table = tabulate(with_worst_cases(store))
+    (at,) = (number for number, column in enumerate(table.columns) if column.robust)
+    shown = table.sections[0].lines[0].cells[at]
+    assert shown is not None
+    assert shown.percent == 70

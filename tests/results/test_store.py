@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from radapt.errors import ResultsError
-from radapt.results import Example, Results, Sample, Setting, wilson
+from radapt.results import Example, Results, Sample, Setting, take_over, wilson
 from radapt.results.intervals import mean_interval, score_interval
 
 CLEAN = Setting(method="CLIP", model="m", dataset="shapes", n=10, version="1")
@@ -695,3 +695,123 @@ def test_renaming_heals_no_damage(tmp_path: Path) -> None:
             store.all()
         assert store.intact(CLEAN)
         assert not store.intact(other)
+
+
+def test_an_attack_on_what_was_replaced_since_says_nothing_until_it_is_made_again(tmp_path: Path) -> None:
+    depends = {"model": "w", "content": "c", "task": "1"}
+    fgsm, pgd = (replace(CLEAN, attack=name, norm="linf", eps=0.1, source="self") for name in ("fgsm", "pgd"))
+
+    def shown(**which: bool) -> list[str]:
+        return [f"{each.setting.attack} {each.percent:g}" for each in store.all(**which)]
+
+    for name in (*depends, "left out"):
+        with Results(tmp_path / f"{name}.sqlite") as store:
+
+            def ask(settings: list[Setting], version: str, score: float, name: str = name) -> None:
+                for setting in settings:
+                    own = replace(setting, depends={**depends, name: version})
+                    store.begin(own)
+                    store.add(own, [sample(0, score)])
+
+            ask([CLEAN, fgsm, pgd], "1", 0.5)
+            other = replace(CLEAN, method="another", model="n", depends=depends)
+            store.begin(other)
+            store.add(other, [sample(0)])
+            ask([CLEAN, pgd], "2", 0.25)
+            assert shown() == ["none 100", "none 25", "pgd 25"]
+            assert len(shown(superseded=True)) == 6
+            ask([CLEAN, fgsm], "2", 0.125)
+            assert shown() == ["none 100", "none 12.5", "pgd 25", "fgsm 12.5"]
+            ask([CLEAN], "1", 0.5)
+            assert shown() == ["none 50", "fgsm 50", "pgd 50", "none 100"]
+
+
+def test_two_clean_results_that_are_asked_for_apart_both_count(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for options, weights in (({}, "w"), ({"dtype": "float16"}, "half")):
+            for source in ("", "self"):
+                own = replace(CLEAN, source=source, attack="pgd" if source else "none", options=options)
+                own = replace(own, depends={"model": weights})
+                store.begin(own)
+                store.add(own, [sample(0)])
+        assert len(store.all()) == 4
+
+
+def test_a_renamed_result_answers_the_question_of_its_new_name(tmp_path: Path) -> None:
+    old, new = (replace(CLEAN, depends={"model": weights}) for weights in ("old", "new"))
+    with Results(tmp_path / "r.sqlite") as store:
+        store.begin(old)
+        store.add(old, [sample(0, 0.0)])
+        store.rename([replace(old, method="before")])
+        store.begin(new)
+        store.add(new, [sample(0, 1.0)])
+        store.rename([new])
+        assert [(each.setting.method, each.percent) for each in store.all()] == [("before", 0.0), ("CLIP", 100.0)]
+        content = store._file.read("SELECT question FROM settings ORDER BY position")
+        assert content == [(replace(old, method="before").question,), (new.question,)]
+
+
+def test_merging_never_makes_a_result_of_two_versions_of_the_images(tmp_path: Path) -> None:
+    def images(which: str, positions: range) -> list[Sample]:
+        return [replace(sample(at, float(which == "new")), data=f"{which} {at}") for at in positions]
+
+    seen = Example(position=8, clean=b"c", adversarial=b"a", truth="t", before="b", after="x")
+    with Results(tmp_path / "a.sqlite") as first, Results(tmp_path / "b.sqlite") as second:
+        first.begin(CLEAN)
+        first.add(CLEAN, images("old", range(10)), examples=[seen])
+        first.flag(CLEAN, {}, checked=10)
+        second.begin(CLEAN)
+        second.add(CLEAN, images("new", range(1, 6)))
+        first.merge(second)
+        assert first.samples(CLEAN) == images("new", range(1, 6))
+        assert first.examples(CLEAN) == []
+        (result,) = first.all()
+        assert (result.n, result.percent, result.checked) == (5, 100.0, False)
+        # Where the images are the same, what each holds alone stays.
+        with Results(tmp_path / "c.sqlite") as third:
+            third.begin(CLEAN)
+            third.add(CLEAN, images("new", range(5, 8)))
+            first.merge(third)
+        assert first.samples(CLEAN) == images("new", range(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("how", "when"), [("merge", "all"), ("merge", "samples"), ("take over", "samples"), ("take over", "flags")]
+)
+def test_a_result_that_is_completed_meanwhile_arrives_with_its_flags_or_unchecked(
+    how: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, threads = tmp_path / "r.sqlite", list[threading.Thread]()
+    with Results(path) as writer:
+        writer.begin(CLEAN)
+        writer.add(CLEAN, [sample(k) for k in range(6)])
+
+    def complete() -> None:
+        with Results(path) as writer:
+            writer.flag(CLEAN, {"large ball": "stands"}, checked=10)
+            writer.add(CLEAN, [sample(k) for k in range(6, 10)])
+
+    with Results(path, read_only=True) as other, Results(tmp_path / "own.sqlite") as own:
+        read = getattr(Results, when)
+
+        def meanwhile(self: Results, *given: Any, **named: Any) -> Any:
+            """The other file is completed after one of the things that are read of it, before the next."""
+            found = read(self, *given, **named)
+            if self is other and not threads:
+                threads.append(threading.Thread(target=complete))
+                threads[0].start()
+                threads[0].join(0.5)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Results, when, meanwhile)
+            if how == "merge":
+                own.merge(other)
+            else:
+                take_over(own, CLEAN, [""] * 10, other)
+        threads[0].join()
+        (result,) = own.all()
+        assert result.flags or not result.checked
+        own.merge(other)
+        (result,) = own.all()
+        assert (result.n, result.checked, result.flags) == (10, True, {"large ball": "stands"})

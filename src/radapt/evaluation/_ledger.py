@@ -40,6 +40,10 @@ class Ledger:
         self._clean: dict[str, dict[int, Sample]] = {}
         for unit in units:
             done = results.begin(unit.setting, unit.digests)
+            if results.asked(unit.found):  # what its checks fooled counts again where it does
+                if not results.whole(unit.found):  # some of that is lost: the checks are made again
+                    results.flag(unit.setting, results.flags(unit.setting))
+                results.begin(unit.found, unit.digests)
             chunks = batches(len(unit.digests), unit.setting.chunk_size)
             own = [tuple(chunk) for number, chunk in enumerate(chunks) if number % part[1] == part[0]]
             todo = [chunk for chunk in own if not done.issuperset(chunk)]
@@ -87,16 +91,16 @@ class Ledger:
         return unit.number in self._unchecked and not self.todo[unit.number]
 
     def scores(self, unit: Unit) -> dict[int, float]:
-        """The score of every sample of a unit that is measured, by position."""
+        """The score of every sample of a unit that is measured, by position; the file may hold more than were asked."""
         held = self._held.get(unit.number)
         samples = (*self._results.samples(unit.setting, intact=True), *(held.samples if held is not None else ()))
-        return {each.position: each.score for each in samples}
+        return {each.position: each.score for each in samples if each.position < len(unit.digests)}
 
     def checked(self, unit: Unit, checks: Checked) -> None:
         """Commit the checks of a unit, and with them its last chunk."""
         flags = {**self._signs(unit), **checks.flags}
         if checks.samples:
-            self._results.begin(unit.found)
+            self._results.begin(unit.found, unit.digests)
             self._results.add(unit.found, checks.samples)
         if unit.undefended and unit.white_box:
             flags |= check_undefended([float(score > unit.low) for score in self.scores(unit).values()])

@@ -90,6 +90,15 @@ class Crew:
             RadaptError: as of a worker.
             CheckError: workers died again and again on some chunks; all others are measured.
         """
+        try:
+            self._measure(units, ledger, advance)
+        finally:  # however it ends, nothing is lost that is measured
+            for unit in units:
+                ledger.given_up(unit)
+
+    def _measure(
+        self, units: Sequence[Unit], ledger: Ledger, advance: Callable[[Unit, int, float | None], None]
+    ) -> None:
         ready, waiting = self._jobs(units, ledger)
         for unit in units:
             advance(unit, len(unit.digests) - ledger.left(unit), None)

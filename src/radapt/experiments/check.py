@@ -24,7 +24,7 @@ from radapt.evaluation import (
 from radapt.io import expanded, write_bytes, write_json
 from radapt.numbers import number
 from radapt.reports import Claim, Figure, claims_of, figures_of, write_report
-from radapt.results import WORST_CASE, Result, Results, paired_tests
+from radapt.results import CHECKS, WORST_CASE, Comparison, Result, Results, paired_tests
 from radapt.results.labels import ball_text
 from radapt.types import Executor, Norm, Split
 
@@ -169,7 +169,7 @@ def check(
             threats += [_transferred(first)]
             asked["undefended"] = base.model
         own = evaluate(candidate, threats=threats, results=store, **asked)
-        tests = paired_tests(store) if base is not None else []
+        tests = _compared(store, own, results) if base is not None else []
         kept = [] if images is None else _saved(store, own, expanded(images))
     figures = tuple(figures_of(own))
     return Check(
@@ -194,13 +194,31 @@ def _base(candidate: Candidate, undefended: ModelLike | None, models: Models) ->
     return Candidate(method=f"{model.name}, undefended", model=model)
 
 
+def _compared(store: Results, own: Sequence[Result], base: Sequence[Result]) -> list[Comparison]:
+    """Paired tests of what was checked with what it is compared with: of this check, whatever else the file holds.
+
+    Of what was checked, all that is known in the ball counts, as in its robust accuracy; of the other one, what its
+    first attack and the checks of that left. So nothing that was measured for another check helps the defence.
+    """
+    asked = {each.setting.key for each in (*own, *base)}
+    balls = {each.setting.ball for each in own if each.kind == "white-box"}
+    beside = [(each.setting.ball, {"of": each.setting.attack, **each.setting.options}) for each in base]
+
+    def counts(result: Result) -> bool:
+        setting = result.setting
+        found = setting.attack == CHECKS and (setting.ball, dict(setting.options)) in beside
+        return setting.key in asked or setting.ball in balls or found
+
+    return paired_tests(store, [each for each in store.all(checks=True) if counts(each)])
+
+
 def _threats(
     attacks: Sequence[str | Attack], eps: float | str | None, norm: Norm | None, options: Mapping[str, object]
 ) -> list[Threat]:
     """Every attack by one who sees everything.
 
     Raises:
-        SettingsError: there is none, or as of :func:`radapt.evaluate`.
+        SettingsError: there is none, they are not all in one ball, or as of :func:`radapt.evaluate`.
     """
     names = [each for each in attacks if isinstance(each, str)]
     usual = dict[str, object]()
@@ -211,6 +229,9 @@ def _threats(
     threats = threats_of(attacks, eps, norm, "self", {**usual, **options}, None)
     if not threats:
         raise SettingsError("a check needs at least one attack")
+    if len(balls := dict.fromkeys((each.norm, each.eps) for each in threats)) > 1:
+        named = ", ".join(ball_text(*ball) for ball in balls)
+        raise SettingsError(f"a check is of attacks in one ball, got {named}; check each ball by itself")
     return threats
 
 

@@ -14,6 +14,7 @@ from ._summary import FALLS, HOLDS, LEVEL
 __all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
 
 Answer = Literal["yes", "in part", "no", "not shown"]
+_WEAKEST: tuple[Answer, ...] = ("no", "not shown", "yes")
 _MARGIN = 2.0
 """Points of clean accuracy that count as none."""
 _CLEAN = "No check found a sign of masked gradients, or of an attack that had not converged."
@@ -101,7 +102,8 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
 
     Args:
         figures: what it keeps.
-        tests: of its results and those of another model, on the same samples.
+        tests: of its results and those of another model, on the same samples; of these datasets and this threat alone.
+            Of each task, that over all datasets counts.
         name, base: of the two candidates; None: there is no other one.
     """
     doubtful = [figure for figure in figures if not figure.trusted]
@@ -151,11 +153,21 @@ def _compared(
     tests: Sequence[Comparison], name: str, base: str, kind: str, words: str, doubtful: Sequence[Figure]
 ) -> Claim:
     """Whether a model is more robust than another one, or no less accurate, on the same samples."""
-    own = [each for each in tests if each.kind == kind and {each.first, each.second} == {name, base}]
+    together: dict[str, Comparison] = {}
+    for each in sorted(tests, key=lambda test: len(test.datasets)):
+        if each.kind == kind and {each.first, each.second} == {name, base}:
+            together[each.task] = each
     claim = f"{words} {base}"
-    if not own:
+    if not together:
         return Claim(claim=claim, answer="not shown", why="Their scores are not right or wrong, so no test was made.")
-    test = max(own, key=lambda each: len(each.datasets))
+    found = {task: _answer(test, name, kind, doubtful) for task, test in together.items()}
+    whys = [f"{task}: {why}" if len(found) > 1 else why for task, (_, why) in found.items()]
+    answer = min((each for each, _ in found.values()), key=_WEAKEST.index)
+    return Claim(claim=claim, answer=answer, why="; ".join(whys) + ".")
+
+
+def _answer(test: Comparison, name: str, kind: str, doubtful: Sequence[Figure]) -> tuple[Answer, str]:
+    """What one comparison says, and its numbers."""
     sign = 1 if test.first == name else -1
     low, high = sorted((sign * test.low, sign * test.high))
     difference, sure = sign * test.difference, test.p < LEVEL
@@ -166,9 +178,7 @@ def _compared(
     if doubtful and answer == "yes":
         answer = "not shown"
     where = f"on the same {test.n} samples, p = {test.p:.2g} (McNemar's exact test)"
-    return Claim(
-        claim=claim, answer=answer, why=f"{_signed(difference)} points [{_signed(low)}, {_signed(high)}] {where}."
-    )
+    return answer, f"{_signed(difference)} points [{_signed(low)}, {_signed(high)}] {where}"
 
 
 def _signed(points: float) -> str:

@@ -102,9 +102,13 @@ def tabulate(results: Sequence[Result]) -> Table:
     lines, threats = identify(settings, places)
     grid: dict[tuple[Any, Any, Any], Result] = {}
     for place, line, threat, result in zip(places, lines, threats, results, strict=True):
-        grid[place, line, threat] = result  # the last one registered wins
+        known = grid.get((place, line, threat))
+        # The last one registered wins, and of several worst cases the lowest.
+        if known is None or result.setting.attack != WORST_CASE or result.percent < known.percent:
+            grid[place, line, threat] = result
     order = ordered(threats)
-    for (place, line, threat), result in list(grid.items()):  # where one attack is all there is, it is the worst case
+    # Where one attack is all there is, it is the worst case; of several that have none, the lowest.
+    for (place, line, threat), result in sorted(grid.items(), key=lambda entry: entry[1].percent):
         if threat[0] == "white-box" and worst_of(threat) in order:
             grid.setdefault((place, line, worst_of(threat)), result)
     columns = _numbered(columns_of(order, {place[0] for place in places}), order, threats, settings)

@@ -13,26 +13,37 @@ if TYPE_CHECKING:
 
 __all__ = ["merge", "take_over"]
 
+_NONE = "none"
+"""Stands for the hash of an image that there is not."""
+
 
 def merge(results: Results, other: Results) -> None:
     """Add all that another file holds; see :meth:`radapt.results.Results.merge`."""
     if other.path.expanduser().resolve() == results.path.expanduser().resolve():
         raise ResultsError(f"{results.path} cannot be merged into itself; name another file")
     results.notes.merge(other.notes)
-    every = [result for result in other.all(superseded=True, checks=True) if result.main]
-    # In the order in which they were asked for: what was superseded there is here, too.
-    found = sorted(every, key=lambda each: other.asked(each.setting))
-    for result in found:
+    # Flags and checks of one time, before the samples: what another process adds meanwhile does not count as checked.
+    with other.snapshot():
+        every = [result for result in other.all(superseded=True, checks=True) if result.main]
+        # In the order in which they were asked for: what was superseded there is here, too.
+        found = sorted(every, key=lambda each: other.asked(each.setting))
+        seen = [other.checked(each.setting) for each in found]
+    for result, checks in zip(found, seen, strict=True):
         setting = result.setting
         own = {sample.position: sample for sample in results.samples(setting)}
         theirs = other.samples(setting)
+        data = {sample.position: sample.data for sample in theirs}
+        images = list[str]()
+        if any(data.get(position, sample.data) != sample.data for position, sample in own.items()):
+            images = [data.get(position, _NONE) for position in range(max(own) + 1)]
+            own = {position: sample for position, sample in own.items() if position in data}
         new = [sample for sample in theirs if own.get(sample.position) != sample]
         if not new:
-            checked = max(results.checked(setting), other.checked(setting) if len(own) == len(theirs) else 0)
+            checked = max(results.checked(setting), checks if len(own) == len(theirs) else 0)
         else:
-            checked = other.checked(setting) if own.keys() <= {sample.position for sample in theirs} else 0
+            checked = checks if own.keys() <= data.keys() else 0
         flags = {**results.flags(setting), **result.flags}
-        results.begin(setting)
+        results.begin(setting, images)
         seconds = result.seconds * len(new) / len(theirs)
         results.add(setting, new, seconds=seconds, examples=other.examples(setting))
         results.flag(setting, flags, checked=checked)
@@ -50,16 +61,18 @@ def take_over(results: Results, setting: Setting, data: Sequence[str], other: Re
         data: hash of each of its samples, as for :meth:`Results.begin`; samples with another one are left out.
         other: the file that is read.
     """
-    done, found = results.done(setting, data), other.samples(setting, intact=True)
-    current = [each for each in found if each.position < len(data) and data[each.position] == each.data]
-    taken = [each for each in current if each.position not in done]
-    if not taken or not other.intact(setting):  # without its flags nothing of it can be trusted
-        return
-    flags = {**results.flags(setting), **other.flags(setting)}
-    checked = len(taken) if not done and other.checked(setting) >= len(found) else 0
-    seconds = other.seconds(setting) * len(taken) / len(found)
-    positions = {each.position for each in taken}
-    examples = [each for each in other.examples(setting, intact=True) if each.position in positions]
+    done = results.done(setting, data)
+    with other.snapshot():  # another process may be writing it: its flags are those of its samples
+        found = other.samples(setting, intact=True)
+        current = [each for each in found if each.position < len(data) and data[each.position] == each.data]
+        taken = [each for each in current if each.position not in done]
+        if not taken or not other.intact(setting):  # without its flags nothing of it can be trusted
+            return
+        flags = {**results.flags(setting), **other.flags(setting)}
+        checked = len(taken) if not done and other.checked(setting) >= len(found) else 0
+        seconds = other.seconds(setting) * len(taken) / len(found)
+        positions = {each.position for each in taken}
+        examples = [each for each in other.examples(setting, intact=True) if each.position in positions]
     results.begin(setting, data)
     # Before the samples: a result that is complete has its flags.
     results.flag(setting, flags, checked=checked)

@@ -104,11 +104,21 @@ class Setting:
         return self.model, self.depends.get("model"), self.adapter
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """Which candidate was asked, by its names, and about what."""
+        return self.method, self.model, self.adapter, self.task, self.dataset, self.split
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What stands behind the names, as it was: the weights of the candidate, the content of the dataset, the code
+        of the task, and which samples are missing."""
+        return tuple(self.depends.get(name) for name in ("model", "content", "task", LEFT_OUT))
+
+    @property
     def ball(self) -> tuple[object, ...]:
-        """What results under several attacks must share for a worst case over them: candidate, dataset and ball, with
-        the model and the content as they were."""
-        own = self.method, self.model, self.adapter, self.task, self.dataset, self.split, self.norm, self.eps
-        return *own, *(self.depends.get(name) for name in ("model", "content", LEFT_OUT))
+        """What results under several attacks must share for a worst case over them: candidate, dataset and ball, all as
+        they were."""
+        return *self.place, self.norm, self.eps, *self.state
 
     @property
     def left_out(self) -> tuple[int, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from radapt.errors import ResultsError
 
+from ._candidates import current, rename
 from ._database import Database, checksum_of
 from ._merging import merge
 from ._notes import Notes
@@ -113,18 +114,13 @@ class Results:
 
     def rename(self, settings: Iterable[Setting]) -> None:
         """Give each candidate one label in all of its results: the last of these."""
-        labels, at = {setting.candidate: setting.method for setting in settings}, SETTING.split(", ").index("setting")
-        changed = list[tuple[str, int, str]]()
-        for key, *values, checksum in self._file.read(f"SELECT key, {SETTING}, checksum FROM settings"):
-            if checksum_of(key, values) == checksum:
-                setting = Setting(**json.loads(values[at]))
-                label = labels.get(setting.candidate, setting.method)
-                if label != setting.method:
-                    values[at] = json.dumps(asdict(replace(setting, method=label)), sort_keys=True)
-                    changed.append((values[at], checksum_of(key, values), key))
-        if changed:
-            with self._file.transaction() as db:
-                db.executemany("UPDATE settings SET setting = ?, checksum = ? WHERE key = ?", changed)
+        rename(self._file, settings)
+
+    def whole(self, setting: Setting) -> bool:
+        """Whether a setting and its samples are as they were written, and none of them is missing."""
+        states = self._states(setting.key)
+        counted = self._column("samples", setting) == [(len(states),)]
+        return counted and self.intact(setting) and all(right for _, _, right in states)
 
     def intact(self, setting: Setting) -> bool:
         """Whether the flags, the time and the counts that are stored with a setting are as they were written."""
@@ -173,9 +169,9 @@ class Results:
     def merge(self, other: Results) -> None:
         """Add what another file holds: results measured in parts, by several processes or on several machines.
 
-        Samples that both files hold are taken from the other one. Flags of both are kept. A result of which each
-        holds a part that the other lacks counts as not checked: evaluate the merged file once more, which measures
-        nothing again but runs the checks on the whole.
+        Samples that both files hold are taken from the other one; where their images differ, only these are kept of
+        that result. Flags of both are kept. A result of which each holds a part that the other lacks counts as not
+        checked: evaluate the merged file once more, which measures nothing again but runs the checks on the whole.
 
         Raises:
             ResultsError: the other file is this one, or a row of it is damaged.
@@ -223,7 +219,8 @@ class Results:
 
         Args:
             superseded: also those whose question was asked again since with other weights, another content of the
-                dataset's card, or another version of the library.
+                dataset's card, or another version of the library; and those of attacks that were not made again since
+                the candidate was asked for with other weights or another content.
             checks: also what the sanity checks fooled: images that a longer attack or one without gradients found.
                 No result by itself, it belongs to the worst case.
 
@@ -237,16 +234,17 @@ class Results:
                 self._damaged("some settings")
             if any(checksum_of(key, values) != checksum for key, *values, checksum in rows):
                 self._damaged("a setting")
-            last = {question: asked for asked, question in sorted((row[3], row[1]) for row in rows)}
-            shown = [row for row in rows if superseded or row[3] == last[row[1]]]
-            results = [result for row in shown for result in self._results(*row[:-1])]
+            settings = [Setting(**json.loads(row[5])) for row in rows]
+            counting = current(settings, [row[3] for row in rows])
+            results = [
+                result
+                for at, (row, setting) in enumerate(zip(rows, settings, strict=True))
+                if superseded or at in counting
+                for result in self._results(setting, row[4], *row[6:10])
+            ]
         return [result for result in results if checks or result.setting.attack != CHECKS]
 
-    def _results(
-        self, key: str, question: str, position: int, asked: int, n: int, text: str, seconds: float, flags: str,
-        checked: int, count: int, _: int,
-    ) -> list[Result]:  # fmt: skip
-        setting = Setting(**json.loads(text))
+    def _results(self, setting: Setting, n: int, seconds: float, flags: str, checked: int, count: int) -> list[Result]:
         stored = self._stored("samples", SAMPLE, setting)
         if len(stored) != count:
             self._damaged(f"{abs(count - len(stored))} samples of {setting.method} on {setting.dataset}")

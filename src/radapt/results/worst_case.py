@@ -27,8 +27,9 @@ def with_worst_cases(store: Results, results: Sequence[Result] | None = None) ->
     there is no worst case. Of each sample only what was measured on one image counts, the one last asked for.
 
     The setting of a worst case has ``worst case`` for its attack and the names of the attacks, each with its source,
-    under ``options``; its flags are those of all of them, and one more where transferred images do better than those of
-    the attacker who sees everything.
+    under ``options``. Its flags are those of all of them, and two of its own: where a white-box attack was tried on
+    some of these samples only, so that the others withstood fewer attacks than are named; and where transferred images
+    do better than those of the attacker who sees everything.
 
     Args:
         store: an open results file.
@@ -50,7 +51,9 @@ def in_one_ball(results: Iterable[Result]) -> list[list[Result]]:
     return list(groups.values())
 
 
-def lowest_scores(store: Results, group: Sequence[Result]) -> tuple[list[Result], dict[int, tuple[float, Sample]]]:
+def lowest_scores(
+    store: Results, group: Sequence[Result]
+) -> tuple[list[tuple[Result, int]], dict[int, tuple[float, Sample]]]:
     """The lowest score of every sample over some results of one candidate in one ball.
 
     Args:
@@ -58,8 +61,8 @@ def lowest_scores(store: Results, group: Sequence[Result]) -> tuple[list[Result]
         group: results of one ball, as :func:`in_one_ball` puts them together; those of the sanity checks count, too.
 
     Returns:
-        The results that had a part in it, and by position the score with the sample that it is from; nothing where none
-        of them is white-box.
+        The results that had a part in it, each with the number of its samples that had; and by position the score with
+        the sample that it is from. Nothing where none of them is white-box.
     """
     own = _white_box(group)
     if not own:
@@ -71,10 +74,10 @@ def lowest_scores(store: Results, group: Sequence[Result]) -> tuple[list[Result]
     asked = sorted((each for each in samples if each[0] in own), key=lambda each: store.asked(each[0].setting))
     data = {sample.position: sample.data for _, own_samples in asked for sample in own_samples}
     scores: dict[int, tuple[float, Sample]] = {}
-    used = list[Result]()
+    used = list[tuple[Result, int]]()
     for result, its_samples in samples:
         same = [each for each in its_samples if each.position < most and data.get(each.position) == each.data]
-        used += [result] if same else []
+        used += [(result, len(same))] if same else []
         for sample in same:
             score = sample.also[name] if name else sample.score
             if sample.position not in scores or score < scores[sample.position][0]:
@@ -84,21 +87,26 @@ def lowest_scores(store: Results, group: Sequence[Result]) -> tuple[list[Result]
 
 def _worst(store: Results, group: Sequence[Result]) -> Result | None:
     """The worst case over some results of one candidate in one ball; None: it is that of the one white-box attack."""
-    used, scores = lowest_scores(store, group)
-    own = _white_box(used)
+    counted, scores = lowest_scores(store, group)
+    used = [result for result, _ in counted]
+    own, every = _white_box(used), _white_box(group)
     if not own:
         return None
     ordered = [scores[position] for position in sorted(scores)]
     first = own[0]
     answers = [(sample.label, sample.prediction) for _, sample in ordered]
     percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers)
-    if len(own) == 1 and percent >= first.percent and len(ordered) == first.n:
+    if len(every) == 1 and percent >= first.percent and len(ordered) == first.n:
         return None
-    most = max(result.setting.n for result in _white_box(group))
+    most = max(result.setting.n for result in every)
     attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in used})
     flags: dict[str, Any] = {}
     for each in own:
         flags |= each.flags
+    fewer = [(result, n) for result, n in counted if n < len(ordered) and result in own]
+    if fewer:
+        texts = (f"{attack_text(result.setting)} on {n} of {len(ordered)}" for result, n in fewer)
+        flags["attacks of fewer samples"] = ", ".join(texts)
     best, others = min(own, key=lambda r: r.percent), [each for each in used if each.kind == "transfer"]
     for each in others:
         if each.high < best.low:
