@@ -29,7 +29,8 @@ RESULT = {
     "depends", "checked",
 }  # fmt: skip
 ADAPTER = {
-    "cutoff", "alpha", "mix", "block", "width", "grid", "prefix", "patch_size", "method", "base_model", "fingerprint",
+    "cutoff", "alpha", "mix", "block", "width", "grid", "prefix", "patch_size", "method", "base_model",
+    "base_weights", "fingerprint",
 }  # fmt: skip
 TRAINED = {
     "loss", "adversary", "images", "eps", "attack", "steps", "batch", "lr", "seed", "first_loss", "last_loss",
