@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -61,7 +61,10 @@ def _notes(table: Table) -> list[str]:
 
 @dataclass(frozen=True)
 class Terminal:
-    """The table for a rich console: columns that do not fit side by side come one group below the other.
+    """The table for a rich console.
+
+    Where it is too wide, intervals come below their figures; columns that still do not fit side by side come one group
+    below the other, transfer never without a white-box column beside it, as far as there is room for two.
 
     Args:
         table: the table.
@@ -70,14 +73,15 @@ class Terminal:
     table: Table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
-        for columns in self._groups(options.max_width):
-            yield self._grid(columns)
+        stacked = len(self._groups(options.max_width, stacked=False)) > 1
+        for columns in self._groups(options.max_width, stacked=stacked):
+            yield self._grid(columns, stacked=stacked)
         for text in self.table.remarks:
             yield Text(text, style="dim")
         for note in _notes(self.table):
             yield Text(note)
 
-    def _grid(self, columns: Sequence[int]) -> RichTable:
+    def _grid(self, columns: Sequence[int], *, stacked: bool) -> RichTable:
         grid = RichTable(show_lines=False, pad_edge=False, header_style="bold")
         grid.add_column("method", overflow="fold")
         for at in columns:
@@ -86,34 +90,48 @@ class Terminal:
             grid.add_section()
             grid.add_row(Text(heading(section), style="bold italic"))
             for line in section.lines:
-                cells = (_terminal_cell(line.cells[at], section) for at in columns)
+                cells = (_terminal_cell(line.cells[at], section, stacked=stacked) for at in columns)
                 grid.add_row(Text("  " + line.method), *cells)
         return grid
 
-    def _groups(self, width: int) -> list[list[int]]:
+    def _groups(self, width: int, *, stacked: bool) -> list[list[int]]:
         """Numbers of the columns that stand side by side."""
+        columns = self.table.columns
         methods = [cell_len(line.method) for section in self.table.sections for line in section.lines]
-        first = min(max(methods, default=0) + 2, max(width // 3, _NARROWEST))
-        groups, left = list[list[int]](), 0
-        for at in range(len(self.table.columns)):
-            needed = self._needed(at) + _BETWEEN
-            if not groups or needed > left:
-                groups, left = [*groups, []], width - first - _BETWEEN
-            groups[-1].append(at)
-            left -= needed
-        return groups
+        room = width - _BETWEEN - min(max(methods, default=0) + 2, max(width // 3, _NARROWEST))
+        needed = [self._needed(at, stacked=stacked) + _BETWEEN for at in range(len(columns))]
+        if sum(needed) <= room:
+            return [list(range(len(columns)))]
+        known = [at for at, each in enumerate(columns) if each.kind == "white-box"]
+        beside = next((at for at in known if columns[at].robust), known[0] if known else None)
+        if beside is None or all(each.kind != "transfer" for each in columns) or needed[beside] + max(needed) > room:
+            return _packed(range(len(columns)), needed, room)
+        others = [at for at in range(len(columns)) if at != beside]
+        return [sorted([*group, beside]) for group in _packed(others, needed, room - needed[beside])]
 
-    def _needed(self, at: int) -> int:
-        """Width at which no figure of a column is broken."""
+    def _needed(self, at: int, *, stacked: bool) -> int:
+        """Width at which no figure and no interval of a column is broken."""
         cells = [(line.cells[at], section) for section in self.table.sections for line in section.lines]
-        return max((cell_len(_terminal_cell(*each).plain.split("\n")[0]) for each in cells), default=1)
+        texts = [_terminal_cell(*each, stacked=stacked).plain.split("\n")[: 1 + stacked] for each in cells]
+        return max((cell_len(line) for text in texts for line in text), default=1)
 
 
-def _terminal_cell(cell: Cell | None, section: Section) -> Text:
+def _packed(columns: Iterable[int], needed: Sequence[int], room: int) -> list[list[int]]:
+    """Columns in groups, as many in each as there is room for, and one at least."""
+    groups, left = list[list[int]](), 0
+    for at in columns:
+        if not groups or needed[at] > left:
+            groups, left = [*groups, []], room
+        groups[-1].append(at)
+        left -= needed[at]
+    return groups
+
+
+def _terminal_cell(cell: Cell | None, section: Section, *, stacked: bool) -> Text:
     if cell is None:
         return Text("—", style="dim")
     text = Text(f"{cell.percent:.1f}", style="bold")
-    text.append(f" [{cell.low:.1f}, {cell.high:.1f}]", style="not bold dim")
+    text.append(f"{chr(10) if stacked else ' '}[{cell.low:.1f}, {cell.high:.1f}]", style="not bold dim")
     for mark in cell.marks:
         text.append(f" [{mark}]", style="bold yellow")
     for remark in _remarks(cell, section):
