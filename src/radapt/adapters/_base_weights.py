@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from radapt.errors import AdapterError
-from radapt.models import Delta, Tower, full
+from radapt.models import Delta, Tower, check_deltas, full
 
 from ._settings import AdapterSettings
 
@@ -25,25 +23,22 @@ def base_weights(tower: Tower, deltas: Mapping[str, Delta]) -> dict[str, float]:
         ``norm``, the length of the changed weights taken as one vector, and ``along``, how far they reach along the
         deltas: their inner product divided by the deltas' length.
     """
-    own = dict(tower.root.named_parameters())
-    products = [_products(own[name].detach().float(), delta) for name, delta in deltas.items()]
-    weight, delta, both = (sum(each) for each in zip(*products, strict=True))
-    return {"norm": weight**0.5, "along": both / delta**0.5 if delta else 0.0}
+    norm, along, _ = _lengths(tower, deltas)
+    return {"norm": norm, "along": along}
 
 
 def check_base_weights(settings: AdapterSettings, tower: Tower, deltas: Mapping[str, Delta]) -> None:
     """Refuse deltas for weights that they were not made for; those that say nothing of their weights fit any.
 
     Raises:
-        AdapterError: the weights are others.
+        AdapterError: the weights are others, or none that the deltas can be added to.
     """
     known = settings.base_weights
-    if known is None or not deltas or tower.mounted() is not None or not _fit(tower, deltas):
-        return  # or something that attaching itself refuses
-    now = base_weights(tower, deltas)
-    length = sum(float(full(delta).square().sum()) for delta in deltas.values()) ** 0.5
-    along = (now["along"] - known["along"]) / length if length else 0.0
-    if abs(along) <= _MOST_ALONG and abs(now["norm"] - known["norm"]) <= _MOST_LONGER * known["norm"]:
+    if known is None or not deltas or tower.mounted() is not None:
+        return  # the last of these is refused by attaching itself
+    norm, reach, length = _lengths(tower, deltas)
+    along = (reach - known["along"]) / length if length else 0.0
+    if abs(along) <= _MOST_ALONG and abs(norm - known["norm"]) <= _MOST_LONGER * known["norm"]:
         return
     inside = " They lie one delta further: are the deltas in them already?" if 0.75 < along < 1.25 else ""
     raise AdapterError(
@@ -54,20 +49,15 @@ def check_base_weights(settings: AdapterSettings, tower: Tower, deltas: Mapping[
     )
 
 
-def _products(weight: Tensor, delta: Delta) -> tuple[float, float, float]:
-    """Squared lengths of a weight and of its delta, and their inner product."""
-    added = full(delta, weight.shape).to(weight.device)
-    return tuple(float((one * other).sum()) for one, other in ((weight, weight), (added, added), (weight, added)))  # type: ignore[return-value]
-
-
-def _fit(tower: Tower, deltas: Mapping[str, Delta]) -> bool:
-    """Whether there are weights that the deltas can be added to."""
-    own = dict(tower.root.named_parameters())
+def _lengths(tower: Tower, deltas: Mapping[str, Delta]) -> tuple[float, float, float]:
+    """Length of the weights, how far they reach along the deltas, and length of the deltas."""
+    own = check_deltas(tower.root, deltas)
+    weights = added = both = 0.0
     for name, delta in deltas.items():
-        weight = own.get(name)
-        if weight is None or weight.is_meta or not weight.is_floating_point():
-            return False
-        size = delta.numel() if isinstance(delta, Tensor) else len(delta.up) * delta.down.shape[1]
-        if size != weight.numel():
-            return False
-    return True
+        weight = own[name].detach().float()
+        change = full(delta, weight.shape).to(weight.device)
+        weights += float(weight.square().sum())
+        added += float(change.square().sum())
+        both += float((weight * change).sum())
+    length = added**0.5
+    return weights**0.5, both / length if length else 0.0, length

@@ -18,7 +18,7 @@ from ._attention import attention_weights, patch_attention
 from ._capture import capture
 from ._checks import check_model
 from ._classifier import ClassifierModel
-from ._deltas import Delta, LowRank, WeightChange, difference, full, low_rank, scaled, tensors_of
+from ._deltas import Delta, LowRank, WeightChange, check_deltas, difference, full, low_rank, scaled, tensors_of
 from ._dual import DualEncoder
 from ._families import REGISTRY, families, family_of, spreadable, type_of
 from ._generative import Generative, generative
@@ -57,6 +57,7 @@ __all__ = [
     "ZeroShotModel",
     "attention_weights",
     "capture",
+    "check_deltas",
     "check_device",
     "check_twins",
     "common_image_size",

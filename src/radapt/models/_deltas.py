@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from radapt.errors import AdapterError
 from radapt.registry import nearest
 
-__all__ = ["Delta", "LowRank", "WeightChange", "difference", "full", "low_rank", "scaled", "tensors_of"]
+__all__ = ["Delta", "LowRank", "WeightChange", "check_deltas", "difference", "full", "low_rank", "scaled", "tensors_of"]
 
 _FIRST = (
     "put the deltas into the weights and then quantise: adapter.change(cutoff=None, alpha=0).merge(model); the rest of "
@@ -99,9 +99,7 @@ class WeightChange:
     """
 
     def __init__(self, root: nn.Module, deltas: Mapping[str, Delta]) -> None:
-        known = dict(root.named_parameters())
-        for name, delta in deltas.items():
-            _check(root, name, delta, known)
+        known = check_deltas(root, deltas)
         self.own: dict[str, nn.Parameter] = {}
         changed: dict[str, nn.Parameter] = {}
         with torch.inference_mode(False), torch.no_grad():
@@ -224,6 +222,18 @@ class _State:
 def _norm(parameter: nn.Parameter) -> float:
     exact = torch.float32 if parameter.device.type == "mps" else torch.float64  # Apple's have no doubles
     return float(torch.linalg.vector_norm(parameter.detach(), dtype=exact))
+
+
+def check_deltas(root: nn.Module, deltas: Mapping[str, Delta]) -> dict[str, nn.Parameter]:
+    """Refuse deltas that cannot be added to a module's parameters; else these by name.
+
+    Raises:
+        AdapterError: as of :class:`WeightChange`.
+    """
+    known = dict(root.named_parameters())
+    for name, delta in deltas.items():
+        _check(root, name, delta, known)
+    return known
 
 
 def _check(root: nn.Module, name: str, delta: Delta, known: Mapping[str, Tensor]) -> None:

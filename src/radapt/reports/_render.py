@@ -131,7 +131,7 @@ def _terminal_cell(cell: Cell | None, section: Section, *, stacked: bool) -> Tex
     if cell is None:
         return Text("—", style="dim")
     text = Text(f"{cell.percent:.1f}", style="bold")
-    text.append(f"{chr(10) if stacked else ' '}[{cell.low:.1f}, {cell.high:.1f}]", style="not bold dim")
+    text.append(("\n" if stacked else " ") + f"[{cell.low:.1f}, {cell.high:.1f}]", style="not bold dim")
     for mark in cell.marks:
         text.append(f" [{mark}]", style="bold yellow")
     for remark in _remarks(cell, section):
