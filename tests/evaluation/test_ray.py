@@ -132,13 +132,17 @@ def measured(path: Path) -> int:
     return 0
 
 
-def test_objects_are_sent_to_the_workers_and_their_errors_come_back(tmp_path: Path) -> None:
+def test_objects_are_sent_to_the_workers_and_their_errors_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     model = tiny_clip()
     given: dict[str, Any] = {"data": own_labels(model, 8), "attack": "pgd", "chunk_size": 4, "quiet": True}
     candidate = Candidate(method="tiny", model=model, adapter=radapt.training_free(model, alpha=0.3))
     here = evaluate(candidate, results=tmp_path / "a.sqlite", **given)
-    there = evaluate(candidate, results=tmp_path / "b.sqlite", executor="ray", workers=1, **given)
+    there = evaluate(candidate, results=tmp_path / "b.sqlite", executor="ray", workers=1, transferred="kept", **given)
     assert [(each.percent, each.setting) for each in here] == [(each.percent, each.setting) for each in there]
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 2  # of both chunks, by the worker
     with pytest.raises(SettingsError, match="unknown attack 'pgdd'"):
         evaluate("micro/clip", data="shapes", attack="pgdd", results=tmp_path / "c.sqlite", executor="ray", workers=1)
     with pytest.raises(SettingsError, match=r"3 workers that take \{'GPU': 0.5\} each do not fit: the cluster has"):

@@ -14,6 +14,8 @@ from click.testing import Result
 
 import radapt
 from radapt.analysis.cka import CKA
+from radapt.attacks import Outcome
+from radapt.evaluation import BoundTask
 from radapt.evaluation._bench import Bench
 from radapt.evaluation._units import Measured, Unit
 from radapt.results import Results
@@ -283,6 +285,36 @@ def test_what_one_experiment_measured_another_one_does_not(
         with Results(f"{folder}/results.sqlite", read_only=True) as results:
             found.append([(each.setting, each.percent, each.flags) for each in results.all()])
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_images_that_several_experiments_transfer_are_made_by_one_of_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "first": write(tmp_path, "first", defences={"A": FREE}),
+        "second": write(tmp_path, "second", defences={"B": {**FREE, "alpha": 0.3}}, n=6),
+        "third": write(tmp_path, "third", defences={"C": FREE}, attacks=[{**ATTACK, "attack": "mi-fgsm"}]),
+    }
+    monkeypatch.setattr(importlib.import_module("radapt.experiments.run"), "experiments", lambda: files)
+    monkeypatch.setattr("radapt.experiments.spec.experiments", lambda: files)
+    made, attack = list[int](), BoundTask.attack
+
+    def watched(self: BoundTask, how: Any, pixels: Any, positions: Any, **named: Any) -> Outcome:
+        if not named["stop"]:
+            made.append(len(positions))
+        return attack(self, how, pixels, positions, **named)
+
+    monkeypatch.setattr(BoundTask, "attack", watched)
+    result = run("reproduce", "all", "--out", "here", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert made == [4, 2, 4]
+    kept = list(Path("here/made/transferred").rglob("*.safetensors"))
+    assert len(kept) == 2  # those of the third are nobody else's
+    assert run("reproduce", "second", "--out", "alone", *SMALL).exit_code == 0
+    assert made == [4, 2, 4, 6]
+    assert percents("here/second/results.sqlite", "transfer") == percents("alone/results.sqlite", "transfer")
+    assert not Path("alone/made").exists()
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from ._shared import (
     console,
     executed,
     file,
+    folder,
     named,
     refuse_unused,
     split_names,
@@ -97,6 +98,14 @@ def evaluate(
             metavar="FILES", help="Other results files, separated by commas: what they hold is not measured again."
         ),
     ] = None,
+    transferred: Annotated[
+        Path | None,
+        typer.Option(
+            parser=folder,
+            metavar="FOLDER",
+            help="Where images made against another model are kept, for later evaluations too.",
+        ),
+    ] = None,
     sanity: Annotated[bool, typer.Option(help="Run the sanity checks.")] = True,
     executor: Executor = "local",
     workers: Workers = None,
@@ -134,7 +143,9 @@ def evaluate(
     if attack != "none" and not (split_names(eps) and split_names(source)):
         raise SettingsError("--eps and --source each need at least one value; for clean results only, --attack none")
     if attack == "none":
-        refuse_unused("without an attack", "eps", "norm", "source", "option", "undefended")
+        refuse_unused("without an attack", "eps", "norm", "source", "option", "undefended", "transferred")
+    elif split_names(source) == ["self"]:
+        refuse_unused("with --source self, whose images no other model is shown", "transferred")
     if target is not None:
         refuse_unused("with --target, which is a task of its own", "task")
     place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
@@ -148,6 +159,7 @@ def evaluate(
         "options": options_of(option or []),
         "results": results,
         "reuse": split_names(reuse or ""),
+        "transferred": transferred,
         "undefended": undefended,
         "task": task,
         "target": target,

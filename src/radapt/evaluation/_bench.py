@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from radapt.errors import InputError
 from radapt.results import Example, Sample
@@ -21,20 +20,13 @@ from ._ledger import Ledger
 from ._plan import Live, Request, identity_of, planned
 from ._sanity import Tally, check_clean, check_model, check_white_box
 from ._task import Answer, BoundTask, Task
+from ._transferred import Attacked, Transferred, attacked
 from ._units import Checked, Measured, Unit
 
 __all__ = ["Bench"]
 
 _EXAMPLES = 4
 """Images that are kept of a result, of its first chunk."""
-
-
-class _Attacked(NamedTuple):
-    """The image of one sample after the attack, what the attack cost, and whether it could not be carried out."""
-
-    image: Tensor
-    cost: Mapping[str, Any]
-    failed: bool
 
 
 class Bench:
@@ -52,8 +44,7 @@ class Bench:
         self._units, self._live = planned(request, models)
         self._seed, self._batch_size = request.seed, request.batch_size
         self._bound: dict[tuple[object, ...], BoundTask] = {}
-        self._transferred: dict[str, dict[int, _Attacked]] = {}
-        self._task: Task | None = None
+        self._transferred = Transferred(request.transferred)
 
     def units(self) -> list[Unit]:
         """What the evaluation consists of."""
@@ -95,9 +86,6 @@ class Bench:
             InputError: the model puts out nothing that is a number.
         """
         live, started = self.objects(unit), time.perf_counter()
-        if live.task is not self._task:  # transferred images are kept for one dataset at a time
-            self._transferred.clear()
-            self._task = live.task
         before = {each.position: each for each in clean}
         lost = {position for position, sample in before.items() if live.task.lost(sample)}
         positions = [position for position in chunk if position not in lost]
@@ -143,7 +131,14 @@ class Bench:
 
     def forget(self) -> None:
         """Let go of transferred images."""
-        self._transferred.clear()
+        self._transferred.forget()
+
+    def made(self, unit: Unit) -> bool:
+        """Whether all transferred images of a unit lie in the folder for them."""
+        positions = range(len(unit.digests))
+        return bool(unit.shared) and len(self._transferred.of(unit, self.objects(unit).task, positions)) == len(
+            positions
+        )
 
     def objects(self, unit: Unit) -> Live:
         """The objects behind a unit."""
@@ -158,14 +153,14 @@ class Bench:
 
     def _attack(
         self, unit: Unit, live: Live, chunk: Sequence[int], positions: Sequence[int], tally: Tally
-    ) -> list[_Attacked]:
+    ) -> list[Attacked]:
         """The attacked images of some samples of a chunk; those for another model are made once for all candidates.
 
         They are made for the whole chunk, so that they do not depend on the candidate that comes first.
         """
         assert live.threat is not None
         assert live.source is not None
-        known = {} if unit.white_box else self._transferred.setdefault(unit.shared, {})
+        known = {} if unit.white_box else self._transferred.of(unit, live.task, chunk)
         missing = positions if unit.white_box else [position for position in chunk if position not in known]
         if missing:
             data = live.task.data
@@ -181,13 +176,10 @@ class Bench:
                 )
             if unit.white_box:
                 tally.add(outcome)
-            images = outcome.pixels.cpu()
-            for row, position in enumerate(missing):
-                cost: dict[str, Any] = {
-                    name: int(getattr(outcome, name)[row]) for name in ("iterations", "forwards", "backwards")
-                }
-                cost |= {"loss": float(outcome.loss[row]), "distance": float(outcome.distance[row])}
-                known[position] = _Attacked(images[row], cost, failed=bool(outcome.failed[row]))
+            made = dict(zip(missing, attacked(outcome), strict=True))
+            known.update(made)
+            if not unit.white_box:
+                self._transferred.keep(unit, live.task, made)
         found = [known[position] for position in positions]
         if not unit.white_box:  # all else that a tally counts is of attacks on the candidate itself
             tally.attacked += len(found)
@@ -199,7 +191,7 @@ class Bench:
             return self.bind(live.task, live.candidate).answers(pixels, positions, self._batch_size)
 
     def _score(
-        self, unit: Unit, live: Live, positions: Sequence[int], attacked: Sequence[_Attacked] | None, tally: Tally
+        self, unit: Unit, live: Live, positions: Sequence[int], attacked: Sequence[Attacked] | None, tally: Tally
     ) -> tuple[list[Sample], list[Example]]:
         data = live.task.data
         clean = data.pixels(positions)

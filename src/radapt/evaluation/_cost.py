@@ -122,12 +122,12 @@ class _Probe:
         self._speeds: dict[tuple[object, ...], _Speed] = {}
         self._most: dict[tuple[object, ...], tuple[float, float]] = {}
 
-    def cost(self, unit: Unit, samples: int, *, first: bool) -> UnitCost:
-        """The cost of a unit; ``first``: whether it is the first of those that share their attacked images."""
+    def cost(self, unit: Unit, samples: int, *, made: bool) -> UnitCost:
+        """The cost of a unit; ``made``: whether its images by transfer are there by then."""
         live = self._bench.objects(unit)
         speed = self._speed(live, live.candidate)
         forwards, backwards, seconds, checks, memory = 1.0, 0.0, speed.forward, 0.0, speed.forward_memory
-        if live.threat is not None and live.source is not None and (unit.white_box or first):
+        if live.threat is not None and live.source is not None and (unit.white_box or not made):
             attack, standing = live.threat.make(), 0
             if unit.white_box:
                 passes, standing = self._expected(live, attack)
@@ -276,10 +276,11 @@ def costs_of(
         chunks = batches(len(unit.digests), unit.setting.chunk_size)
         left = sum(len(chunk) for chunk in chunks if not known.issuperset(chunk))  # a chunk is measured whole
         if left:
-            found.append(probe.cost(unit, left, first=unit.shared not in shared))
+            made = unit.shared in shared or bench.made(unit)
+            found.append(probe.cost(unit, left, made=made))
             shared.add(unit.shared)
         elif sanity and unit.white_box and checked(unit) < len(unit.digests):
-            found.append(probe.cost(unit, 0, first=False))  # its checks are left
+            found.append(probe.cost(unit, 0, made=True))  # its checks are left
         else:
             found.append(UnitCost(unit=unit, samples=0, forwards=0, backwards=0, seconds=0))
     return Cost(units=tuple(found), probe_seconds=time.perf_counter() - started)

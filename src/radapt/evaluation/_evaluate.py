@@ -13,7 +13,7 @@ import torch
 
 from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
-from radapt.io import expanded
+from radapt.io import check_writable, expanded
 from radapt.numbers import check_batch_size, check_seed, whole
 from radapt.results import WORST_CASE, Result, Results, Run, take_over, with_worst_cases
 from radapt.types import Executor, Norm, Split
@@ -45,6 +45,7 @@ def evaluate(
     threats: Sequence[Threat] | None = None,
     results: str | Path | Results = "results.sqlite",
     reuse: str | Path | Sequence[str | Path] = (),
+    transferred: str | Path | None = None,
     undefended: ModelLike | None = None,
     task: str | None = None,
     target: str | None = None,
@@ -86,6 +87,9 @@ def evaluate(
         results: a results file, open or by its path; rows are committed chunk by chunk.
         reuse: another results file, or several, which are only read: what they hold of the same results, on the same
             weights and images, is copied and not measured again. A result of more samples serves for fewer.
+        transferred: folder in which images for a transfer threat are kept, and found again by any evaluation of the
+            same samples under the same attack on the same source; None: each evaluation makes its own. It may be
+            deleted at any time, and takes 12 bytes per pixel.
         undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.
         task: what the datasets are used for, by name; by default what their cards say.
         target: a sentence that attacks drive generative models to say; results are then the share that does not say it.
@@ -145,6 +149,7 @@ def evaluate(
         batch_size=batch_size,
         chunk_size=chunk_size,
         quiet=quiet,
+        transferred=None if transferred is None else check_writable(_folder(transferred), folder=True).absolute(),
         loading=loading,
     )
     loader = models or Models(loading)
@@ -202,6 +207,8 @@ def estimate_cost(
     if asked["data"] is inspect.Parameter.empty:
         raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
     _check_numbers(asked["batch_size"], asked["chunk_size"], asked["seed"])
+    if asked["transferred"] is not None:
+        asked["transferred"] = _folder(asked["transferred"])
     request = Request(candidates=candidates, **asked, loading=loading)
     bench = Bench(request, models or Models(loading))
     with ExitStack() as stack:
@@ -232,6 +239,13 @@ def _files(reuse: str | Path | Sequence[str | Path]) -> list[str | Path]:
         if not isinstance(each, str | Path):
             raise SettingsError(f"reuse takes the paths of results files, got {shown(each)}; leave it out for none")
     return files
+
+
+def _folder(transferred: object) -> Path:
+    """The folder of transferred images."""
+    if not isinstance(transferred, str | Path):
+        raise SettingsError(f"transferred takes the path of a folder, got {shown(transferred)}; leave it out for none")
+    return expanded(transferred)
 
 
 def _take_over(file: Results, units: Sequence[Unit], reuse: str | Path | Sequence[str | Path]) -> None:

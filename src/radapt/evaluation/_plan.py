@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from radapt.adapters import Adapter
@@ -55,6 +56,7 @@ class Request:
     batch_size: int
     chunk_size: int
     quiet: bool
+    transferred: Path | None
     loading: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -160,8 +162,6 @@ def _units(
                 )
                 clean = clean or setting
                 white_box = threat is not None and threat.source == "self"
-                weights = depends.get("source", depends["model"])  # names may be those of several models
-                shared = [setting.dataset, setting.task, setting.split, identity_of(source), weights, threat]
                 yield (
                     Unit(
                         number=number,
@@ -169,7 +169,7 @@ def _units(
                         clean=None if threat is None else clean,
                         digests=digests,
                         white_box=white_box,
-                        shared="" if threat is None or white_box else digest_of(shared, default=repr),
+                        shared="" if threat is None or white_box else _shared(setting, task, threat, source, depends),
                         undefended=candidate.adapter is None and candidate.model is undefended,
                         low=task.low,
                         adapter=_settings(candidate),
@@ -177,6 +177,15 @@ def _units(
                     Live(candidate, task, threat, source),
                 )
                 number += 1
+
+
+def _shared(setting: Setting, task: Task, threat: Threat, source: Candidate | None, depends: Mapping[str, str]) -> str:
+    """Hash of all that transferred images depend on beside their samples: not on the candidate that sees them."""
+    where = [setting.dataset, setting.split, setting.task, task.context]
+    attack = [setting.attack, setting.norm, setting.eps, setting.seed, threat.settings()]
+    weights = depends.get("source", depends["model"])  # names may be those of several models
+    rest = {name: value for name, value in depends.items() if name not in ("model", "source")}
+    return digest_of([setting.version, *where, *attack, identity_of(source), weights, rest], default=repr)
 
 
 def _settings(candidate: Candidate) -> dict[str, float | str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, product
 from pathlib import Path
 
 from radapt._version import __version__
 from radapt.analysis import make as make_analysis
 from radapt.data import card, load_dataset
 from radapt.errors import RadaptError, SettingsError
-from radapt.evaluation import Threat, check_executor, evaluate, one_cluster
+from radapt.evaluation import check_executor, evaluate, one_cluster
 from radapt.fingerprint import version_of
 from radapt.io import digest_of, expanded, write_text
 from radapt.models import VLM, common_image_size, load
@@ -27,7 +29,6 @@ from radapt.types import Executor
 from .artifacts import identity
 from .candidates import Builder
 from .events import Event, Reproduction
-from .parts import AttackSpec
 from .spec import Experiment, Profile, experiments, read
 
 __all__ = ["all_experiments", "run"]
@@ -50,6 +51,7 @@ class _Settings:
     workers: int | None
     resources: Mapping[str, float] | None
     reuse: Sequence[Path]
+    transferred: Path | None
     report: Callable[[str], None]
     quiet: bool
 
@@ -74,8 +76,8 @@ def run(
     """Make a table or figure of the paper, all of them, or one of your own; an interrupted run continues.
 
     Adapters and twins are made, everything is attacked and analysed, and one page is written. With ``all``, what one
-    experiment has measured is not measured by another one, and an experiment that fails costs the others nothing: it is
-    named in the end, and tried again by the next run.
+    experiment has measured, and the transferred images that it made, serve the others, and one that fails costs them
+    nothing: it is named in the end, and tried again by the next run.
 
     Args:
         experiment: name of the experiment, ``all``, the path of a YAML file, or an experiment itself.
@@ -118,6 +120,7 @@ def run(
     tell = progress or (lambda event: None)
     if left_out:
         tell(Event(experiment="all", text=f"Without {', '.join(left_out)}: they have no profile {profile}"))
+    repeated = _repeated({each: found.profiles[profile] for each, found in chosen.items()})
     parts, results, failed, page = list[Part](), list[Result](), dict[str, str](), folder / "index.html"
     for each, found in chosen.items():
         tell(Event(experiment=each, text=f"{found.title} ({each}, {profile})\n{found.description}"))
@@ -135,6 +138,7 @@ def run(
             workers=workers,
             resources=resources,
             reuse=[part.results for part in parts if part.results is not None],
+            transferred=folder / "made" / "transferred" if each in repeated else None,
             report=lambda text, each=each: tell(Event(experiment=each, text=text)),  # type: ignore[misc]
             quiet=quiet,
         )
@@ -178,6 +182,14 @@ def _check_data(profiles: Sequence[Profile]) -> None:
         raise reason
 
 
+def _repeated(profiles: Mapping[str, Profile]) -> set[str]:
+    """The experiments whose transferred images another one needs, too."""
+    transfers = {name: [each for each in own.threats() if each.source != "self"] for name, own in profiles.items()}
+    asked = {name: set(product(map(str, own), profiles[name].data)) for name, own in transfers.items()}
+    times = Counter(chain(*asked.values()))
+    return {name for name, own in asked.items() if any(times[each] > 1 for each in own)}
+
+
 def _datasets_of(profile: Profile) -> tuple[str, ...]:
     return (*profile.data, *(spec.data for spec in profile.analyses))
 
@@ -203,7 +215,7 @@ def _run(name: str, experiment: Experiment, settings: _Settings) -> tuple[Part, 
         card(spec.data)
     for each in profile.data:
         card(each)
-    _threats(profile.attacks)
+    profile.threats()
 
     @cache
     def model(name: str) -> VLM:
@@ -238,9 +250,10 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
             found = evaluate(
                 comparison.candidates,
                 data=[load_dataset(each, split="test", n=n, size=size, quiet=settings.quiet) for each in profile.data],
-                threats=_threats(profile.attacks),
+                threats=profile.threats(),
                 results=file,
                 reuse=settings.reuse,
+                transferred=settings.transferred,
                 undefended=comparison.base,
                 seed=settings.seed,
                 batch_size=settings.batch_size,
@@ -255,15 +268,6 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
                 if each.positions:
                     plots += curves(found, each.positions, title=each.title, x_label=each.x_label, ticks=each.ticks)
     return results, plots
-
-
-def _threats(attacks: Sequence[AttackSpec]) -> list[Threat]:
-    return [
-        Threat(attack=part.attack, eps=eps, norm=part.norm, source=source, options=part.options)
-        for part in attacks
-        for eps in part.eps
-        for source in part.source
-    ]
 
 
 def _analyses(profile: Profile, model: Callable[[str], VLM], builder: Builder, settings: _Settings) -> list[Plot]:

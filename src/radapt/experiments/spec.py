@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, MinLen
 
 from radapt.errors import SettingsError
+from radapt.evaluation import Threat
 from radapt.io import expanded
 from radapt.registry import nearest
 from radapt.schema import STRICT, parse, read_yaml
@@ -79,6 +80,19 @@ class Profile:
                 raise SettingsError(f"{title}: unknown model {defence.to!r}{nearest(defence.to, labels)}")
         if self.sweep is not None and self.sweep.over == "attack":
             _check_attacks(self.sweep, self.attacks)
+
+    def threats(self) -> list[Threat]:
+        """The attacks at each radius, from each source.
+
+        Raises:
+            SettingsError: an attack or an option of it is unknown.
+        """
+        return [
+            Threat(attack=part.attack, eps=eps, norm=part.norm, source=source, options=part.options)
+            for part in self.attacks
+            for eps in part.eps
+            for source in part.source
+        ]
 
 
 def _check_attacks(sweep: Sweep, attacks: Sequence[AttackSpec]) -> None:
