@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +20,10 @@ from tests.tiny import tiny_clip
 from torch import Tensor, nn
 
 from radapt.adapters import training_free
+from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
 from radapt.evaluation import InputDefence
-from radapt.fingerprint import code_digest, digest
+from radapt.fingerprint import code_digest, digest, version_of
 
 
 def scale(pixels: Tensor, *, by: float = 0.5) -> Tensor:
@@ -194,3 +200,132 @@ def test_sets_are_hashed_alike_in_every_process() -> None:
     seeds = ({**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2", "3"))
     run = [subprocess.run([sys.executable, "-c", code], env=each, capture_output=True, check=True) for each in seeds]
     assert len({each.stdout for each in run}) == 1
+
+
+LIBRARY = """
+import torch
+from radapt.evaluation import BoundTask, Task
+
+SIZE = {size}
+
+def helper(pixels):
+    return pixels * {times}
+
+class Callable:
+    by = 1
+    def __call__(self, pixels):
+        return pixels * {times}
+
+class Net(torch.nn.Module):
+    def forward(self, pixels):
+        return pixels * {times}
+"""
+OWN = """
+import functools
+from typing import ClassVar
+import numpy as np
+import torch
+import {library} as library
+from {library} import SIZE, Callable, helper, Net
+from radapt.attacks.pgd import PGD
+from radapt.evaluation import BoundTask, Task
+
+NETS = [torch.nn.Linear(2, 2)]
+KERNELS = {{"blur": np.zeros((3, 3))}}
+THING = Callable()
+PARTIAL = functools.partial(helper)
+METHOD = THING.__call__
+
+def lists(x): return sum(net(x) for net in NETS)
+def arrays(x): return x + KERNELS["blur"].sum()
+def things(x): return THING(x)
+def partials(x): return PARTIAL(x)
+def methods(x): return METHOD(x)
+def imported(x): return helper(x)
+def constants(x): return x + SIZE
+def modules(x): return library.helper(x)
+def classes(x): return Net()(x)
+@functools.cache
+def cached(x): return helper(x)
+
+class Attack(PGD):
+    size: ClassVar[float] = 1.0
+    def stages(self): return [helper, SIZE]
+class Judged(Task):
+    def bind(self, model): return Bound(model, self.data)
+class Bound(BoundTask):
+    def objective(self, positions, *, stop): return helper(SIZE)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """A module of one's own, which uses another one that is written with the given values."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    count = iter(range(100))
+
+    def make(size: int = 1, times: int = 2) -> ModuleType:
+        number = next(count)
+        (tmp_path / f"library{number}.py").write_text(LIBRARY.format(size=size, times=times))
+        # Of one name, or they would be different things.
+        (tmp_path / "own.py").write_text(OWN.format(library=f"library{number}"))
+        monkeypatch.delitem(sys.modules, "own", raising=False)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        torch.manual_seed(0)
+        return importlib.import_module("own")
+
+    return make
+
+
+NAMES = ["things", "partials", "methods", "imported", "modules", "classes", "cached"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "constants"])
+def test_what_comes_from_another_module_of_ones_own_counts(own: Callable[..., ModuleType], name: str) -> None:
+    change = {"size": 5} if name == "constants" else {"times": 5}
+
+    def text(module: ModuleType) -> str:
+        return code_digest(getattr(module, name))
+
+    first, again = text(module := own()), text(module)
+    assert first == again
+    assert text(own(**change)) != first
+
+
+def test_collections_of_modules_and_arrays_count(own: Callable[..., ModuleType]) -> None:
+    module = own()
+    nets, kernels = code_digest(module.lists), code_digest(module.arrays)
+    assert (nets, kernels) == (code_digest(module.lists), code_digest(module.arrays))
+    with torch.no_grad():
+        module.NETS[0].weight[0, 0] = 7
+    module.KERNELS["blur"][0, 0] = 7
+    assert code_digest(module.lists) != nets
+    assert code_digest(module.arrays) != kernels
+
+
+@pytest.mark.parametrize("name", ["Attack", "Judged"])
+@pytest.mark.parametrize("change", [{"times": 5}, {"size": 5}])
+def test_the_version_of_a_class_is_also_that_of_what_it_uses(
+    own: Callable[..., ModuleType], name: str, change: dict[str, int]
+) -> None:
+    module = own()
+    before = version_of(getattr(module, name))
+    assert before == version_of(getattr(module, name))
+    assert version_of(getattr(own(**change), name)) != before
+    assert version_of(PGD) == str(PGD.revision)
+
+
+@pytest.mark.parametrize(
+    "member", ["size = {}", "helper = staticmethod(lambda: {})", "prop = property(lambda self: {})"]
+)
+def test_the_version_of_a_class_without_a_source_counts_all_of_it(member: str) -> None:
+    def made(value: int) -> type:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(f"class Own:\n    {member.format(value)}\n    def method(self): return 1", space)
+        kind: type = space["Own"]
+        return kind
+
+    assert version_of(made(1)) == version_of(made(1))
+    assert version_of(made(1)) != version_of(made(2))

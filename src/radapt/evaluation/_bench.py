@@ -44,7 +44,7 @@ class Bench:
         self._units, self._live = planned(request, models)
         self._seed, self._batch_size = request.seed, request.batch_size
         self._bound: dict[tuple[object, ...], BoundTask] = {}
-        self._transferred = Transferred(request.transferred)
+        self._transferred = Transferred(request.transferred, request.batch_size)
 
     def units(self) -> list[Unit]:
         """What the evaluation consists of."""
@@ -133,12 +133,9 @@ class Bench:
         """Let go of transferred images."""
         self._transferred.forget()
 
-    def made(self, unit: Unit) -> bool:
-        """Whether all transferred images of a unit lie in the folder for them."""
-        positions = range(len(unit.digests))
-        return bool(unit.shared) and len(self._transferred.of(unit, self.objects(unit).task, positions)) == len(
-            positions
-        )
+    def lies(self, unit: Unit, chunk: Sequence[int]) -> bool:
+        """Whether the transferred images of a chunk lie in the folder for them."""
+        return self._transferred.lies(unit, self.objects(unit).task, chunk)
 
     def objects(self, unit: Unit) -> Live:
         """The objects behind a unit."""
@@ -160,27 +157,27 @@ class Bench:
         """
         assert live.threat is not None
         assert live.source is not None
-        known = {} if unit.white_box else self._transferred.of(unit, live.task, chunk)
-        missing = positions if unit.white_box else [position for position in chunk if position not in known]
-        if missing:
+        rows = positions if unit.white_box else chunk
+        made = None if unit.white_box else self._transferred.of(unit, live.task, chunk)
+        if made is None:
             data = live.task.data
             with live.source.defended():
                 outcome = self.bind(live.task, live.source).attack(
                     live.threat.make(),
-                    data.pixels(missing),
-                    missing,
-                    keys=[data.keys[position] for position in missing],
+                    data.pixels(rows),
+                    rows,
+                    keys=[data.keys[position] for position in rows],
                     seed=self._seed,
                     batch_size=self._batch_size,
                     stop=unit.white_box,
                 )
+            made = attacked(outcome)
             if unit.white_box:
                 tally.add(outcome)
-            made = dict(zip(missing, attacked(outcome), strict=True))
-            known.update(made)
-            if not unit.white_box:
-                self._transferred.keep(unit, live.task, made)
-        found = [known[position] for position in positions]
+            else:
+                self._transferred.keep(unit, live.task, chunk, made)
+        by_position = dict(zip(rows, made, strict=True))
+        found = [by_position[position] for position in positions]
         if not unit.white_box:  # all else that a tally counts is of attacks on the candidate itself
             tally.attacked += len(found)
             tally.failed += sum(each.failed for each in found)

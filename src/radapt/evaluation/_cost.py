@@ -122,20 +122,20 @@ class _Probe:
         self._speeds: dict[tuple[object, ...], _Speed] = {}
         self._most: dict[tuple[object, ...], tuple[float, float]] = {}
 
-    def cost(self, unit: Unit, samples: int, *, made: bool) -> UnitCost:
-        """The cost of a unit; ``made``: whether its images by transfer are there by then."""
+    def cost(self, unit: Unit, samples: int, attacked: float = 0.0) -> UnitCost:
+        """The cost of a unit; ``attacked``: of what share of its samples images are made."""
         live = self._bench.objects(unit)
         speed = self._speed(live, live.candidate)
         forwards, backwards, seconds, checks, memory = 1.0, 0.0, speed.forward, 0.0, speed.forward_memory
-        if live.threat is not None and live.source is not None and (unit.white_box or not made):
+        if live.threat is not None and live.source is not None and attacked:
             attack, standing = live.threat.make(), 0
             if unit.white_box:
                 passes, standing = self._expected(live, attack)
             else:
                 passes = self._whole(live, attack)
             source = self._speed(live, live.source)
-            forwards, backwards = forwards + passes[0], backwards + passes[1]
-            seconds += source.of(passes)
+            forwards, backwards = forwards + attacked * passes[0], backwards + attacked * passes[1]
+            seconds += attacked * source.of(passes)
             memory = max(memory, source.pair_memory)
             if standing and self._sanity:
                 checks = standing * (source.of(self._whole(live, longer(live.threat))) + QUERIES * source.forward)
@@ -274,13 +274,15 @@ def costs_of(
     for unit in bench.units():
         known = set(done(unit))
         chunks = batches(len(unit.digests), unit.setting.chunk_size)
-        left = sum(len(chunk) for chunk in chunks if not known.issuperset(chunk))  # a chunk is measured whole
+        todo = [chunk for chunk in chunks if not known.issuperset(chunk)]  # a chunk is measured whole
+        left = sum(map(len, todo))
         if left:
-            made = unit.shared in shared or bench.made(unit)
-            found.append(probe.cost(unit, left, made=made))
-            shared.add(unit.shared)
+            made = [] if unit.white_box else [chunk for chunk in todo if bench.lies(unit, chunk)]
+            share = 0.0 if unit.shared in shared else 1 - sum(map(len, made)) / left
+            found.append(probe.cost(unit, left, share))
+            shared |= {unit.shared} - {""}
         elif sanity and unit.white_box and checked(unit) < len(unit.digests):
-            found.append(probe.cost(unit, 0, made=True))  # its checks are left
+            found.append(probe.cost(unit, 0, 1.0))  # its checks are left
         else:
             found.append(UnitCost(unit=unit, samples=0, forwards=0, backwards=0, seconds=0))
     return Cost(units=tuple(found), probe_seconds=time.perf_counter() - started)

@@ -87,9 +87,9 @@ def evaluate(
         results: a results file, open or by its path; rows are committed chunk by chunk.
         reuse: another results file, or several, which are only read: what they hold of the same results, on the same
             weights and images, is copied and not measured again. A result of more samples serves for fewer.
-        transferred: folder in which images for a transfer threat are kept, and found again by any evaluation of the
-            same samples under the same attack on the same source; None: each evaluation makes its own. It may be
-            deleted at any time, and takes 12 bytes per pixel.
+        transferred: folder in which images for a transfer threat are kept, chunk by chunk, and found again by any
+            evaluation of the same chunks, in the same batches, under the same attack on the same source; None: each
+            evaluation makes its own. An image takes 12 bytes per pixel.
         undefended: what ``source="undefended"`` means; by default each candidate's model without its defence.
         task: what the datasets are used for, by name; by default what their cards say.
         target: a sentence that attacks drive generative models to say; results are then the share that does not say it.
@@ -149,7 +149,7 @@ def evaluate(
         batch_size=batch_size,
         chunk_size=chunk_size,
         quiet=quiet,
-        transferred=None if transferred is None else check_writable(_folder(transferred), folder=True).absolute(),
+        transferred=_folder(transferred),
         loading=loading,
     )
     loader = models or Models(loading)
@@ -207,8 +207,7 @@ def estimate_cost(
     if asked["data"] is inspect.Parameter.empty:
         raise SettingsError("nothing to evaluate: give at least one candidate and one dataset")
     _check_numbers(asked["batch_size"], asked["chunk_size"], asked["seed"])
-    if asked["transferred"] is not None:
-        asked["transferred"] = _folder(asked["transferred"])
+    asked["transferred"] = _folder(asked["transferred"])
     request = Request(candidates=candidates, **asked, loading=loading)
     bench = Bench(request, models or Models(loading))
     with ExitStack() as stack:
@@ -241,11 +240,13 @@ def _files(reuse: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return files
 
 
-def _folder(transferred: object) -> Path:
-    """The folder of transferred images."""
-    if not isinstance(transferred, str | Path):
+def _folder(transferred: object) -> Path | None:
+    """The folder of transferred images, wherever it is looked at from."""
+    if transferred is None:
+        return None
+    if not isinstance(transferred, str | Path) or not str(transferred):
         raise SettingsError(f"transferred takes the path of a folder, got {shown(transferred)}; leave it out for none")
-    return expanded(transferred)
+    return check_writable(transferred, folder=True).absolute()
 
 
 def _take_over(file: Results, units: Sequence[Unit], reuse: str | Path | Sequence[str | Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,56 +48,58 @@ def attacked(outcome: Outcome) -> list[Attacked]:
 
 
 class Transferred:
-    """Attacked images by what they depend on (:attr:`Unit.shared`), and by sample.
+    """Attacked images by what they depend on (:attr:`Unit.shared`), and by chunk.
 
     Within an evaluation they are held for one dataset at a time. In a folder they stay: a file of safetensors for every
     chunk, in a folder for everything else that they depend on, so that any process that measures the same may read and
-    write there.
+    write there. A chunk is found whole or not at all: attacked among others, an image may differ in its last bits.
 
     Args:
         folder: where images are kept; None: nowhere.
+        batch_size: that they are made with.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._held: dict[str, dict[int, Attacked]] = {}
+    def __init__(self, folder: Path | None, batch_size: int) -> None:
+        self._folder, self._batch_size = folder, batch_size
+        self._held: dict[tuple[str, tuple[int, ...]], list[Attacked]] = {}
         self._task: Task | None = None
 
-    def of(self, unit: Unit, task: Task, positions: Sequence[int]) -> dict[int, Attacked]:
-        """The images of a unit that are known, among them those of some positions that lie in the folder.
-
-        What is added to it is known from then on.
+    def of(self, unit: Unit, task: Task, chunk: Sequence[int]) -> list[Attacked] | None:
+        """The images of a chunk; None where they are to be made.
 
         Args:
             unit: by transfer.
             task: whose samples they are.
-            positions: those that are needed.
+            chunk: positions of the samples.
         """
         if task is not self._task:
             self.forget()
             self._task = task
-        known = self._held.setdefault(unit.shared, {})
-        if self._folder is not None and (missing := {_name(unit, task, at): at for at in positions if at not in known}):
-            for file in sorted((self._folder / unit.shared).glob("*.safetensors")):
-                for name, found in _read(file, missing).items():
-                    known[missing.pop(name)] = found
-        return known
+        key = unit.shared, tuple(chunk)
+        if self._folder is not None and key not in self._held:
+            found = _read(self._file(unit, task, chunk), len(chunk))
+            if found is not None:
+                self._held[key] = found
+        return self._held.get(key)
 
-    def keep(self, unit: Unit, task: Task, made: Mapping[int, Attacked]) -> None:
-        """Write images to the folder, if there is one; it is warned of where that fails."""
-        if self._folder is None or not made:
+    def lies(self, unit: Unit, task: Task, chunk: Sequence[int]) -> bool:
+        """Whether there is a file with the images of a chunk."""
+        return self._folder is not None and bool(unit.shared) and self._file(unit, task, chunk).exists()
+
+    def keep(self, unit: Unit, task: Task, chunk: Sequence[int], made: list[Attacked]) -> None:
+        """Hold the images of a chunk, and write them to the folder, if there is one; it is told where that fails."""
+        self._held[unit.shared, tuple(chunk)] = made
+        if self._folder is None:
             return
-        names = [_name(unit, task, at) for at in made]
-        tensors = {"images": torch.stack([each.image for each in made.values()])}
+        tensors = {"images": torch.stack([each.image for each in made])}
         for name in _COUNTS:
-            tensors[name] = torch.tensor([each.cost[name] for each in made.values()], dtype=torch.int64, device="cpu")
+            tensors[name] = torch.tensor([each.cost[name] for each in made], dtype=torch.int64, device="cpu")
         for name in _MEASURES:
-            tensors[name] = torch.tensor([each.cost[name] for each in made.values()], dtype=torch.float64, device="cpu")
-        tensors["failed"] = torch.tensor([each.failed for each in made.values()], device="cpu")
-        facts = {"what": str(unit), "samples": json.dumps(names), "checksum": _checksum(tensors)}
+            tensors[name] = torch.tensor([each.cost[name] for each in made], dtype=torch.float64, device="cpu")
+        tensors["failed"] = torch.tensor([each.failed for each in made], device="cpu")
         try:
-            with replacing(self._folder / unit.shared / f"{digest_of(names)}.safetensors") as partial:
-                save_file(tensors, partial, facts)
+            with replacing(self._file(unit, task, chunk)) as partial:
+                save_file(tensors, partial, {"what": str(unit), "checksum": _checksum(tensors)})
         except (OSError, SafetensorError) as error:  # they cost time alone
             text = f"transferred images are not kept: {self._folder} cannot be written ({one_line(error)[:100]})"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -107,36 +108,33 @@ class Transferred:
         """Let go of all that is held; what lies in the folder stays."""
         self._held.clear()
 
-
-def _name(unit: Unit, task: Task, position: int) -> str:
-    """What tells a sample from others: where its random numbers come from, its image and what is true of it."""
-    return f"{task.data.keys[position]} {unit.digests[position]}"
+    def _file(self, unit: Unit, task: Task, chunk: Sequence[int]) -> Path:
+        """Where the images of a chunk belong: known by its samples, which are an image, what is true of it, and a name
+        for its random numbers each."""
+        assert self._folder is not None
+        samples = [[task.data.keys[position], unit.digests[position]] for position in chunk]
+        return self._folder / unit.shared / f"{digest_of([self._batch_size, samples])}.safetensors"
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest(tensors[name] for name in sorted(tensors))
 
 
-def _read(file: Path, wanted: Mapping[str, int]) -> dict[str, Attacked]:
-    """What a file holds of some samples, by name; nothing, with a warning, of one that is damaged."""
+def _read(file: Path, count: int) -> list[Attacked] | None:
+    """The images in a file; None where there is none, and, with a warning, of one that is damaged."""
     try:
         with safe_open(file, "pt") as opened:
             facts = opened.metadata() or {}
-            names = json.loads(facts["samples"])
-            rows = [row for row, name in enumerate(names) if name in wanted]
-            if not rows:
-                return {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if _checksum(tensors) != facts["checksum"]:
+            # Copies: what is read stays what was checked, whatever becomes of the file.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+        if _checksum(tensors) != facts["checksum"] or any(len(tensor) != count for tensor in tensors.values()):
             raise ValueError("its checksum is another one")
-        found = {}
-        for row in rows:
-            cost = {name: tensors[name][row].item() for name in (*_COUNTS, *_MEASURES)}
-            found[names[row]] = Attacked(tensors["images"][row], cost, failed=bool(tensors["failed"][row]))
-    except FileNotFoundError:  # another process has just removed it
-        return {}
-    except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
-        text = f"{file} is damaged ({one_line(error)[:100]}); its images are made again"
+        costs = [{name: tensors[name][row].item() for name in (*_COUNTS, *_MEASURES)} for row in range(count)]
+        failed = tensors["failed"].tolist()
+        return [Attacked(*each) for each in zip(tensors["images"], costs, failed, strict=True)]
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        text = f"{file} cannot be used ({one_line(error)[:100]}); its images are made again"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-        return {}
-    return found
+        return None
