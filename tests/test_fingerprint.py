@@ -270,7 +270,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Module
         (tmp_path / f"library{number}.py").write_text(LIBRARY.format(size=size, times=times))
         # Of one name, or they would be different things.
         (tmp_path / "own.py").write_text(OWN.format(library=f"library{number}"))
-        monkeypatch.delitem(sys.modules, "own", raising=False)
+        for name in ("own", f"library{number}"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         linecache.clearcache()
         torch.manual_seed(0)
