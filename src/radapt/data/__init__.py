@@ -1,6 +1,6 @@
 """Datasets: images with labels, captions or questions, each described by one card."""
 
-from ._cards import PROMPTS, REGISTRY, Card, TaskName, card, datasets
+from ._cards import METRICS, PROMPTS, REGISTRY, Card, TaskName, card, datasets
 from ._dataset import Dataset, fill
 from ._joined import joined
 from ._mirror import data_root
@@ -8,6 +8,7 @@ from ._readers import READERS, load_dataset
 from ._training import listed, training_images
 
 __all__ = [
+    "METRICS",
     "PROMPTS",
     "READERS",
     "REGISTRY",

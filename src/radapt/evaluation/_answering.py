@@ -17,7 +17,7 @@ from radapt.types import Flags, Index, PerSample, Pixels
 
 from ._task import Answer, BoundTask, batches
 
-__all__ = ["AnsweringTask", "Goal", "undefended_answers"]
+__all__ = ["AnsweringTask", "Goal", "gradients_of", "undefended_answers"]
 
 _HALF = torch.bfloat16
 _BATCH = 32
@@ -137,8 +137,7 @@ class AnsweringTask(BoundTask):
         worst = scores(clean, everything)
         total = untouched(clean, (worst <= self.low).to(clean.device))
         best, block = torch.zeros(len(positions), dtype=torch.int64, device="cpu"), 0
-        exact = self.model.dtype == torch.float32
-        fast = _HALF if clean.device.type == "cuda" and exact else None
+        fast = _HALF if gradients_of(self.model) else None
         for number, goal in enumerate(self.goals):
             # Images for another model are attacked at least once: what fails here may be right there.
             rows = everything if number == 0 and not stop else (worst > self.low).nonzero().flatten()
@@ -165,6 +164,11 @@ class AnsweringTask(BoundTask):
         rounded = scores(round_8bit(total.pixels), everything) <= self.low
         fooled = (worst <= self.low).to(clean.device)
         return replace(total, fooled=fooled, fooled_8bit=rounded.to(clean.device) & fooled)
+
+
+def gradients_of(model: VLM) -> str:
+    """The precision of an attack's gradients on a model that generates text, where it is not that of the weights."""
+    return "bfloat16" if model.device.type == "cuda" and model.dtype == torch.float32 else ""
 
 
 def undefended_answers(bound: AnsweringTask, known: dict[VLM, list[str]]) -> list[str]:

@@ -86,6 +86,7 @@ class Bench:
             InputError: the model puts out nothing that is a number.
         """
         live, started = self.objects(unit), time.perf_counter()
+        self._look(live)
         before = {each.position: each for each in clean}
         lost = {position for position, sample in before.items() if live.task.lost(sample)}
         positions = [position for position in chunk if position not in lost]
@@ -110,6 +111,7 @@ class Bench:
 
     def _checks(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
         live = self.objects(unit)
+        self._look(live)
         data, model = live.task.data, live.candidate.model
         few = range(min(live.task.checked, len(data)))
         images = data.pixels(few).to(model.device)
@@ -147,6 +149,12 @@ class Bench:
         if key not in self._bound:
             self._bound[key] = task.bind(candidate.model)
         return self._bound[key]
+
+    @staticmethod
+    def _look(live: Live) -> None:
+        """Let a task see the models without their defences."""
+        for each in (live.candidate, *([] if live.source is None else [live.source])):
+            live.task.before(each.model)
 
     def _attack(
         self, unit: Unit, live: Live, chunk: Sequence[int], positions: Sequence[int], tally: Tally

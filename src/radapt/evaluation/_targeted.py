@@ -9,7 +9,7 @@ from radapt.errors import InputError, SettingsError
 from radapt.io import digest_of
 from radapt.models import VLM, generative
 
-from ._answering import AnsweringTask, Goal
+from ._answering import AnsweringTask, Goal, gradients_of
 from ._task import Answer, BoundTask, Task
 
 __all__ = ["Targeted"]
@@ -51,6 +51,9 @@ class Targeted(Task):
     @property
     def metric(self) -> str:
         return "not said"
+
+    def gradients(self, source: VLM) -> str:
+        return gradients_of(source)
 
     def bind(self, model: VLM) -> BoundTask:
         return _Bound(self, model)

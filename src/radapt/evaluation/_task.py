@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from radapt.attacks import Attack, Objective, Outcome
-from radapt.data import Dataset
+from radapt.data import METRICS, Dataset
 from radapt.models import VLM
 from radapt.results import Sample
 from radapt.types import Pixels
@@ -117,13 +117,22 @@ class Task(ABC):
 
     @property
     def metric(self) -> str:
-        """What the score of a sample measures."""
-        return self.data.card.metric
+        """What the score of a sample measures: what the card says, where that is a metric of this task."""
+        own = self.data.card.metric
+        allowed = next((names for task, names in METRICS.items() if task == self.name), ())
+        return own if own in allowed or not allowed else allowed[0]
 
     @property
     def content(self) -> str:
         """Hash of what every result depends on beside its own sample."""
         return self.data.content
+
+    def gradients(self, source: VLM) -> str:
+        """The precision of an attack's gradients, where it is not that of the source's weights."""
+        return ""
+
+    def before(self, model: VLM) -> None:  # noqa: B027 (most tasks compare with nothing)
+        """Look at a model before a defence is put on it, where answers are compared with its own."""
 
     @abstractmethod
     def bind(self, model: VLM) -> BoundTask:

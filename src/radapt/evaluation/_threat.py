@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from radapt._version import __version__
 from radapt.attacks import Attack, make
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.fingerprint import version_of
 from radapt.models import VLM
 from radapt.results import LEFT_OUT, Setting
@@ -86,7 +88,7 @@ class Threat:
                     )
         for name, value in {"attack": attack, "source": source, **values}.items():
             object.__setattr__(self, name, value)
-        _ = self.make()
+        _check_recorded(self.make())
 
     @property
     def name(self) -> str:
@@ -109,7 +111,39 @@ class Threat:
     def settings(self) -> dict[str, object]:
         """Every setting of the attack, defaults included, but for its norm and radius."""
         attack = self.make()
-        return {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
+        return {f.name: _plain(getattr(attack, f.name)) for f in fields(attack) if f.name not in ("eps", "norm")}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as results record it: of an attack within an attack its class and settings."""
+    if not isinstance(value, Attack):
+        return value
+    own = {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    return {"attack": f"{type(value).__module__}.{type(value).__qualname__}", **own}
+
+
+def _check_recorded(attack: Attack) -> None:
+    """Refuse an attack that results would not tell from another.
+
+    Raises:
+        SettingsError: it has attributes that are no fields, or a setting that is no plain value.
+    """
+    kind, names = type(attack), {entry.name for entry in fields(attack)}
+    for name in vars(attack):
+        if name not in names and not isinstance(getattr(kind, name, None), cached_property):
+            raise SettingsError(
+                f"{kind.__name__} has the attribute {name}, which is no field: results would not tell one value of it "
+                f"from another, and copies would lose it; make it a field of {kind.__name__}, as a frozen dataclass"
+            )
+    for name in sorted(names):
+        value = getattr(attack, name)
+        try:
+            json.dumps(_plain(value))
+        except (TypeError, ValueError):
+            raise SettingsError(
+                f"{name} of the attack {attack.name} is {shown(value)}: results are kept by their settings, which must "
+                "be plain values (numbers, texts, or lists of them)"
+            ) from None
 
 
 def _check_options(options: Mapping[str, object]) -> None:
@@ -146,7 +180,11 @@ def depends_on(
             known[model] = model.fingerprint
         depends[name] = known[model]
     if threat is not None:
-        depends["attack"] = version_of(type(threat.make()))
+        attack = threat.make()
+        within = [each for entry in fields(attack) if isinstance(each := getattr(attack, entry.name), Attack)]
+        depends["attack"] = "+".join(version_of(type(each)) for each in (attack, *within))
+        if source is not None and (half := task.gradients(source.model)):
+            depends["gradients"] = half
     return depends
 
 

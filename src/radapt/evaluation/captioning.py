@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from radapt.data import Dataset
 from radapt.errors import InputError
+from radapt.io import digest_of
 from radapt.models import VLM
 
-from ._answering import AnsweringTask, Goal, undefended_answers
-from ._task import Answer, BoundTask, Task
+from ._answering import AnsweringTask, Goal, gradients_of, undefended_answers
+from ._task import Answer, Task
 from ._text_metrics import Cider, bleu, words
 
 __all__ = ["TASK", "Captioning"]
@@ -43,7 +45,19 @@ class Captioning(Task):
         """CIDEr with the word weights of the dataset."""
         return Cider(self.data.corpus or self.data.captions)
 
-    def bind(self, model: VLM) -> BoundTask:
+    @property
+    def content(self) -> str:
+        texts = self.data.captions  # what words weigh, and how many captions every image is attacked with
+        return digest_of([self.data.content, self.data.corpus or texts, _goals_of(texts)])
+
+    def before(self, model: VLM) -> None:
+        if model not in self.own:
+            undefended_answers(self.bind(model), self.own)
+
+    def gradients(self, source: VLM) -> str:
+        return gradients_of(source)
+
+    def bind(self, model: VLM) -> _Bound:
         return _Bound(self, model)
 
     def truth(self, position: int) -> str:
@@ -58,7 +72,7 @@ class _Bound(AnsweringTask):
 
     def _goals(self) -> list[Goal]:
         texts = self.data.captions
-        each = [[own[number % len(own)] for own in texts] for number in range(min(_REFERENCES, max(map(len, texts))))]
+        each = [[own[number % len(own)] for own in texts] for number in range(_goals_of(texts))]
         goals = [Goal(name=f"caption {number}", answers=answers) for number, answers in enumerate(each)]
         return [*goals, Goal(name="again", again=True)]
 
@@ -69,6 +83,10 @@ class _Bound(AnsweringTask):
         exact = float(words(text) in map(words, references))
         also = {"BLEU-4": bleu(text, references), "exact": exact, "relative": min(1.0, relative)}
         return Answer(-1, self._cider(text, references), text, also)
+
+
+def _goals_of(captions: Sequence[Sequence[str]]) -> int:
+    return min(_REFERENCES, max(map(len, captions), default=0))
 
 
 TASK = Captioning

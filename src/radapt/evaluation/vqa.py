@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
 from radapt.data import Dataset
 from radapt.errors import InputError
+from radapt.io import digest_of
 from radapt.models import VLM
 
-from ._answering import AnsweringTask, Goal, undefended_answers
-from ._task import Answer, BoundTask, Task
+from ._answering import AnsweringTask, Goal, gradients_of, undefended_answers
+from ._task import Answer, Task
 from ._text_metrics import canonical, says_yes, vqa_accuracy
 
 __all__ = ["TASK", "VQA"]
@@ -49,7 +51,25 @@ class VQA(Task):
         question, *answers = own[position % len(own)]
         return question, tuple(answers)
 
-    def bind(self, model: VLM) -> BoundTask:
+    @property
+    def content(self) -> str:
+        return digest_of([self.data.content, max(map(len, self.right), default=0)])  # every image is attacked as often
+
+    @cached_property
+    def right(self) -> list[list[str]]:
+        """The most frequent right answers of each sample."""
+        # An empty answer of somebody counts in the score; there is nothing to drive a model away from.
+        asked = (self.asked(position)[1] for position in range(len(self.data)))
+        return [[text for text, _ in Counter(filter(None, own)).most_common(_FREQUENT)] for own in asked]
+
+    def before(self, model: VLM) -> None:
+        if model not in self.own:
+            undefended_answers(self.bind(model), self.own)
+
+    def gradients(self, source: VLM) -> str:
+        return gradients_of(source)
+
+    def bind(self, model: VLM) -> _Bound:
         return _Bound(self, model)
 
     def truth(self, position: int) -> str:
@@ -72,11 +92,9 @@ class VQA(Task):
 class _Bound(AnsweringTask):
     def __init__(self, task: VQA, model: VLM) -> None:
         self._task = task
-        asked = [task.asked(position) for position in range(len(task.data))]
-        prompts = [task.data.prompt(question) for question, _ in asked]
+        prompts = [task.data.prompt(task.asked(position)[0]) for position in range(len(task.data))]
         super().__init__(model, task.data, prompts, low=task.low, longest=_LONGEST[task.metric])
-        # An empty answer of somebody counts in the score; there is nothing to drive a model away from.
-        self._right = [[text for text, _ in Counter(filter(None, own)).most_common(_FREQUENT)] for _, own in asked]
+        self._right = task.right
 
     def _goals(self) -> list[Goal]:
         # Where one answer alone is right, the score is 0 as soon as that is not said.

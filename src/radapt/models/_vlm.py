@@ -81,12 +81,15 @@ class VLM(ABC):
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides its outputs but what is attached to it: weights, buffers and their types,
-        configuration, modules, normalisation, tokenizer, image processor, chat template."""
+        configuration, modules, normalisation, tokenizer, image processor, chat template, end tokens."""
         beside = {name: value for name, value in vars(self).items() if name not in ("name", "model", "input_transform")}
         try:
             normalisation = [self.tower.mean, self.tower.std]
         except (NotImplementedError, ModelError):  # a family without a vision tower that is known here
             normalisation = []
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        if ends is not None:  # of a model that speaks
+            beside["ends"] = ends
         return identity_of(self.model, {**beside, "normalisation": normalisation})
 
     @property
