@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["duration", "gigabytes", "literal", "markdown", "one_line", "visible"]
+__all__ = ["duration", "figure", "gigabytes", "literal", "markdown", "one_line", "visible"]
 
 # What terminals act on: controls (line ends and tabs are left to the caller), halves of characters, turns of the
 # writing direction, and line ends that few programs know.
@@ -43,6 +43,11 @@ def duration(seconds: float) -> str:
         if unit == "d" or whole < (60 if unit == "min" else 24):
             return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
     raise AssertionError("days have no end")
+
+
+def figure(percent: float, interval: tuple[float, float]) -> str:
+    """A figure in per cent with its interval: ``88.0 [80.1, 92.3]``."""
+    return f"{percent:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def gigabytes(size: float, digits: int = 1) -> str:

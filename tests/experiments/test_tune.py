@@ -19,6 +19,7 @@ from radapt.evaluation import Candidate, evaluate
 from radapt.experiments import tune
 from radapt.models import full
 from radapt.results import WORST_CASE, Result, Results, Setting
+from radapt.results.intervals import wilson
 
 PGD = make("pgd", eps=4 / 255, steps=2)
 
@@ -96,6 +97,8 @@ def test_accuracies_are_those_of_the_adapted_model(tiny_vlm: Any, tiny_shapes: A
     assert trial.clean == pytest.approx(100 * right[0].float().mean().item())
     assert trial.robust == pytest.approx(100 * right[1].float().mean().item())
     assert trial.score == pytest.approx((trial.clean + trial.robust) / 2)
+    assert trial.clean_interval == pytest.approx(wilson(float(right[0].sum()), 12))
+    assert trial.robust_interval == pytest.approx(wilson(float(right[1].sum()), 12))
 
 
 @pytest.mark.usefixtures("rigged")

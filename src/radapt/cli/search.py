@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from radapt.text import one_line
+from radapt.text import figure, one_line
 
 from ._shared import DataRoot, Quiet, console, existing, folder
 
@@ -39,7 +39,8 @@ def search(
     last = [trial for trial in trials if trial.rung == trials[-1].rung]
     table = Table("adapter", "clean %", "white-box %", "seconds", "images", "weights changed %", "settings")
     for trial in front(last):
-        numbers = f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.seconds:.0f}", f"{trial.images:,}"
+        figures = figure(trial.clean, trial.clean_interval), figure(trial.robust, trial.robust_interval)
+        numbers = *figures, f"{trial.seconds:.0f}", f"{trial.images:,}"
         table.add_row(str(trial.folder), *numbers, f"{trial.changed:.0f}", one_line(dict(trial.settings)))
     console.print(table)
     console.print(f"every trial in {one_line(out / 'trials.json')}", soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from radapt.errors import SettingsError
 from radapt.io import fraction, options_of, write_json
-from radapt.text import one_line
+from radapt.text import figure, one_line
 
 from ._shared import (
     AttackOptions,
@@ -121,8 +121,10 @@ def tune(
     for trial in tuned.trials:
         d0 = "none" if trial.cutoff is None else f"{trial.cutoff * 224:.0f}"
         shares = ", ".join(f"{part} {value:g}" for part, value in trial.shares.items())
-        numbers = f"{trial.clean:.1f}", f"{trial.robust:.1f}", f"{trial.score:.1f}"
-        table.add_row("*" if trial in tuned.front else "", f"{trial.alpha:g}", d0, shares, *numbers)
+        figures = figure(trial.clean, trial.clean_interval), figure(trial.robust, trial.robust_interval)
+        table.add_row(
+            "*" if trial in tuned.front else "", f"{trial.alpha:g}", d0, shares, *figures, f"{trial.score:.1f}"
+        )
     console.print(table)
     if json is not None:
         write_json(json, [asdict(trial) for trial in tuned.trials])

@@ -28,7 +28,7 @@ from radapt.schema import STRICT, parse, read_json, read_yaml
 
 from .artifacts import trained_adapter
 from .parts import Names, listed, names, number_of
-from .tune import front, mean_percent
+from .tune import front, mean_of
 
 __all__ = ["Rung", "SearchSpec", "Trial", "search"]
 
@@ -128,6 +128,7 @@ class Trial:
         images: that the training has seen, repeats included.
         changed: share of the vision encoder's weights that the adapter changes, in per cent.
         folder: of the adapter.
+        clean_interval, robust_interval: 95 % intervals of the two accuracies.
     """
 
     name: str
@@ -140,6 +141,8 @@ class Trial:
     images: int
     changed: float
     folder: Path
+    clean_interval: tuple[float, float]
+    robust_interval: tuple[float, float]
 
 
 def search(
@@ -206,7 +209,7 @@ def search(
             )
             seconds = time.monotonic() - began
             results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
-            clean, robust = (mean_percent(results, kind) for kind in ("clean", "white-box"))
+            (clean, *around), (robust, *about) = (mean_of(results, kind) for kind in ("clean", "white-box"))
             batch = int(adapter.settings.origin["batch"])  # type: ignore[call-overload]
             trial = Trial(
                 name=name,
@@ -219,6 +222,8 @@ def search(
                 images=batch * rung.steps,
                 changed=100 * adapter.changed(model),
                 folder=place,
+                clean_interval=(around[0], around[1]),
+                robust_interval=(about[0], about[1]),
             )
             trials.append(trial)
             tell(f"round {number + 1}, {name}: clean {clean:.1f}, white-box {robust:.1f}; {settings}")

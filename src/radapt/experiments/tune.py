@@ -21,16 +21,20 @@ from radapt.io import fraction
 from radapt.models import VLM, load
 from radapt.numbers import check_batch_size, check_seed, number, whole
 from radapt.results import WORST_CASE, Kind, Result, Results
+from radapt.results.intervals import mean_interval
 from radapt.types import Norm
 
-__all__ = ["Tuned", "TuningTrial", "front", "mean_percent", "tune"]
+__all__ = ["Tuned", "TuningTrial", "front", "mean_of", "tune"]
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningTrial:
-    """One setting of an adapter and its accuracies in per cent, mean over the datasets; ``robust`` is white-box."""
+    """One setting of an adapter and its accuracies in per cent, mean over the datasets; ``robust`` is white-box.
+
+    Both have their 95 % intervals.
+    """
 
     alpha: float
     cutoff: float | None
@@ -38,6 +42,8 @@ class TuningTrial:
     clean: float
     robust: float
     score: float
+    clean_interval: tuple[float, float]
+    robust_interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,20 +187,28 @@ def tune(
                 sanity=False,
                 quiet=True,
             )
-            clean, robust = (mean_percent(found, kind) for kind in ("clean", "white-box"))
-            score = (1 - weight) * clean + weight * robust
+            (clean, *around), (robust, *about) = (mean_of(found, kind) for kind in ("clean", "white-box"))
             tried.append(
-                TuningTrial(alpha=alpha, cutoff=cutoff, shares=portions, clean=clean, robust=robust, score=score)
+                TuningTrial(
+                    alpha=alpha,
+                    cutoff=cutoff,
+                    shares=portions,
+                    clean=clean,
+                    robust=robust,
+                    score=(1 - weight) * clean + weight * robust,
+                    clean_interval=(around[0], around[1]),
+                    robust_interval=(about[0], about[1]),
+                )
             )
     tried.sort(key=lambda trial: -trial.score)
     best = tried[0]
     return Tuned(adapter=changed(best.alpha, best.cutoff, best.shares), trials=tuple(tried))
 
 
-def mean_percent(results: Sequence[Result], kind: Kind) -> float:
-    """Mean over the datasets of their main metrics, clean or under the attack that was asked for."""
-    own = [r.percent for r in results if r.kind == kind and r.main and r.setting.attack != WORST_CASE]
-    return sum(own) / len(own)
+def mean_of(results: Sequence[Result], kind: Kind) -> tuple[float, float, float]:
+    """Mean over the datasets of their main metrics, clean or under the attack that was asked for, and its interval."""
+    own = [r for r in results if r.kind == kind and r.main and r.setting.attack != WORST_CASE]
+    return mean_interval([(each.percent, each.low, each.high) for each in own])
 
 
 def _cutoffs(cutoffs: Sequence[float | None] | None, d0s: Sequence[float] | None) -> Sequence[float | None] | None:
