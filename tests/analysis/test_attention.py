@@ -13,7 +13,7 @@ from tests.tiny import tiny_clip
 from torch import Tensor
 
 import radapt
-from radapt.analysis import attention_maps, insensitivity
+from radapt.analysis import attention_maps, attention_sensitivity
 from radapt.errors import InputError, ModelError, SettingsError
 from radapt.evaluation._kept import attention_of
 from radapt.models import VLM, patch_attention
@@ -74,15 +74,15 @@ def test_a_map_that_is_the_same_everywhere_is_black(tiny_vlm: VLM) -> None:
     assert not np.any(found.images[1][0])
 
 
-def test_insensitivity_is_the_ratio_of_distances(tiny_vlm: VLM) -> None:
+def test_sensitivity_is_the_ratio_of_distances(tiny_vlm: VLM) -> None:
     other, batches = tiny_clip("other", side=SIDE, seed=1, factor=8.0), torch.rand(12, 3, SIDE, SIDE).split([5, 4, 3])
     mine, its = (sum(distance(weights(each, pixels)) for pixels in batches) / 12 for each in (tiny_vlm, other))
-    alone = insensitivity(tiny_vlm, None, iter(batches))
+    alone = attention_sensitivity(tiny_vlm, None, iter(batches))
     assert alone.rows == ("B1", "B2")
     assert alone.columns == ("H1", "H2", "H3", "H4", "all")
     assert np.allclose(alone.values, np.hstack([mine, mine.mean(1, keepdims=True)]), atol=1e-6)
     assert alone.centre is None
-    found = insensitivity(tiny_vlm, other, iter(batches))
+    found = attention_sensitivity(tiny_vlm, other, iter(batches))
     assert np.allclose(np.array(found.values)[:, :4], mine / its, rtol=1e-4)
     assert np.allclose(np.array(found.values)[:, 4], mine.mean(1) / its.mean(1), rtol=1e-4)
     assert found.centre == 1
@@ -91,35 +91,35 @@ def test_insensitivity_is_the_ratio_of_distances(tiny_vlm: VLM) -> None:
 
 def test_a_model_is_as_sensitive_as_itself_and_a_flat_one_not_at_all(tiny_vlm: VLM) -> None:
     pixels = torch.rand(5, 3, SIDE, SIDE)
-    assert np.allclose(insensitivity(tiny_vlm, tiny_vlm, [pixels]).values, 1)
+    assert np.allclose(attention_sensitivity(tiny_vlm, tiny_vlm, [pixels]).values, 1)
     flat = tiny_clip("flat", side=SIDE, factor=10.0)
     with torch.no_grad():
         flat.tower.attention.q_proj.weight.zero_()
-    values = np.array(insensitivity(flat, tiny_vlm, [pixels]).values)
+    values = np.array(attention_sensitivity(flat, tiny_vlm, [pixels]).values)
     # Its attention still hangs on the keys of the image by the bias of the queries, which is zero here.
     assert values[0].max() < 1e-5
     assert values[1].min() > 1e-3
     with pytest.raises(InputError, match="B1, H1 of the reference flat attends in the same way to all images"):
-        insensitivity(tiny_vlm, flat, [pixels])
+        attention_sensitivity(tiny_vlm, flat, [pixels])
 
 
 def test_the_batches_hang_together_only_within(tiny_vlm: VLM) -> None:
     pixels = torch.rand(6, 3, SIDE, SIDE)
-    whole = np.array(insensitivity(tiny_vlm, None, [pixels[:3], pixels[3:]]).values)
-    parts = [np.array(insensitivity(tiny_vlm, None, [part]).values) for part in pixels.split(3)]
+    whole = np.array(attention_sensitivity(tiny_vlm, None, [pixels[:3], pixels[3:]]).values)
+    parts = [np.array(attention_sensitivity(tiny_vlm, None, [part]).values) for part in pixels.split(3)]
     assert np.allclose(whole, sum(parts) / 2, atol=1e-6)
     # A last batch of one image is joined to the one before.
-    joined = insensitivity(tiny_vlm, None, pixels[:4].split(3))
-    assert joined == insensitivity(tiny_vlm, None, [pixels[:4]])
+    joined = attention_sensitivity(tiny_vlm, None, pixels[:4].split(3))
+    assert joined == attention_sensitivity(tiny_vlm, None, [pixels[:4]])
 
 
 def test_the_model_is_as_before_also_after_an_error(tiny_vlm: VLM) -> None:
     pixels, config = torch.rand(3, 3, SIDE, SIDE), tiny_vlm.model.config.vision_config
     before, facts = tiny_vlm.encode_image(pixels), tiny_vlm.model.config.to_dict()
-    insensitivity(tiny_vlm, None, [pixels])
+    attention_sensitivity(tiny_vlm, None, [pixels])
     attention_maps(tiny_vlm, pixels)
     with pytest.raises(RuntimeError, match="Kernel size"), torch.no_grad():
-        insensitivity(tiny_vlm, None, [torch.rand(2, 3, SIDE, 1)])
+        attention_sensitivity(tiny_vlm, None, [torch.rand(2, 3, SIDE, 1)])
     assert config._attn_implementation == "sdpa"
     assert hooks(tiny_vlm) == 0
     assert tiny_vlm.model.config.to_dict() == facts
@@ -140,7 +140,7 @@ def test_a_model_without_maps_is_refused(tiny_qwen: Any) -> None:
         with pytest.raises(ModelError, match=f"{model.name} gives no attention maps; a CLIP, a SigLIP and a LLaVA"):
             attention_maps(model, pixels)
         with pytest.raises(ModelError, match="gives no attention maps"):
-            insensitivity(model, None, [pixels])
+            attention_sensitivity(model, None, [pixels])
         assert hooks(model) == 0
     with pytest.raises(ModelError, match="has no class token; use query 'mean'"):
         attention_maps(radapt.load(tiny_qwen), pixels, query="class")
@@ -157,16 +157,16 @@ def test_wrong_input_is_refused(tiny_vlm: VLM) -> None:
         attention_maps({}, pixels)
     with pytest.raises(InputError, match="need models and images, got 1 and 0"):
         attention_maps(tiny_vlm, pixels[:0])
-    with pytest.raises(InputError, match="insensitivity needs at least 2 images per batch, got 1"):
-        insensitivity(tiny_vlm, None, [pixels[:1]])
+    with pytest.raises(InputError, match="attention-sensitivity needs at least 2 images per batch, got 1"):
+        attention_sensitivity(tiny_vlm, None, [pixels[:1]])
     with pytest.raises(ModelError, match="tiny/clip has 32 x 32 pixels and 2 blocks and tiny has 48 x 48 pixels"):
-        insensitivity(tiny_vlm, tiny_clip(), [pixels])
+        attention_sensitivity(tiny_vlm, tiny_clip(), [pixels])
     fewer = tiny_clip("fewer", side=SIDE)
     config = fewer.model.config.to_dict()
     config["vision_config"]["num_attention_heads"] = 2
     fewer = radapt.load(type(fewer.model)(type(fewer.model.config).from_dict(config)))
     with pytest.raises(ModelError, match="tiny/clip has 4 heads and CLIPModel has 2 heads"):
-        insensitivity(tiny_vlm, fewer, [pixels])
+        attention_sensitivity(tiny_vlm, fewer, [pixels])
 
 
 @pytest.mark.slow

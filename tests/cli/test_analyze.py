@@ -25,7 +25,7 @@ TWINS = ("micro/clip", "FARE=micro/fare")
         ("kernels", ("scale=raw",), Heatmap),
         ("response", (), Curves),
         ("attention", ("query=class", "images=2"), Images),
-        ("insensitivity", (), Heatmap),
+        ("attention-sensitivity", (), Heatmap),
         ("perturbations", ("attack=pgd", "eps=8/255", "steps=1", "bands=4"), Curves),
     ],
 )
@@ -43,7 +43,7 @@ def test_every_analysis_writes_its_plots_and_numbers(
 
 
 def test_there_is_a_test_for_every_analysis() -> None:
-    tested = {"cka", "kernels", "response", "attention", "insensitivity", "perturbations", "replacement"}
+    tested = {"cka", "kernels", "response", "attention", "attention-sensitivity", "perturbations", "replacement"}
     assert set(names()) == tested
 
 
@@ -103,6 +103,6 @@ def test_models_without_attention_maps_or_of_another_size_are_refused(run: Run, 
     result = run("analyze", "attention", "micro/qwen-vl", "--n", 2, "--quiet")
     assert result.exit_code == 1
     assert "attention" in result.stderr
-    result = run("analyze", "insensitivity", "micro/clip", f"tiny={model}", "--n", 4, "--quiet")
+    result = run("analyze", "attention-sensitivity", "micro/clip", f"tiny={model}", "--n", 4, "--quiet")
     assert result.exit_code == 1  # another depth
     assert "tiny" in result.stderr

@@ -40,12 +40,13 @@ CARD = {
     "date", "paper", "authors", "venue", "link", "changed", "task", "dataset", "split", "metric", "planned", "clean",
     "robust", "attacks", "transfer", "flags", "checked", "percent", "low", "high", "n", "attack", "options",
 }  # fmt: skip
-TRIAL = {"alpha", "cutoff", "shares", "clean", "robust", "score"}
+TRIAL = {"alpha", "cutoff", "shares", "clean", "robust", "clean_interval", "robust_interval", "score"}
+SHALLOW = {"layers", "rank", "weight_decay", "clean_weight", "ema", "share", "start"}
 TWIN = {
     "method", "options", "recipe", "model", "data", "n", "layers", "eps", "attack_steps", "step_size",
     "attack_momentum", "last_iterate", "steps", "batch_size", "accumulate", "workers", "optimizer", "lr", "warmup",
-    "warmup_steps", "weight_decay", "decayed", "clip", "ema", "precision", "seed", "device", "log", "report_to",
-    "first_loss", "last_loss",
+    "warmup_steps", "weight_decay", "decayed", "max_grad_norm", "ema", "precision", "seed", "device", "log",
+    "report_to", "first_loss", "last_loss",
 }  # fmt: skip
 
 
@@ -264,7 +265,12 @@ def test_a_data_driven_adapter_is_trained_and_says_how(run: Run, model: str) -> 
         assert (facts["eps"], facts["cutoff"], facts["alpha"]) == (2 / 255, None, 0.8)
         assert Adapter.from_pretrained(loss).fingerprint == facts["fingerprint"]
     assert not list(Path().glob("*.checkpoint.*"))
-    assert documented("Adapters") == ADAPTER | TRAINED | {"image", "guide"}
+    assert documented("Adapters") == ADAPTER | TRAINED | SHALLOW | {"image", "guide"}
+    layers = ("--option", "layers=embedding+block:0")
+    words = ("--model", model, "--n", 6, "--steps", 1, "--out", "b", "-q", "--json", "b.json")
+    result = run("adapt", "shallow", *words, *layers)
+    assert result.exit_code == 0, result.output
+    assert read("b.json").keys() == (ADAPTER | TRAINED | SHALLOW) - {"adversary", "start"}
 
 
 def test_a_twin_is_fine_tuned_and_guides_an_adapter(run: Run, model: str) -> None:

@@ -24,13 +24,13 @@ SHORT = ("--n", 8, "--steps", 2, "--batch-size", 4, "--attack-steps", 1, "--lr",
 @pytest.mark.parametrize("method", finetuning.names())
 def test_options_reach_the_training_and_its_recipe(run: Run, model: str, method: str) -> None:
     words = ("--layers", "head+lora:r2@0", "--accumulate", 2, "--optimizer", "sgd", "--ema", 0.5, "--log", "log")
-    words += ("--clip", 0.5, "--decayed", "all", "--warmup-steps", 1, "--step-size", "1/255", "--last-iterate")
+    words += ("--max-grad-norm", 0.5, "--decayed", "all", "--warmup-steps", 1, "--step-size", "1/255", "--last-iterate")
     words += ("--attack-momentum", 0.5, "--eps", "3/255", "--weight-decay", 0.1)
     result = run("finetune", method, "--model", model, *SHORT, *words, "--precision", "bfloat16", "--out", "twin")
     assert result.exit_code == 0, result.output
     recipe = json.loads(Path("twin/recipe.json").read_text())
     expected = {"layers": "head+lora:r2@0", "accumulate": 2, "optimizer": "sgd", "ema": 0.5, "precision": "bfloat16"}
-    expected |= {"method": method, "log": "log", "device": "cpu", "workers": 1, "clip": 0.5, "decayed": "all"}
+    expected |= {"method": method, "log": "log", "device": "cpu", "workers": 1, "max_grad_norm": 0.5, "decayed": "all"}
     expected |= {"warmup_steps": 1, "step_size": 1 / 255, "last_iterate": True, "attack_momentum": 0.5}
     expected |= {"eps": 3 / 255, "weight_decay": 0.1, "recipe": None, "lr": 1e-4, "steps": 2, "attack_steps": 1}
     assert {key: recipe[key] for key in expected} == expected
@@ -51,7 +51,7 @@ def test_a_recipe_is_what_options_take_precedence_over(run: Run, model: str, met
     found = json.loads(Path("twin/recipe.json").read_text())
     wanted = finetuning.make(method).recipes[recipe]
     assert found["recipe"] == recipe
-    for key in ("eps", "attack_momentum", "optimizer", "weight_decay", "decayed", "clip", "precision"):
+    for key in ("eps", "attack_momentum", "optimizer", "weight_decay", "decayed", "max_grad_norm", "precision"):
         assert found[key] == getattr(wanted, key), key
     assert (found["last_iterate"], found["warmup"], found["warmup_steps"]) == (False, 0.5, None)
     assert (found["lr"], found["attack_steps"], found["batch_size"], found["steps"]) == (1e-4, 1, 4, 2)
@@ -74,7 +74,17 @@ def test_the_help_says_what_holds_without_a_recipe() -> None:
     recipe, said = finetuning.Recipe(), {each.name: re.findall(r"\(([^()]*)\)", each.help) for each in command.params}
     for field in fields(recipe):
         value = getattr(recipe, field.name)
-        if field.name in ("eps", "attack_steps", "steps", "batch_size", "lr", "weight_decay", "warmup", "clip", "ema"):
+        if field.name in (
+            "eps",
+            "attack_steps",
+            "steps",
+            "batch_size",
+            "lr",
+            "weight_decay",
+            "warmup",
+            "max_grad_norm",
+            "ema",
+        ):
             assert fraction(said[field.name][-1]) == value, field.name
         if field.name in ("optimizer", "decayed", "precision"):
             assert said[field.name][-1] == value, field.name
@@ -97,7 +107,7 @@ def test_every_method_is_named_in_the_help(run: Run) -> None:
         (("--ema", 1), "ema in [0, 1)"),
         (("--recipe", "publish"), "did you mean 'published'"),
         (("--decayed", "biases"), "Allowed: all, matrices"),
-        (("--clip", -1), "clip >= 0"),
+        (("--max-grad-norm", -1), "max_grad_norm >= 0"),
         (("--warmup", 0.1, "--warmup-steps", 3), "not both"),
         (("--minutes", 1), "give steps, or minutes"),
         (("--step-size", "a"), "neither a number nor a fraction"),

@@ -28,11 +28,11 @@ WEIGHTS = Path(radapt.__file__).parent / "micro" / "weights"
 ROBUSTVLM = {
     "eps": 4 / 255, "attack_steps": 10, "step_size": 1 / 255, "attack_momentum": 0.9, "last_iterate": True,
     "steps": 20_000, "epochs": None, "batch_size": 128, "optimizer": "adamw", "lr": 1e-5, "warmup_steps": 1400,
-    "weight_decay": 1e-4, "decayed": "all", "clip": 0.0,
+    "weight_decay": 1e-4, "decayed": "all", "max_grad_norm": 0.0,
 }  # fmt: skip
 SGD = {
     "eps": 1 / 255, "attack_steps": 2, "step_size": 1 / 255, "attack_momentum": 0.0, "last_iterate": True,
-    "epochs": 10, "optimizer": "sgd", "warmup_steps": 1000, "weight_decay": 0.0, "clip": 0.0,
+    "epochs": 10, "optimizer": "sgd", "warmup_steps": 1000, "weight_decay": 0.0, "max_grad_norm": 0.0,
 }  # fmt: skip
 PUBLISHED: dict[str, dict[str, Any]] = {
     "fare": ROBUSTVLM,
@@ -42,7 +42,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "agft": {**SGD, "batch_size": 256, "lr": 4e-4},
     "lore": {
         "eps": 2 / 255, "attack_steps": 10, "step_size": None, "last_iterate": True, "epochs": 2, "batch_size": 448,
-        "optimizer": "adamw", "lr": 1e-5, "weight_decay": 1e-4, "decayed": "all", "clip": 0.0,
+        "optimizer": "adamw", "lr": 1e-5, "weight_decay": 1e-4, "decayed": "all", "max_grad_norm": 0.0,
     },
 }  # fmt: skip
 
@@ -65,11 +65,11 @@ def test_the_micro_recipe_and_the_card_say_how_the_twin_that_ships_was_made(name
     made["batch_size"] = made.pop("batch")
     recipe, known = finetuning.make(name).recipes["micro"], {field.name for field in fields(Recipe)}
     assert {key: getattr(recipe, key) for key in known & set(made)} == {key: made[key] for key in known & set(made)}
-    assert recipe.clip == made["clip"] == 1.0
+    assert recipe.max_grad_norm == made["max_grad_norm"] == 1.0
     (command,) = re.findall(r"^radapt finetune .*$", (WEIGHTS / name / "README.md").read_text(), re.MULTILINE)
     written = dict(re.findall(r"--([a-z-]+) ([\w.-]+)", command))
-    assert {key: float(written[key]) for key in ("attack-steps", "steps", "lr", "clip")} == {
-        "attack-steps": 4, "steps": recipe.steps, "lr": 3e-4, "clip": 1.0,
+    assert {key: float(written[key]) for key in ("attack-steps", "steps", "lr", "max-grad-norm")} == {
+        "attack-steps": 4, "steps": recipe.steps, "lr": 3e-4, "max-grad-norm": 1.0,
     }  # fmt: skip
     assert float(written.get("batch-size", 128)) == recipe.batch_size
 
@@ -138,8 +138,8 @@ def test_epochs_are_as_many_steps_as_the_images_take(
         ({"minutes": float("inf"), "steps": None}, "minutes must be a number above 0"),
         ({"warmup": 0.1, "warmup_steps": 5}, "give warmup, .* or warmup_steps, .*not both"),
         ({"decayed": "matrix"}, "unknown decayed 'matrix'; did you mean 'matrices'"),
-        ({"clip": -1.0}, "clip"),
-        ({"clip": float("nan")}, "clip"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm"),
         ({"warmup_steps": 1.5}, "warmup_steps"),
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"step_size": 0}, "step_size"),
@@ -283,7 +283,7 @@ def test_without_clipping_weights_move_as_the_plain_optimiser_moves_them(
     for key, parameter in tuned.image_parameters().items():
         if not key.endswith("k_proj.bias"):  # its gradient is zero but for rounding, and AdamW divides it by its size
             assert (parameter - expected[key]).norm() <= 0.01 * (expected[key] - start[key]).norm() + 1e-6, key
-    clipped = finetune(method, tiny_vlm, data, steps=4, clip=1.0, **options).model
+    clipped = finetune(method, tiny_vlm, data, steps=4, max_grad_norm=1.0, **options).model
 
     def moved(model: VLM) -> float:
         return float(sum((p - start[k]).norm() ** 2 for k, p in model.image_parameters().items())) ** 0.5

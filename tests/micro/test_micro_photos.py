@@ -91,7 +91,7 @@ def test_minutes_set_the_number_of_steps(tmp_path: Path, monkeypatch: pytest.Mon
     micro.train_photos(tmp_path / "photos", **SMALL, minutes=2)
     assert asked == [2]
     assert fit.call_args.args[2].steps == 3
-    assert fit.call_args.args[2].clip == 1
+    assert fit.call_args.args[2].max_grad_norm == 1
 
 
 @pytest.mark.parametrize(

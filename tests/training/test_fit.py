@@ -62,7 +62,13 @@ def test_the_warm_up_may_be_a_number_of_steps() -> None:
         *({"steps": 0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"warmup": 1.0}, {"warmup": -0.1}),
         *({"accumulate": 0}, {"ema": 1.0}, {"ema": -0.1}, {"ema": math.nan}),
         *({"lr": math.inf}, {"lr": 1e30}, {"lr": "0.1"}, {"lr": True}, {"steps": 10**20}, {"steps": 2.0}),
-        *({"weight_decay": -1.0}, {"weight_decay": math.inf}, {"clip": -1.0}, {"clip": math.nan}, {"accumulate": 1.5}),
+        *(
+            {"weight_decay": -1.0},
+            {"weight_decay": math.inf},
+            {"max_grad_norm": -1.0},
+            {"max_grad_norm": math.nan},
+            {"accumulate": 1.5},
+        ),
         *({"warmup": None}, {"ema": "0.9"}, {"warmup_steps": -1}, {"warmup_steps": 0.5}, {"warmup_steps": True}),
     ],
 )
@@ -78,11 +84,11 @@ def test_an_unknown_optimizer_is_refused() -> None:
         Schedule(steps=10, lr=0.1, decayed="al")
 
 
-@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 @pytest.mark.parametrize("decayed", ["matrices", "all"])
-def test_equals_adamw_with_the_schedule(clip: float, decayed: Any) -> None:
+def test_equals_adamw_with_the_schedule(max_grad_norm: float, decayed: Any) -> None:
     parameters, loss = problem()
-    schedule = replace(SCHEDULE, clip=clip, decayed=decayed, weight_decay=0.5)
+    schedule = replace(SCHEDULE, max_grad_norm=max_grad_norm, decayed=decayed, weight_decay=0.5)
     history = fit(parameters, loss, schedule, label="test", quiet=True)
     reference, reference_loss = problem()
     optimizer = torch.optim.AdamW(
@@ -100,7 +106,7 @@ def test_equals_adamw_with_the_schedule(clip: float, decayed: Any) -> None:
         gradients = torch.autograd.grad(value, list(reference.values()))
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
         for parameter, gradient in zip(reference.values(), gradients, strict=True):
-            parameter.grad = gradient * (min(1.0, 1.0 / norm) if clip else 1.0)
+            parameter.grad = gradient * (min(1.0, 1.0 / norm) if max_grad_norm else 1.0)
         optimizer.step()
     assert history == pytest.approx(expected, rel=1e-4)
     assert history[-1] < history[0]
@@ -110,7 +116,7 @@ def test_equals_adamw_with_the_schedule(clip: float, decayed: Any) -> None:
 
 def test_sgd_has_momentum_and_the_decay_of_matrices_in_the_gradient() -> None:
     parameters, loss = problem()
-    schedule = Schedule(steps=6, lr=0.1, warmup=0.5, weight_decay=0.2, clip=0.0, optimizer="sgd")
+    schedule = Schedule(steps=6, lr=0.1, warmup=0.5, weight_decay=0.2, max_grad_norm=0.0, optimizer="sgd")
     reference, _ = problem()
     weight, bias = (reference[name].detach().double().numpy().copy() for name in ("weight", "bias"))
     speed = np.zeros_like(weight), np.zeros_like(bias)
@@ -177,7 +183,7 @@ def test_two_batches_for_one_step_are_one_batch_of_both() -> None:
 
 def test_gradients_that_share_memory_are_added_once() -> None:
     parameters = {name: torch.zeros(3, requires_grad=True) for name in "ab"}
-    schedule = Schedule(steps=1, lr=1.0, clip=0.0, optimizer="sgd", accumulate=3)
+    schedule = Schedule(steps=1, lr=1.0, max_grad_norm=0.0, optimizer="sgd", accumulate=3)
     fit(parameters, lambda number: (parameters["a"] + parameters["b"]).sum(), schedule, label="test", quiet=True)
     assert all(torch.allclose(parameter, -torch.ones(3)) for parameter in parameters.values())
 
@@ -261,7 +267,7 @@ def test_multipliers_move_at_every_third_step_at_their_own_rate(tmp_path: Path, 
         x, a = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([0.5], requires_grad=True)
         return x, a, lambda step: (2 * a.detach() - a) * (x.square().sum() - 0.1 * step) + x.sum()
 
-    schedule = Schedule(steps=8, lr=0.05, weight_decay=0.1, decayed="all", clip=0.5, optimizer=optimizer)
+    schedule = Schedule(steps=8, lr=0.05, weight_decay=0.1, decayed="all", max_grad_norm=0.5, optimizer=optimizer)
     x, a, loss = game()
     history = fit({"x": x}, loss, schedule, dual=Dual(parameters={"a": a}, lr=0.02, every=3), label="test", quiet=True)
     y, b, other = game()
@@ -429,8 +435,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-@pytest.mark.parametrize("clip", [0.0, 1e-3])
-def test_the_log_holds_loss_rate_and_gradient_of_every_step(tmp_path: Path, clip: float) -> None:
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1e-3])
+def test_the_log_holds_loss_rate_and_gradient_of_every_step(tmp_path: Path, max_grad_norm: float) -> None:
     parameters, loss = problem()
     norms = list[float]()
 
@@ -440,7 +446,7 @@ def test_the_log_holds_loss_rate_and_gradient_of_every_step(tmp_path: Path, clip
         norms.append(math.sqrt(sum(g.square().sum().item() for g in gradients)))
         return value
 
-    schedule = Schedule(steps=12, lr=0.1, clip=clip)
+    schedule = Schedule(steps=12, lr=0.1, max_grad_norm=max_grad_norm)
     history = fit(parameters, watched, schedule, label="test", log=tmp_path / "log", quiet=True)
     found = scalars(tmp_path / "log")
     assert set(found) == {"loss", "learning_rate", "gradient_norm"}
@@ -495,8 +501,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, value: flo
 
 
 @pytest.mark.parametrize("at", [0, 6, 11])
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path: Path, at: int, clip: float) -> None:
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path: Path, at: int, max_grad_norm: float) -> None:
     file = tmp_path / "run.safetensors"
     parameters, loss = problem()
 
@@ -504,7 +510,7 @@ def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path: Path, at: in
         value = loss(step)
         return value + (parameters["bias"] - parameters["bias"].detach()).square().sum().sqrt() if step == at else value
 
-    schedule = Schedule(steps=12, lr=0.1, clip=clip)
+    schedule = Schedule(steps=12, lr=0.1, max_grad_norm=max_grad_norm)
     with pytest.raises(CheckError, match=f"test: the gradient is nan at step {at}; try a smaller lr"):
         fit(parameters, broken, schedule, label="test", checkpoint=file, every=5, quiet=True)
     assert file.exists() == (at >= 5)

@@ -111,7 +111,7 @@ def data_driven(
     inner = default if attack_steps is None else attack_steps
     whole("attack_steps", inner)
     attack = PGD(eps=eps, steps=inner, step_size=eps / 2 if adversary == "adaptive" else eps / 4)
-    schedule = Schedule(steps=steps, lr=lr, clip=1.0)
+    schedule = Schedule(steps=steps, lr=lr, max_grad_norm=1.0)
     file = None if checkpoint is None else check_writable(checkpoint)
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")

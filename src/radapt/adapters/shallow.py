@@ -121,7 +121,7 @@ def shallow(
     for name, count in (("attack_steps", attack_steps), ("batch_size", batch_size), ("rank", rank)):
         if count is not None:
             whole(name, count)
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, decayed="all", clip=1.0, ema=ema)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, decayed="all", max_grad_norm=1.0, ema=ema)
     file = None if checkpoint is None else check_writable(checkpoint)
     vlm = loaded(model, loss, labels, classifier)
     if vlm.defended:

@@ -11,8 +11,8 @@ from radapt.models import interpolated
 from ._analysis import REGISTRY, Analysis
 from ._analyze import analyze, make
 from .attention import attention_maps
+from .attention_sensitivity import attention_sensitivity
 from .cka import cka
-from .insensitivity import insensitivity
 from .kernels import kernel_spectrum
 from .perturbations import perturbation_spectrum
 from .replacement import DIAGRAMS, replaced, stage_candidates, stages
@@ -24,9 +24,9 @@ __all__ = [
     "Analysis",
     "analyze",
     "attention_maps",
+    "attention_sensitivity",
     "cka",
     "frequency_response",
-    "insensitivity",
     "interpolated",
     "kernel_spectrum",
     "make",

@@ -53,7 +53,7 @@ def analyze(
 
     Args:
         analysis: an analysis, or its name: ``replacement``, ``cka``, ``kernels``, ``response``, ``attention``,
-            ``insensitivity``, ``perturbations``, or one that another package adds.
+            ``attention-sensitivity``, ``perturbations``, or one that another package adds.
         models: the original, then its twins: names (``[LABEL=]MODEL``) or objects, or a mapping by label.
         data: the dataset whose images are shown, or its name.
         n, split: images of a dataset by name, and its split.

@@ -20,7 +20,7 @@ __all__ = ["analyze"]
 def analyze(
     analysis: Annotated[
         str,
-        typer.Argument(help="replacement, cka, kernels, response, attention, insensitivity or perturbations."),
+        typer.Argument(help="replacement, cka, kernels, response, attention, attention-sensitivity or perturbations."),
     ],
     models: Annotated[list[str], typer.Argument(help="[bold]\\[LABEL=]MODEL[/]: the original, then its twins.")],
     data: Annotated[str, typer.Option(help="The dataset whose images are shown.")] = "objects",
@@ -41,14 +41,14 @@ def analyze(
     """Analyse models: layer by layer, in frequencies, and by their attention; PNG, SVG and the numbers as JSON.
 
     \b
-    replacement     the original with more and more of its twin's weights, clean, by transfer and white-box
-                    (order=progressive, single, reverse or interpolation; attack=apgd eps=4/255 steps=20)
-    cka             how alike all blocks are to all others (tokens=all, class or mean)
-    kernels         spectrum of the patch embedding, twin minus original (scale=relative or raw)
-    response        gain of the patch embedding by frequency
-    attention       what the first block looks at (block=0 query=mean or class images=5)
-    insensitivity   how little attention depends on the image, by block and head
-    perturbations   in which frequencies adversarial perturbations lie (attack=apgd eps=4/255 steps=20 bands=16)
+    replacement            the original with more and more of its twin's weights, clean, by transfer and white-box
+                           (order=progressive, single, reverse or interpolation; attack=apgd eps=4/255 steps=20)
+    cka                    how alike all blocks are to all others (tokens=all, class or mean)
+    kernels                spectrum of the patch embedding, twin minus original (scale=relative or raw)
+    response               gain of the patch embedding by frequency
+    attention              what the first block looks at (block=0 query=mean or class images=5)
+    attention-sensitivity  how much attention depends on the image, by block and head
+    perturbations          in which frequencies adversarial perturbations lie (attack=apgd eps=4/255 steps=20 bands=16)
 
     \b
     [bold]Examples:[/]

@@ -65,7 +65,9 @@ def finetune(
     warmup_steps: Annotated[int | None, typer.Option(help="Number of these steps, instead of their share.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay (1e-4).")] = None,
     decayed: Annotated[str | None, typer.Option(help="What decays: matrices or all (matrices).")] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0: not clipped (0).")] = None,
+    max_grad_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient; 0: not clipped (0).")
+    ] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the moving average of the weights; 0: none (0).")] = None,
     precision: Annotated[str | None, typer.Option(help="Of attack and loss: float32 or bfloat16 (float32).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the batches and the attack.")] = 0,
@@ -119,7 +121,7 @@ def finetune(
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
         decayed=cast("Decayed | None", decayed),
-        clip=clip,
+        max_grad_norm=max_grad_norm,
         ema=ema,
         precision=cast("Precision | None", precision),
         seed=seed,

@@ -67,7 +67,7 @@ def finetune(
     warmup_steps: int | None = None,
     weight_decay: float | None = None,
     decayed: Decayed | None = None,
-    clip: float | None = None,
+    max_grad_norm: float | None = None,
     ema: float | None = None,
     precision: Precision | None = None,
     seed: int = 0,
@@ -110,7 +110,7 @@ def finetune(
         lr: learning rate after the warm-up; a cosine takes it to zero.
         warmup, warmup_steps: share of the steps that the warm-up takes, or their number.
         weight_decay, decayed: decay of ``matrices`` alone, or of ``all`` parameters.
-        clip: largest norm of the gradient; 0: it is not clipped.
+        max_grad_norm: largest norm of the gradient; 0: it is not clipped.
         ema: decay of the moving average of the weights that is then the result (0: the last weights are).
         precision: ``float32``, or ``bfloat16`` for the attack and the loss; the weights are in float32, whatever those
             of the model are in.
@@ -138,8 +138,8 @@ def finetune(
     plan = recipe_of(chosen.name, chosen.recipes, recipe).with_options(
         eps=eps, attack_steps=attack_steps, step_size=step_size, attack_momentum=attack_momentum,
         last_iterate=last_iterate, steps=steps, batch_size=batch_size, accumulate=accumulate, optimizer=optimizer,
-        lr=lr, warmup=warmup, warmup_steps=warmup_steps, weight_decay=weight_decay, decayed=decayed, clip=clip,
-        ema=ema, precision=precision,
+        lr=lr, warmup=warmup, warmup_steps=warmup_steps, weight_decay=weight_decay, decayed=decayed,
+        max_grad_norm=max_grad_norm, ema=ema, precision=precision,
     )  # fmt: skip
     if steps is not None and minutes is not None:
         raise SettingsError("give steps, or minutes, the time that they may take; not both")

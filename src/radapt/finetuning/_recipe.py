@@ -40,7 +40,7 @@ class Recipe:
         warmup_steps: their number instead; None: the share counts.
         weight_decay: decay of what ``decayed`` names.
         decayed: ``matrices`` alone, or ``all`` parameters.
-        clip: largest norm of the gradient; 0: it is not clipped.
+        max_grad_norm: largest norm of the gradient; 0: it is not clipped.
         ema: decay of the moving average of the weights that is then the result (0: the last weights are).
         precision: of the attack and the loss.
     """
@@ -60,7 +60,7 @@ class Recipe:
     warmup_steps: int | None = None
     weight_decay: float = 1e-4
     decayed: Decayed = "matrices"
-    clip: float = 0.0
+    max_grad_norm: float = 0.0
     ema: float = 0.0
     precision: Precision = "float32"
 
@@ -113,7 +113,17 @@ class Recipe:
             SettingsError: a setting is out of range.
         """
         steps = self.steps if self.epochs is None else self.epochs * per_epoch
-        names = ("lr", "warmup", "warmup_steps", "weight_decay", "decayed", "clip", "optimizer", "accumulate", "ema")
+        names = (
+            "lr",
+            "warmup",
+            "warmup_steps",
+            "weight_decay",
+            "decayed",
+            "max_grad_norm",
+            "optimizer",
+            "accumulate",
+            "ema",
+        )
         return Schedule(steps=steps, **{name: getattr(self, name) for name in names})  # type: ignore[arg-type]
 
     def of_the_batches(self) -> dict[str, object]:

@@ -25,7 +25,7 @@ class FARE(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": ROBUSTVLM,
         # How micro/fare was made.
-        "micro": Recipe(attack_steps=4, steps=300, lr=3e-4, clip=1.0),
+        "micro": Recipe(attack_steps=4, steps=300, lr=3e-4, max_grad_norm=1.0),
     }
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:

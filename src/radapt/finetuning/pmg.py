@@ -37,7 +37,7 @@ class PMG(Method):
             epochs=10, batch_size=256, optimizer="sgd", lr=5e-5, warmup_steps=1000, weight_decay=0.0,
         ),
         # For micro/clip, in minutes.
-        "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, clip=1.0),
+        "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, max_grad_norm=1.0),
     }  # fmt: skip
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:

@@ -26,7 +26,7 @@ class TeCoA(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "published": ROBUSTVLM,
         # How micro/tecoa was made.
-        "micro": Recipe(attack_steps=4, steps=300, lr=3e-4, clip=1.0),
+        "micro": Recipe(attack_steps=4, steps=300, lr=3e-4, max_grad_norm=1.0),
     }
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:

@@ -42,7 +42,7 @@ class TGA(Method):
             epochs=10, batch_size=128, optimizer="sgd", lr=1e-4, warmup_steps=1000, weight_decay=0.0,
         ),
         # How micro/tga was made.
-        "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, clip=1.0),
+        "micro": Recipe(attack_steps=4, steps=200, batch_size=64, lr=3e-4, max_grad_norm=1.0),
     }  # fmt: skip
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:

@@ -175,7 +175,9 @@ def train(
     if pool < batch_size:
         raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
     counts = {"words": words, "images": steps}
-    plans = {stage: Schedule(steps=count, lr=lr, weight_decay=0.05, clip=1.0) for stage, count in counts.items()}
+    plans = {
+        stage: Schedule(steps=count, lr=lr, weight_decay=0.05, max_grad_norm=1.0) for stage, count in counts.items()
+    }
     settings: dict[str, object] = {"batch": batch_size, "pool": pool, "seed": seed}
     if start is not None:
         settings["start"] = start

@@ -269,7 +269,7 @@ def train_clip(
         whole(name, count)
     number("digit_share", digit_share, 0, 1)
     check_seed(seed)
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, clip=1.0)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, max_grad_norm=1.0)
     if pool < batch_size:
         raise SettingsError(f"pool must be at least the batch of {batch_size} images, got {pool}")
     tokenizer = build_tokenizer()

@@ -223,7 +223,7 @@ def train_photos(
     for share in shares:
         number("shares", share, 0, above=True)
     counts = _counts(batch_size, shares)
-    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, clip=1.0, ema=ema)
+    schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, max_grad_norm=1.0, ema=ema)
     place = torch.device(device)
     sets = [
         load_dataset(name, split="train", n=count, size=pixels, quiet=quiet)

@@ -105,8 +105,8 @@ def fit(
             if dual is not None and (step + 1) % dual.every == 0:
                 for parameter, gradient in zip(duals.values(), gradients[len(leaves) :], strict=True):
                     parameter.grad = gradient
-            if schedule.clip:
-                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.clip)
+            if schedule.max_grad_norm:
+                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.max_grad_norm)
             else:
                 norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)])
             unseen.append((value, norm, rate))

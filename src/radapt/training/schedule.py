@@ -30,7 +30,7 @@ class Schedule:
         warmup_steps: number of these steps, instead of their share; a training that is shorter ends on its way up.
         weight_decay: decoupled in AdamW, a part of the gradient in SGD.
         decayed: what it applies to: ``matrices`` (and tensors of more dimensions), or ``all`` parameters.
-        clip: largest gradient norm (0: no clipping).
+        max_grad_norm: largest gradient norm (0: no clipping).
         optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
         accumulate: batches whose gradients are averaged for one step, in each process.
         ema: decay of the exponential moving average of the parameters that is then the result (0: none).
@@ -42,7 +42,7 @@ class Schedule:
     warmup_steps: int | None = None
     weight_decay: float = 0.0
     decayed: Decayed = "matrices"
-    clip: float = 0.0
+    max_grad_norm: float = 0.0
     optimizer: OptimizerName = "adamw"
     accumulate: int = 1
     ema: float = 0.0
@@ -55,13 +55,13 @@ class Schedule:
             if self.warmup_steps is not None:
                 whole("warmup_steps", self.warmup_steps, 0, 10**9)
             number("weight_decay", self.weight_decay, 0, 1000)
-            number("clip", self.clip, 0)
+            number("max_grad_norm", self.max_grad_norm, 0)
             whole("accumulate", self.accumulate, 1, 10**6)
             number("ema", self.ema, 0, _BELOW_ONE)
         except SettingsError as error:
             raise SettingsError(
-                "a schedule needs steps >= 1, lr > 0, warmup and ema in [0, 1), weight_decay >= 0, clip >= 0 and "
-                f"accumulate >= 1: {error}"
+                "a schedule needs steps >= 1, lr > 0, warmup and ema in [0, 1), weight_decay >= 0, max_grad_norm >= 0 "
+                f"and accumulate >= 1: {error}"
             ) from None
         for name, value, allowed in (
             ("optimizer", self.optimizer, get_args(OptimizerName)),

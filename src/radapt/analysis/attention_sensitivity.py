@@ -1,4 +1,4 @@
-"""Insensitivity: how little the attention of each head depends on the image."""
+"""How much the attention of each head depends on the image."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from radapt.types import Pixels
 from ._analysis import Analysis, image_batches, original_and_twins
 from ._batches import Batches, batches_of
 
-__all__ = ["ANALYSIS", "Insensitivity", "insensitivity"]
+__all__ = ["ANALYSIS", "AttentionSensitivity", "attention_sensitivity"]
 
 
-def insensitivity(model: VLM, reference: VLM | None, batches: Batches) -> Heatmap:
+def attention_sensitivity(model: VLM, reference: VLM | None, batches: Batches) -> Heatmap:
     """How much attention depends on the image, by block and head, against a reference.
 
     The distance of a head is the mean total variation between its maps ``a`` of different images, each against the next
@@ -53,7 +53,7 @@ def insensitivity(model: VLM, reference: VLM | None, batches: Batches) -> Heatma
         raise _unlike(models, [f"{size[0]} x {size[1]} pixels and {depth} blocks" for size, depth in shapes])
     sums: list[Tensor] = []
     images = 0
-    for pixels in batches_of(2, batches, "insensitivity"):
+    for pixels in batches_of(2, batches, "attention-sensitivity"):
         distances = [_distances(each, pixels) for each in models]
         heads = [each.shape[1] for each in distances]
         if len(set(heads)) > 1:
@@ -108,10 +108,10 @@ def _changes(images: int, weights: Float[Tensor, "rows heads queries keys"]) -> 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Insensitivity(Analysis):
-    """How little the attention of the twins depends on the image, by block and head; see :func:`insensitivity`."""
+class AttentionSensitivity(Analysis):
+    """How much the attention of the twins depends on the image, by block and head: :func:`attention_sensitivity`."""
 
-    name: ClassVar[str] = "insensitivity"
+    name: ClassVar[str] = "attention-sensitivity"
 
     def __call__(
         self, models: Mapping[str, VLM], data: Dataset, *, folder: Path | None = None, quiet: bool = False
@@ -119,11 +119,11 @@ class Insensitivity(Analysis):
         (name, model), others = original_and_twins(models, self.name)
         plots = list[Plot]()
         for label, other in others:
-            heatmap = insensitivity(other, model, image_batches(data, f"attention of {label}", quiet))
+            heatmap = attention_sensitivity(other, model, image_batches(data, f"attention of {label}", quiet))
             plots.append(
                 replace(heatmap, title=f"How much the attention of {label} depends on the image, against {name}")
             )
         return plots
 
 
-ANALYSIS = Insensitivity
+ANALYSIS = AttentionSensitivity
