@@ -81,7 +81,7 @@ def test_adapt_tune_evaluate_and_report_one_after_the_other(run: Run, model: str
     assert adapter.settings.alpha == 0.5
     assert adapter.settings.cutoff == pytest.approx(30 / 224)
     assert read("a.json")["fingerprint"] == adapter.fingerprint
-    assert read("a.json").keys() == ADAPTER | {"image"} == documented("Adapters") - TRAINED - {"guide"}
+    assert read("a.json").keys() == ADAPTER | {"image"} == documented("Adapters") - TRAINED - SHALLOW - {"guide"}
 
     words = (
         "--data",
