@@ -240,7 +240,7 @@ def test_stages_merge_sample_by_sample() -> None:
     """Hand-made outcomes: what wins, what adds up, what is carried along."""
 
     def made(
-        fooled: list[bool], fill: float, unconfirmed: list[bool], failed: list[bool], *, blind: bool = False
+        fooled: list[bool], fill: float, unconfirmed: list[bool], failed: list[bool], *, gradient_free: bool = False
     ) -> Outcome:
         n = len(fooled)
         flags, ones = torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.long)
@@ -254,7 +254,7 @@ def test_stages_merge_sample_by_sample() -> None:
             given_up=~torch.tensor(fooled),
             audited=flags,
             misjudged=flags,
-            blind=torch.full((n,), blind),
+            gradient_free=torch.full((n,), gradient_free),
             fooled_8bit=torch.tensor(fooled),
             loss=torch.full((n,), fill),
             clean_loss=torch.full((n,), -1.0),
@@ -271,7 +271,7 @@ def test_stages_merge_sample_by_sample() -> None:
 
     def second(rows: Tensor) -> Outcome:
         seen.append(rows.tolist())
-        return made([True, False, False], 0.75, [False, False, True], [False, False, False], blind=True)
+        return made([True, False, False], 0.75, [False, False, True], [False, False, False], gradient_free=True)
 
     total = chain([lambda rows: first, second], 4)
     assert seen == [[1, 2, 3]]
@@ -283,7 +283,7 @@ def test_stages_merge_sample_by_sample() -> None:
     assert total.unconfirmed.tolist() == [False, False, True, True]
     assert total.failed.tolist() == [False, False, False, True]
     assert total.given_up.tolist() == [False, False, True, True]
-    assert total.blind.tolist() == [False, True, False, False]
+    assert total.gradient_free.tolist() == [False, True, False, False]
     assert total.fooled_8bit.tolist() == [True, True, False, False]
     assert total.forwards.tolist() == [3, 6, 6, 6]
     assert total.zero_gradient.tolist() == [0.25, 0.5, 0.5, 0.5]

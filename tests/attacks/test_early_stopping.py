@@ -193,8 +193,8 @@ def test_images_are_scored_as_a_file_holds_them() -> None:
 
 
 def test_what_was_made_without_gradients_is_marked() -> None:
-    assert attacked(None, name="square", eps=0.05, steps=20).blind.all()
-    assert not attacked(None, name="apgd", eps=0.05, steps=20).blind.any()
+    assert attacked(None, name="square", eps=0.05, steps=20).gradient_free.all()
+    assert not attacked(None, name="apgd", eps=0.05, steps=20).gradient_free.any()
 
 
 @pytest.mark.parametrize("growth", [0.0, -0.1, np.inf])

@@ -222,10 +222,12 @@ def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
         "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh float32 pass",
     }
     odd, at = Tally(), torch.arange(10)
-    odd.add(replace(outcome(10), fooled=at < 8, blind=at < 3, backwards=at - 1, audited=at < 4, misjudged=at < 1))
+    odd.add(
+        replace(outcome(10), fooled=at < 8, gradient_free=at < 3, backwards=at - 1, audited=at < 4, misjudged=at < 1)
+    )
     # Two were tried with gradients before: sample 0 has none, sample 1 has 0 passes, so one is left of three.
-    assert (odd.blind, odd.audited, odd.misjudged) == (1, 4, 1)
-    odd.add(replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, blind=at > 5, backwards=at))
+    assert (odd.gradient_free, odd.audited, odd.misjudged) == (1, 4, 1)
+    odd.add(replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, gradient_free=at > 5, backwards=at))
     assert odd.flags() == {
         "square beats gradients": "in a run of 20 attacked samples, 3 were fooled without gradients only: masked "
         "gradients?",

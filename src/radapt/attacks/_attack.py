@@ -210,7 +210,7 @@ class SearchAttack(Attack, Search, ABC):
             stage=torch.zeros_like(counts["iterations"]),
             unconfirmed=restarts.fooled.to(pixels.device) & ~fooled,
             given_up=restarts.given_up.to(pixels.device) & ~fooled,
-            blind=torch.full_like(fooled, not self.needs_gradient),
+            gradient_free=torch.full_like(fooled, not self.needs_gradient),
             fooled_8bit=fooled_8bit,
             loss=loss,
             clean_loss=active.clean_loss,

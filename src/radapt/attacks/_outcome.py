@@ -32,7 +32,7 @@ class Outcome:
         given_up: a search was ended early, as it had no prospect of success, and no other fooled the sample.
         audited: a search that had no prospect went on all the same, as a check.
         misjudged: such a search succeeded after all.
-        blind: the search that made the image uses no gradients.
+        gradient_free: the search that made the image uses no gradients.
         fooled_8bit: whether the image still fools when rounded to 8 bits per channel, as a file holds it.
         loss: loss of the image, from the fresh pass.
         clean_loss: loss of the clean image.
@@ -53,7 +53,7 @@ class Outcome:
     given_up: Flags
     audited: Flags
     misjudged: Flags
-    blind: Flags
+    gradient_free: Flags
     fooled_8bit: Flags
     loss: PerSample
     clean_loss: PerSample

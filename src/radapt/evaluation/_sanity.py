@@ -65,7 +65,7 @@ class Tally:
     vanished: int = 0
     failed: int = 0
     unconfirmed: int = 0
-    blind: int = 0
+    gradient_free: int = 0
     audited: int = 0
     misjudged: int = 0
     rounded: int = 0
@@ -85,7 +85,7 @@ class Tally:
         self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
         self.failed += int(outcome.failed.sum())
         self.unconfirmed += int(outcome.unconfirmed.sum())
-        self.blind += int((outcome.fooled & outcome.blind & (outcome.backwards > 0)).sum())
+        self.gradient_free += int((outcome.fooled & outcome.gradient_free & (outcome.backwards > 0)).sum())
         self.audited += int(outcome.audited.sum())
         self.misjudged += int(outcome.misjudged.sum())
         self.rounded += int((tried & outcome.fooled & ~outcome.fooled_8bit).sum())
@@ -104,8 +104,10 @@ class Tally:
             signs["failed"] = f"the search ended early on {self.failed}: loss or gradient not finite"
         if self.unconfirmed:
             signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
-        if self.blind > max(1, 0.01 * self.attacked):
-            signs["square beats gradients"] = f"{self.blind} were fooled without gradients only: masked gradients?"
+        if self.gradient_free > max(1, 0.01 * self.attacked):
+            signs["square beats gradients"] = (
+                f"{self.gradient_free} were fooled without gradients only: masked gradients?"
+            )
         if self.misjudged:
             signs["given up"] = (
                 f"{self.misjudged} of {self.audited} checked searches succeeded after others like them would have been "

@@ -45,7 +45,7 @@ class Check:
         threat: the ball, in words.
         claims: what may be claimed of it, and what not.
         figures: what it keeps on each dataset.
-        least: the robust accuracy that was asked for, in per cent; None: none was.
+        fail_under: the robust accuracy that was asked for, in per cent; None: none was.
         results: all results, those of the model without its defence included.
         file: the results file.
         written: the files of the report, and the images.
@@ -55,7 +55,7 @@ class Check:
     threat: str
     claims: tuple[Claim, ...]
     figures: tuple[Figure, ...]
-    least: float | None
+    fail_under: float | None
     results: tuple[Result, ...]
     file: Path
     written: tuple[Path, ...]
@@ -63,11 +63,11 @@ class Check:
     @property
     def reason(self) -> str:
         """Why the check fails; empty where it passes, or nothing was asked for."""
-        if self.least is None:
+        if self.fail_under is None:
             return ""
         low = min(self.figures, key=lambda figure: figure.robust[0])
-        if low.robust[0] < self.least:
-            return f"on {low.dataset} {low.robust[0]:.1f} % withstand every attack, and {self.least:g} % were asked for"
+        if low.robust[0] < self.fail_under:
+            return f"on {low.dataset} {low.robust[0]:.1f} % withstand every attack, and {self.fail_under:g} % were asked for"
         doubtful = next((figure for figure in self.figures if not figure.trusted), None)
         if doubtful is None:
             return ""
@@ -75,7 +75,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether ``least`` per cent withstand every attack on every dataset, and nothing speaks against that."""
+        """Whether ``fail_under`` per cent withstand every attack on every dataset, and nothing speaks against that."""
         return not self.reason
 
     @property
@@ -83,9 +83,9 @@ class Check:
         """The claims and the figures, to be pasted."""
         lines = [f"{self.candidate}, {self.threat}", ""]
         lines += [f"- {claim}" for claim in self.claims]
-        if self.least is not None:
+        if self.fail_under is not None:
             outcome = "passed" if self.passed else f"FAILED: {self.reason}"
-            lines += ["", f"At least {self.least:g} % asked for: {outcome}."]
+            lines += ["", f"At least {self.fail_under:g} % asked for: {outcome}."]
         return "\n".join(lines) + "\n"
 
     def facts(self) -> dict[str, object]:
@@ -95,7 +95,7 @@ class Check:
             "threat": self.threat,
             "claims": [asdict(claim) for claim in self.claims],
             "figures": [asdict(figure) for figure in self.figures],
-            "least": self.least,
+            "fail_under": self.fail_under,
             "passed": self.passed,
             "reason": self.reason,
             "results": [result.row() for result in self.results],
@@ -177,7 +177,7 @@ def check(
         threat=f"{ball_text(first.norm, first.eps)}, {names}",
         claims=tuple(claims_of(figures, tests, candidate.method, None if base is None else base.method)),
         figures=figures,
-        least=fail_under,
+        fail_under=fail_under,
         results=(*results, *own),
         file=folder / "results.sqlite",
         written=(*write_report(folder / "results.sqlite", folder / "report"), *kept),

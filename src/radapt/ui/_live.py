@@ -81,14 +81,14 @@ def live(attack: Attack, objective: Objective, pixels: Pixels, *, stop: Event) -
     steps: SimpleQueue[Step] = SimpleQueue()
     found: list[Outcome] = []
     failed: list[BaseException] = []
-    blind = not getattr(attack, "needs_gradient", True)
+    gradient_free = not getattr(attack, "needs_gradient", True)
     count = 0
 
     def watch(points: Pixels, index: Index, score: Score, graded: bool) -> None:
         nonlocal count
         if stop.is_set():
             raise _StoppedError("stopped")
-        if graded or blind:
+        if graded or gradient_free:
             count += 1
             steps.put(Step(min(count, attack.steps), attack.steps, points.clone(), score))
 
