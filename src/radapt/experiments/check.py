@@ -67,7 +67,8 @@ class Check:
             return ""
         low = min(self.figures, key=lambda figure: figure.robust[0])
         if low.robust[0] < self.fail_under:
-            return f"on {low.dataset} {low.robust[0]:.1f} % withstand every attack, and {self.fail_under:g} % were asked for"
+            asked = f"{self.fail_under:g} % were asked for"
+            return f"on {low.dataset} {low.robust[0]:.1f} % withstand every attack, and {asked}"
         doubtful = next((figure for figure in self.figures if not figure.trusted), None)
         if doubtful is None:
             return ""
