@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from radapt.adapters import Adapter
 from radapt.attacks import Attack
 from radapt.data import Dataset
 from radapt.errors import SettingsError
+from radapt.fingerprint import version_of
 from radapt.io import digest_of
 from radapt.models import VLM
 from radapt.registry import Registry, nearest
@@ -149,6 +151,7 @@ def _units(
 ) -> Iterator[tuple[Unit, Live]]:
     by_name = {candidate.method: candidate for candidate in candidates}
     known: dict[VLM, str] = {}
+    version = cache(version_of)  # of many results, and slow where a class refers to a model
     number = 0
     for task in tasks:
         digests = tuple(task.data.digests)
@@ -156,7 +159,7 @@ def _units(
             clean: Setting | None = None
             for threat in dict.fromkeys(_threats(candidate, threats, by_name, undefended, known)):
                 source = None if threat is None else _source(candidate, threat, by_name, undefended)
-                depends = depends_on(candidate, source, task, threat, known)
+                depends = depends_on(candidate, source, task, threat, known, version)
                 setting = setting_of(
                     candidate, task, threat, identity_of(source), request.seed, request.chunk_size, depends
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -160,7 +160,12 @@ def _check_options(options: Mapping[str, object]) -> None:
 
 
 def depends_on(
-    candidate: Candidate, source: Candidate | None, task: Task, threat: Threat | None, known: dict[VLM, str]
+    candidate: Candidate,
+    source: Candidate | None,
+    task: Task,
+    threat: Threat | None,
+    known: dict[VLM, str],
+    version: Callable[[type], str] = version_of,
 ) -> dict[str, str]:
     """What a result depends on that its setting does not spell out: hashes, and versions of what computes it.
 
@@ -168,8 +173,9 @@ def depends_on(
         candidate, source: the candidate, and whose gradients make the attack.
         task, threat: what is asked, and under which attack.
         known: hashes by model, added to.
+        version: tells the code of a class from what it was before.
     """
-    depends = {"content": task.content, "task": version_of(type(task)), **_VERSIONS}
+    depends = {"content": task.content, "task": version(type(task)), **_VERSIONS}
     if task.data.left_out:  # other positions stand for other samples
         depends[LEFT_OUT] = ", ".join(map(str, task.data.left_out))
     models = {"model": candidate.model}
@@ -182,7 +188,7 @@ def depends_on(
     if threat is not None:
         attack = threat.make()
         within = [each for entry in fields(attack) if isinstance(each := getattr(attack, entry.name), Attack)]
-        depends["attack"] = "+".join(version_of(type(each)) for each in (attack, *within))
+        depends["attack"] = "+".join(version(type(each)) for each in (attack, *within))
         if source is not None and (half := task.gradients(source.model)):
             depends["gradients"] = half
     return depends
