@@ -15,7 +15,7 @@ import torch
 import radapt
 from radapt.data import fill
 from radapt.errors import InputError, ModelError
-from radapt.ui._actions import Actions, Choice, _verdict
+from radapt.ui._actions import _UNKNOWN, Actions, Choice, _verdict
 from radapt.ui._shelf import SLIDERS, Shelf
 from radapt.ui._views import Row
 
@@ -112,7 +112,7 @@ Said = tuple[tuple[str, bool], tuple[str, bool]]
 
 
 def row(said: Said | None) -> Row:
-    return Row("title", said=said)
+    return Row("title", "waits" if said else _UNKNOWN, said=said)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,15 @@ def test_stop_ends_an_attack_and_its_outcome_is_not_known(actions: Actions, choo
     assert [cells(outcome)[at][1] for at in (2, 3)] == ["not known: the attack was stopped"] * 2
     assert "The white-box outcome is not known" in outcome
     assert actions.stop("someone") == "No attack of yours is running."
+
+
+def test_an_attack_that_ran_out_of_time_shows_nothing_held(
+    actions: Actions, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("radapt.ui._live._SECONDS", 0.0)
+    html = attacked(actions, choose(), eps="16/255")[-1][0]
+    assert "ran out of time" in html
+    assert "holds against this attack" not in html
 
 
 def test_a_second_attack_of_a_user_ends_the_first(actions: Actions, choose: Choose) -> None:

@@ -126,9 +126,9 @@ def adapt(
     if group.device is not None and device not in (None, "cpu"):
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
     place: dict[str, Any] = {"device": device if group.device is None else group.device, "dtype": dtype}
-    vlm = model if isinstance(model, VLM) else load(model, **place, device_map=device_map)
+    vlm = load(model, **place, device_map=device_map)
     if guide is not None:
-        twin = guide if isinstance(guide, VLM | nn.Module) else load(guide, **place)
+        twin = load(guide, **place)
         adapter = chosen.make(vlm, twin, **taken, **_mean_pixels(taken, data, n, vlm, quiet))
     elif not chosen.needs_images:
         adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm, quiet))

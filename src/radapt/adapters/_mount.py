@@ -68,7 +68,8 @@ class AdapterMount:
 def fingerprint_of(settings: AdapterSettings, anchor: Tensor | None, deltas: Mapping[str, Delta]) -> str:
     """Hash of everything about an adapter that changes a model's output."""
     s = settings
-    facts = json.dumps([s.cutoff, s.alpha, s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
+    cutoff = None if s.cutoff is None else float(s.cutoff)  # as they are when they are read: 1 and 1.0 are one
+    facts = json.dumps([cutoff, float(s.alpha), s.mix, s.grid, s.prefix, *([s.block] if s.block else [])])
     total = hashlib.sha256(facts.encode())
     if s.alpha and anchor is not None:
         total.update(_bytes(anchor))

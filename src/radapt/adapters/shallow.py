@@ -24,7 +24,7 @@ from radapt.types import AnchorLoss, Classifier, Labels, Pixels
 
 from ._adapter import Adapter
 from ._adversarial import TrainingImages, loaded
-from ._base_weights import base_weights
+from ._base_weights import base_weights, check_base_weights
 from ._build import adapter_for
 from ._method import AdapterMethod
 from ._settings import check_settings
@@ -127,6 +127,8 @@ def shallow(
     if vlm.defended:
         raise SettingsError(f"{vlm.name} carries an adapter or an input defence; detach it first: radapt.detach(model)")
     names = _trained(vlm, layers)
+    if start is not None:
+        check_base_weights(start.settings, vlm.tower, start.deltas)
     first = _beginning(vlm, names, start, rank, seed)
     attack = PGD(eps=eps, steps=attack_steps, step_size=2.5 * eps / attack_steps)
     images = TrainingImages(vlm, pixels, labels, classifier, attack, batch_size, seed)

@@ -39,7 +39,7 @@ def frequency_response(models: Mapping[str, VLM]) -> Curves:
         One line per model from 0 to 0.5 cycles per pixel, in units of a feature per unit of grey level.
 
     Raises:
-        InputError: there are no models.
+        InputError: there are no models, or one carries an adapter.
         ModelError: a patch embedding is of an unknown kind.
     """
     if not models:
@@ -53,6 +53,8 @@ def frequency_response(models: Mapping[str, VLM]) -> Curves:
 
 
 def _response(name: str, model: VLM) -> Line:
+    if model.defended:
+        raise InputError(f"{name} carries an adapter, and the response is that of the patch embedding alone; detach it")
     size = max(*model.image_size, model.tower.patch_size)
     weights = kernels(model)
     std = torch.tensor(model.tower.std, dtype=torch.float64, device="cpu").view(3, 1, 1)

@@ -155,7 +155,8 @@ def load(
         base: for a file of weights, the CLIP that it was trained from; a file with a vision tower alone takes the text
             encoder of that.
         device, dtype: where and in what precision the weights are (``float32``, ``bfloat16``, ``float16``); None: the
-            CPU. A model object keeps its own precision, and stays where it is unless it is given a device.
+            CPU. A model object, or one that is loaded already, keeps its own precision, and stays where it is unless it
+            is given a device.
         device_map: spreads a LLaVA or Qwen-VL over devices (``auto``, ``balanced``), or reads it straight onto one
             (``cuda:0``), instead of ``device``; needs accelerate.
         checkpointing: for a LLaVA or Qwen-VL, whether gradients keep only the inputs of each block and compute the rest
@@ -174,7 +175,9 @@ def load(
     if isinstance(model, VLM):
         if tokenizer is not None or processor is not None:
             raise ModelError(f"{model.name} is loaded already, with its tokenizer and processor; load its model object")
-        loaded = model
+        if base is not None or device_map is not None:
+            raise ModelError(f"{model.name} is loaded already: base and device_map are for what is read from files")
+        loaded = model if device is None else model.to(device)
     elif isinstance(model, nn.Module):
         with reading(name or type(model).__name__):
             loaded = _wrapped(model, name, tokenizer, processor, device, device_map)

@@ -65,12 +65,19 @@ def _structure(module: nn.Module) -> Iterator[object]:
     yield [
         [name, value if isinstance(value, _PLAIN) else getattr(value, "__qualname__", type(value).__name__)]
         for name, value in sorted(values.items())
-        if not name.startswith("_") and name not in _MODES and (isinstance(value, _PLAIN) or callable(value))
+        if not name.startswith("_") and name not in _MODES | _INCIDENTAL and _said(value)
     ]
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for hook in hooks.values():
-            if not isinstance(getattr(hook, "__self__", None), PixelHook):
+            # Those of transformers collect what passes by, from the first pass that is asked for it on.
+            own = not str(getattr(hook, "__module__", "")).startswith("transformers.")
+            if own and not isinstance(getattr(hook, "__self__", None), PixelHook):
                 yield _code(hook)
+
+
+def _said(value: object) -> bool:
+    """Whether an attribute says something: None does not, as passes may leave something else there."""
+    return value is not None and (isinstance(value, _PLAIN) or callable(value))
 
 
 def _code(function: Any) -> str:

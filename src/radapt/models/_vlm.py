@@ -27,6 +27,10 @@ _PASSES = ("encode_image", "encode_text", "encode_patches", "logits", "answer_sc
 """Methods that run the module: in evaluation mode, in every subclass."""
 
 
+_BESIDE = ("name", "model", "input_transform", "checkpointing")
+"""Attributes that change no output, or stand for themselves in a fingerprint."""
+
+
 class VLM(ABC):
     """A vision-language model behind one interface; nothing in it is ever trained in place.
 
@@ -82,7 +86,7 @@ class VLM(ABC):
     def fingerprint(self) -> str:
         """Hash of all that decides its outputs but what is attached to it: weights, buffers and their types,
         configuration, modules, normalisation, tokenizer, image processor, chat template, end tokens."""
-        beside = {name: value for name, value in vars(self).items() if name not in ("name", "model", "input_transform")}
+        beside = {name: value for name, value in vars(self).items() if name not in _BESIDE}
         try:
             normalisation = [self.tower.mean, self.tower.std]
         except (NotImplementedError, ModelError):  # a family without a vision tower that is known here

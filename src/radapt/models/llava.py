@@ -80,10 +80,11 @@ class LlavaNext(Llava):
         height, width = pixels.shape[-2:]
         if [height, width] not in [list(each) for each in self.model.config.image_grid_pinpoints]:
             raise ModelError(f"{self.name} takes images of {self.image_size}, got {height} x {width}")
+        pixels = self.transformed(pixels)  # a defence sees the image, not its tiles
         whole = F.interpolate(pixels, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
         tiles = [part for row in pixels.split(side, 2) for part in row.split(side, 3)]
         batch = torch.stack([whole, *tiles], 1).flatten(0, 1)
-        values = self.normalize(batch).to(self.model.dtype)
+        values = self.tower.normalize(batch).to(self.model.dtype)
         sizes = torch.tensor([[height, width]] * len(pixels), device=pixels.device)
         return {"pixel_values": values.view(len(pixels), -1, *values.shape[1:]), "image_sizes": sizes}
 

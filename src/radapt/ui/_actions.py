@@ -34,6 +34,7 @@ SOURCES = {
 _KEPT = 16
 """Saved adapters."""
 _UNKNOWN = "not known: the attack was stopped"
+_UNDONE = "not known: the attack ran out of time, or failed"
 
 
 class Choice(NamedTuple):
@@ -164,6 +165,8 @@ class Actions:
                 else:
                     row.pixels = found.pixels
                     row.said = bench.said(found.pixels)
+                    if row.said[1][1] and bool((found.unfinished | found.failed).any()):  # it might have fooled it
+                        row.state, row.step, row.said = _UNDONE, None, None
         finally:
             self._end(user, stop)
         verdict, kind = _verdict(rows, clean)
@@ -264,12 +267,12 @@ def _verdict(rows: dict[str, Row], clean: tuple[tuple[str, bool], tuple[str, boo
     held = transfer is not None and transfer[1][1]
     if own is None:
         known = "The defence holds against transfer, which says nothing about robustness. " if held else ""
-        return f"{known}The white-box outcome is {_UNKNOWN}.", "open"
+        return f"{known}The white-box outcome is {rows['self'].state}.", "open"
     if not own[1][1]:
         why = "It holds against transfer, but that is not robustness. " if held else ""
         return f"{why}An attack that sees the defended model (white-box) fools it.", "bad"
     if transfer is None:
-        return f"It holds against this attack, white-box; the transfer outcome is {_UNKNOWN}.", "open"
+        return f"It holds against this attack, white-box; the transfer outcome is {rows['undefended'].state}.", "open"
     if not held:
         return "An attack on the model without the defence (transfer) fools the defended model, too.", "bad"
     return (
