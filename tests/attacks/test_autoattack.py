@@ -69,7 +69,7 @@ def test_the_versions_are_those_of_the_papers(images: Tensor) -> None:
     for growth in (None, 0.35, 2.0):
         assert {a.growth for a in AutoAttack(eps=0.03, growth=growth).stages(target).values()} == {growth}
     assert written("rand") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-dlr", "apgd", "dlr", 100, 1)]
-    assert written("robustvlm") == [("apgd-ce", "apgd", "ce", 100, 1), ("apgd-t", "apgd", "dlr-targeted", 100, 9)]
+    assert written("robustvlm") == [("apgd-ce", "apgd", "ce", 100, 5), ("apgd-t", "apgd", "dlr-targeted", 100, 9)]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ class AutoAttack(Ensemble):
     - ``fast``: the same, but searches without prospect are given up early: ``growth`` is 0.35.
     - ``plus``: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T, FAB-T.
     - ``rand``: APGD-CE and APGD-DLR on the mean of 20 passes, for models that are random.
-    - ``robustvlm``: APGD-CE and APGD-T, as Schlarmann et al. 2024 (arXiv:2402.12336) evaluate vision-language models.
+    - ``robustvlm``: APGD-CE, five times, and APGD-T, as Schlarmann et al. 2024 (arXiv:2402.12336) evaluate
+      vision-language models.
 
     With ``K`` classes there are at most ``K - 1`` targets. Losses that need more classes than there are are replaced,
     with a warning: targeted DLR (four) by targeted cross-entropy, and DLR (three) by the margin.
@@ -68,6 +69,7 @@ class AutoAttack(Ensemble):
     """
 
     name: ClassVar[str] = "autoattack"
+    revision: ClassVar[int] = 4
     version: str = "standard"
     steps: int = 100
     targets: int = 9
@@ -97,7 +99,7 @@ class AutoAttack(Ensemble):
         classes = checked(objective).classes
         if classes is None:
             raise InputError("autoattack is for classifiers; use apgd for an objective without classes")
-        targets, restarts = min(self.targets, classes - 1), 5 if self.version == "plus" else 1
+        targets, restarts = min(self.targets, classes - 1), 5 if self.version in ("plus", "robustvlm") else 1
         dlr = "dlr" if "dlr" in objective.losses else "margin"
         dlr_targeted = "dlr-targeted" if "dlr-targeted" in objective.losses else "ce-targeted"
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "growth": self.growth}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     splits = _names(details, "splits", get_args(Split))
     columns = _names(details, "columns", _COLUMNS[details.task])
     part, wanted = splits.get(split, split), n or details.n
+    _check_apart(name, split, part, splits)
     classes: dict[int, str] = {}
     with _reading(name, repository, f"split {part!r}"):
         whole = _open(details, _bounds(part)[0])
@@ -137,6 +139,23 @@ def _bounds(part: str) -> tuple[str, int, int | None]:
     """A split of theirs, and the first row and the end of the rows that are meant."""
     match = _SLICE.fullmatch(part)
     return (match[1], int(match[2] or 0), int(match[3]) if match[3] else None) if match else (part, 0, None)
+
+
+def _check_apart(name: str, split: str, part: str, splits: Mapping[str, str]) -> None:
+    """Refuse a split that shares rows with another one: what is chosen on it would be chosen on test.
+
+    Raises:
+        SettingsError: it does.
+    """
+    own, first, last = _bounds(part)
+    for other, rows in splits.items():
+        theirs, begins, ends = _bounds(rows)
+        if other != split and own == theirs and begins < (last or sys.maxsize) and first < (ends or sys.maxsize):
+            said = "" if split in splits else ", which splits does not name,"
+            raise SettingsError(
+                f"{name}: the {split} split{said} is {part!r}, and would share rows with {other}, {rows!r}; give both "
+                "rows of their own in splits, as in 'test[:1000]' and 'test[1000:]'"
+            )
 
 
 def _open(details: Card, split: str) -> Any:

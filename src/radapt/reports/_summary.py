@@ -79,12 +79,23 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
         return ""
     alike = [name for name in others if pairs[name].adjusted >= LEVEL]
     how = "same samples, McNemar's exact test with Holm's correction, p"
+    ahead = [each for each in others if each not in alike and not _leads(best.method, pairs[each])]
+    if ahead:
+        return (
+            f"{best.method} leads in the figure that is shown, but {_listed(ahead)} is right on more of the samples "
+            f"({how} < {LEVEL:g}): the order depends on how classes and datasets are weighed."
+        )
     if not alike:
         return f"{best.method} is better than every other method that may be trusted ({how} < {LEVEL:g})."
     rest = f" It is better than every other method that may be trusted (p < {LEVEL:g})."
     return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g})." + (
         rest if len(alike) < len(others) else ""
     )
+
+
+def _leads(method: str, pair: Comparison) -> bool:
+    """Whether a method is right on more of the samples that it shares with another one."""
+    return pair.difference > 0 if plain(pair.first) == method else pair.difference < 0
 
 
 def _listed(names: Sequence[str]) -> str:
