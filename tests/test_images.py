@@ -195,6 +195,18 @@ def test_16_bit_grey_in_other_forms(tmp_path: Path) -> None:
     assert values(open_image(saved(keyed, tmp_path / "a.png", transparency=1000))) == [[255] * 3, [4] * 3]
 
 
+def test_32_bit_grey_that_may_be_of_8_bits_is_refused(tmp_path: Path) -> None:
+    narrow = PIL.Image.fromarray(np.array([[0, 100, 252]], np.int32))
+    for given in (narrow, saved(narrow, tmp_path / "a.tiff"), PIL.Image.new("L", (2, 2), 200).convert("I")):
+        with pytest.raises(InputError, match="may be of 8 or of 16 bits; convert it to mode L or I;16"):
+            open_image(given)
+    black = PIL.Image.fromarray(np.zeros((1, 2), np.int32))
+    assert values(open_image(black)) == [[0] * 3] * 2
+    dark = tmp_path / "a.pgm"  # says that it is of 16 bits
+    dark.write_bytes(b"P5 2 1 65535\n" + np.array([0, 200], ">u2").tobytes())
+    assert values(open_image(dark)) == [[0] * 3, [1] * 3]
+
+
 def test_one_bit_and_grey_are_converted(tmp_path: Path) -> None:
     bits = PIL.Image.new("1", (2, 1))
     bits.putpixel((1, 0), 1)

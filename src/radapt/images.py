@@ -25,6 +25,8 @@ _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises for files that end early or contradict themselves."""
+_SIXTEEN = ("PNG", "PPM")
+"""Formats whose images of mode I are of 16 bits."""
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of pixels alone, whatever a file is called; for others, Pillow would run programs such as Ghostscript."""
 
@@ -111,7 +113,7 @@ def _plain(image: Image, name: str, max_pixels: int | None) -> Image:
     image.load()
     upright = _upright(image, name)
     if upright.mode.startswith("I"):
-        return _grey(upright, name)
+        return _grey(upright, name, deep=upright.mode != "I" or image.format in _SIXTEEN)
     if upright.mode == "F":
         raise InputError(
             f"the values of {name} are floating-point numbers (mode F) of no known range; allowed are integers of 8 or "
@@ -136,14 +138,25 @@ def _on_white(image: Image) -> Image:
     return PIL.Image.alpha_composite(white, straight.convert("RGBA")).convert("RGB")
 
 
-def _grey(image: Image, name: str) -> Image:
-    """16-bit grey, rounded to the nearest of 256 levels; Pillow's own conversion may clip."""
+def _grey(image: Image, name: str, *, deep: bool) -> Image:
+    """16-bit grey, rounded to the nearest of 256 levels; Pillow's own conversion may clip.
+
+    Args:
+        image: the image.
+        name: what it is called.
+        deep: whether its format says 16 bits; else values that 8 bits hold may be of those.
+    """
     values = np.asarray(image).astype(np.int64)
     least, most = int(values.min()), int(values.max())
     if least < 0 or most > 65535:
         raise InputError(
             f"the values of {name} (mode {image.mode}) reach from {least} to {most}; allowed are 16 bits, 0 to 65535; "
             "scale them first"
+        )
+    if not deep and 0 < most <= 255:
+        raise InputError(
+            f"the values of {name} (mode {image.mode}) reach to {most} and may be of 8 or of 16 bits; convert it to "
+            "mode L or I;16 first"
         )
     grey = ((values + 128) // 257).astype(np.uint8)
     clear = image.info.get("transparency")

@@ -22,6 +22,14 @@ def test_f1_is_that_of_scikit_learn(answers: list[tuple[int, int]]) -> None:
     assert 0 <= low <= percent <= high <= 100
 
 
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("n", [1, 10, 500])
+def test_an_interval_of_f1_is_never_of_no_width(n: int, right: bool) -> None:
+    percent, low, high = summarise("F1", [float(right)] * n, [(1, int(right))] * n)
+    assert percent == 100 * right
+    assert high - low > 100 / (n + 4)
+
+
 @given(PAIRS)
 def test_the_mean_per_class_is_the_balanced_accuracy(answers: list[tuple[int, int]]) -> None:
     labels, predictions = zip(*answers, strict=True)
@@ -41,6 +49,7 @@ def test_the_mean_of_scores_has_the_interval_of_wilson_or_of_the_normal_distribu
     percent, low, high = summarise("CIDEr", [1.5, 0.5, 2.0, 1.0], answers)
     half = 1.959963984540054 * np.std([1.5, 0.5, 2.0, 1.0], ddof=1) / 2
     assert (percent, low, high) == pytest.approx((125.0, 125 - 100 * half, 125 + 100 * half))
+    assert summarise("CIDEr", [0.0, 1.5], answers[:2])[1] == 0
 
 
 def test_nine_in_ten_intervals_of_f1_and_more_hold_the_truth() -> None:

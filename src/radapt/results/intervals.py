@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from radapt.errors import ResultsError
 
-__all__ = ["mean_interval", "ratio_interval", "score_interval", "wilson"]
+__all__ = ["f1_interval", "mean_interval", "score_interval", "wilson"]
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -36,7 +36,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def score_interval(total: float, squares: float, n: int, *, proportion: bool) -> tuple[float, float]:
-    """95 % interval of a mean score: Wilson in [0, 1], else ``mean +- z s / sqrt(n)`` (CIDEr can exceed 1).
+    """95 % interval of a mean score: Wilson in [0, 1], else ``mean +- z s / sqrt(n)``, 0 at least (CIDEr can exceed 1).
 
     Args:
         total, squares: sums of the scores and of their squares.
@@ -47,7 +47,7 @@ def score_interval(total: float, squares: float, n: int, *, proportion: bool) ->
         return wilson(total, n)
     mean = total / n
     half = _Z * math.sqrt(max(0.0, squares / n - mean * mean) / max(1, n - 1))
-    return 100 * (mean - half), 100 * (mean + half)
+    return 100 * max(0.0, mean - half), 100 * (mean + half)
 
 
 def mean_interval(results: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
@@ -66,19 +66,17 @@ def mean_interval(results: Sequence[tuple[float, float, float]]) -> tuple[float,
     return mean, mean - below, mean + above
 
 
-def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float, float]:
-    """The ratio of two sums, ``R = sum a / sum b``, and its 95 % interval, in per cent; clipped to [0, 100].
+def f1_interval(hits: int, misses: int) -> tuple[float, float, float]:
+    """F1, ``2 h / (2 h + m)`` of ``h`` hits and ``m`` misses, and its 95 % interval, in per cent.
 
-    The ratio estimator (Cochran 1977, 6.4): ``var R = n / (n - 1) sum (a - R b)^2 / (sum b)^2``. If the
-    denominator is 0, so is the ratio.
+    ``p = h / (h + m)`` is a proportion, and F1 is ``2 p / (1 + p)``, which grows with it: the limits are those of
+    Wilson's interval for p (Lam et al. 2023, arXiv:2309.14621). Without hits and misses it is 0, of 0 to 100.
 
     Args:
-        tops, bottoms: a and b of every sample.
+        hits: samples whose label and answer are both yes.
+        misses: those of which one alone is.
     """
-    n, bottom = len(tops), math.fsum(bottoms)
-    if not bottom:
-        return 0.0, 0.0, 100.0
-    ratio = math.fsum(tops) / bottom
-    residual = math.fsum((a - ratio * b) ** 2 for a, b in zip(tops, bottoms, strict=True))
-    half = _Z * math.sqrt(residual * n / max(1, n - 1)) / bottom
-    return 100 * ratio, 100 * max(0.0, ratio - half), 100 * min(1.0, ratio + half)
+    share = hits / (hits + misses) if hits + misses else 0.0
+    low, high = wilson(hits, hits + misses)
+    f1, lower, upper = (200 * each / (1 + each) for each in (share, low / 100, high / 100))
+    return f1, lower, upper

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .intervals import mean_interval, ratio_interval, score_interval, wilson
+from .intervals import f1_interval, mean_interval, score_interval, wilson
 from .records import PLACES, Result, Setting, other_scores
 
 __all__ = ["results_of", "summarise"]
@@ -18,7 +18,7 @@ def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int,
     """A result in per cent and its 95 % interval.
 
     - ``mean-per-class``: the mean over the classes of their accuracies (square-and-add interval of Wilson's).
-    - ``F1``: ``2 TP / (2 TP + FP + FN)`` of the answer 1 (Rijsbergen 1979; ratio estimator).
+    - ``F1``: ``2 TP / (2 TP + FP + FN)`` of the answer 1 (Rijsbergen 1979; see :func:`f1_interval`).
     - any other: the mean of the scores (Wilson in [0, 1], else normal).
 
     Args:
@@ -33,9 +33,8 @@ def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int,
         each = [(100 * sum(own) / len(own), *wilson(sum(own), len(own))) for own in by_class.values()]
         return mean_interval(each)
     if metric == "F1":
-        hits = [2.0 * (label == prediction == 1) for label, prediction in answers]
-        sizes = [float((label == 1) + (prediction == 1)) for label, prediction in answers]
-        return ratio_interval(hits, sizes)
+        hits = sum(label == prediction == 1 for label, prediction in answers)
+        return f1_interval(hits, sum((label == 1) != (prediction == 1) for label, prediction in answers))
     n, total = len(scores), math.fsum(scores)
     squares = math.fsum(score * score for score in scores)
     proportion = min(scores) >= 0 and max(scores) <= 1
