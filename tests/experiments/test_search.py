@@ -32,7 +32,18 @@ SPEC: dict[str, Any] = {
     "options": {"steps": 1},
 }
 BLANK = Trial(
-    name="x", rung=0, settings={}, clean=0, robust=0, score=0, seconds=0, images=0, changed=0, folder=Path("x")
+    name="x",
+    rung=0,
+    settings={},
+    clean=0,
+    robust=0,
+    score=0,
+    seconds=0,
+    images=0,
+    changed=0,
+    folder=Path("x"),
+    clean_interval=(0, 0),
+    robust_interval=(0, 0),
 )
 
 
