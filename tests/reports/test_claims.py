@@ -98,7 +98,8 @@ def comparison(
     own: Any = {"first": names[0], "second": names[1], "kind": kind, "difference": difference, "p": p, "adjusted": p}
     places = tuple((f"d{at}", "test") for at in range(sets))
     limits = {"low": difference - width, "high": difference + width}
-    return Comparison(task="zero-shot", datasets=places, n=100, only_first=1, only_second=1, **limits, **own)
+    counts = {"n": 100, "only_first": 1, "only_second": 1}
+    return Comparison(task="zero-shot", datasets=places, test="a test", **counts, **limits, **own)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_a_gain_that_is_flagged_is_not_shown_and_scores_have_no_test() -> None:
 def test_a_difference_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
     test = Comparison(
         first="mine", second="base", task="zero-shot", datasets=(("shapes", "test"),), kind="clean", n=100,
-        only_first=0, only_second=0, difference=-0.04, low=-0.04, high=1.0, p=1.0, adjusted=1.0,
+        only_first=0, only_second=0, difference=-0.04, low=-0.04, high=1.0, p=1.0, test="", adjusted=1.0,
     )  # fmt: skip
     (claim,) = (each for each in claims_of([figure(50)], [test], "mine", "base") if "accurate" in each.claim)
     assert claim.why.startswith("+0.0 points [+0.0, +1.0]")

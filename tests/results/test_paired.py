@@ -4,54 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import binomtest
 from tests.reports.conftest import setting
 
 from radapt.results import Comparison, Results, Sample, paired_tests
-from radapt.results.paired import holm, mcnemar, paired_interval
-
-
-@settings(deadline=None)
-@given(st.integers(0, 3000), st.integers(0, 3000))
-def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int) -> None:
-    total = only_first + only_second
-    exact = binomtest(only_first, total).pvalue if total else 1.0
-    assert mcnemar(only_first, only_second) == pytest.approx(exact, rel=1e-8, abs=1e-280)
-
-
-def test_mcnemar_of_very_many_samples_is_a_number() -> None:
-    assert mcnemar(500_000, 499_000) == pytest.approx(binomtest(500_000, 999_000).pvalue, rel=1e-6)
-    assert mcnemar(100_000, 0) == 0.0
-
-
-def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [  # Newcombe 1998 (Statistics in Medicine 17, 2635), table III, method 10
-        ((20, 12, 2, 16), (0.2000, 0.0562, 0.3292)),
-        ((36, 14, 0, 0), (0.2800, 0.1528, 0.4167)),
-        ((0, 0, 0, 30), (0.0000, -0.1135, 0.1135)),
-    ],
-)
-def test_the_interval_is_that_of_the_publication(counts: tuple[int, int, int, int], expected: Sequence[float]) -> None:
-    assert paired_interval(*counts) == pytest.approx([100 * each for each in expected], abs=0.01)
-
-
-@given(st.tuples(*[st.integers(0, 50)] * 4).filter(any))
-def test_the_interval_holds_the_difference_and_turns_around(counts: tuple[int, int, int, int]) -> None:
-    both, only_first, only_second, neither = counts
-    difference, low, high = paired_interval(*counts)
-    assert -100 <= low <= difference <= high <= 100
-    turned = paired_interval(both, only_second, only_first, neither)
-    assert turned == pytest.approx([-difference, -high, -low])
-
 
 Entry = tuple[str, str, str, Sequence[float]]
 
@@ -86,7 +41,9 @@ def test_datasets_are_compared_one_by_one_and_together(compare: Callable[..., li
     together, one, other = compare(*entries)
     assert together.datasets == (("x", "test"), ("y", "test"))
     assert (together.n, one.n, other.n) == (10, 6, 4)
-    assert together.p == pytest.approx(2 / 2**10)
+    assert together.difference == 100
+    assert together.p == pytest.approx(2 / 2**10, abs=1e-3)
+    assert (together.test, one.test) == ("a randomisation test", "McNemar's exact test")
     assert one.datasets == (("x", "test"),)
 
 

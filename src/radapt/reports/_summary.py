@@ -78,12 +78,12 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
     if not others:
         return ""
     alike = [name for name in others if pairs[name].adjusted >= LEVEL]
-    how = "same samples, McNemar's exact test with Holm's correction, p"
+    how = f"same samples, {' or '.join(sorted({pairs[name].test for name in others}))} with Holm's correction, p"
     ahead = [each for each in others if each not in alike and not _leads(best.method, pairs[each])]
     if ahead:
         return (
-            f"{best.method} leads in the figure that is shown, but {_listed(ahead)} is right on more of the samples "
-            f"({how} < {LEVEL:g}): the order depends on how classes and datasets are weighed."
+            f"{best.method} leads in the figure that is shown, but on the samples that both were measured on "
+            f"{_listed(ahead)} is ahead ({how} < {LEVEL:g}): measure both on the same samples."
         )
     if not alike:
         return f"{best.method} is better than every other method that may be trusted ({how} < {LEVEL:g})."
@@ -94,7 +94,7 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
 
 
 def _leads(method: str, pair: Comparison) -> bool:
-    """Whether a method is right on more of the samples that it shares with another one."""
+    """Whether a method is ahead on the samples that it shares with another one."""
     return pair.difference > 0 if plain(pair.first) == method else pair.difference < 0
 
 

@@ -177,7 +177,7 @@ def _answer(test: Comparison, name: str, kind: str, doubtful: Sequence[Figure]) 
         answer = "yes" if sure and difference > 0 else "no" if difference <= 0 else "not shown"
     if doubtful and answer == "yes":
         answer = "not shown"
-    where = f"on the same {test.n} samples, p = {test.p:.2g} (McNemar's exact test)"
+    where = f"on the same {test.n} samples, p = {test.p:.2g} ({test.test})"
     return answer, f"{_signed(difference)} points [{_signed(low)}, {_signed(high)}] {where}"
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from .intervals import wilson
+from .differences import Pair, difference_of, holm
 from .labels import places_of
-from .records import Kind, Result
+from .records import Kind, Result, Sample
 from .store import Results
 from .worst_case import in_one_ball, lowest_scores
 
-__all__ = ["Comparison", "holm", "mcnemar", "paired_interval", "paired_tests"]
+__all__ = ["Comparison", "paired_tests"]
 
-_Scores = dict[int, tuple[str, float]]
-"""By position the hash of a sample and its score."""
+_Scores = dict[int, tuple[float, Sample]]
+"""By position the score of a sample, and what was measured on it."""
+
+_Pairs = tuple[str, list[Pair]]
+"""The metric of a dataset, and what two methods made of the samples that they share."""
+
+_Threat = tuple[str, Kind, str, float]
+"""Task, kind, norm and radius."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +37,11 @@ class Comparison:
         norm, eps: the ball; empty and 0 for clean results.
         n: samples that both were measured on.
         only_first, only_second: samples on which one of the two alone is right.
-        difference, low, high: first minus second in percentage points, and its 95 % interval.
-        p: of McNemar's exact test.
+        difference, low, high: first minus second in the figure that is shown of each (a mean over classes or datasets,
+            F1), in percentage points, and its 95 % interval.
+        p: of the test.
+        test: McNemar's exact test where every sample has the same weight in the figure, else a randomisation test (see
+            :func:`radapt.results.differences.difference_of`).
         adjusted: ``p`` after Holm's correction for all pairs on the same datasets under the same threat.
     """
 
@@ -51,66 +59,8 @@ class Comparison:
     low: float
     high: float
     p: float
+    test: str
     adjusted: float
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of McNemar's exact test (McNemar 1947).
-
-    Where both methods are equally good, each sample on which one alone is right is as likely the first's as the
-    second's: ``p = min(1, 2 sum_{i <= k} C(m, i) / 2^m)`` with ``m = only_first + only_second`` and ``k`` the smaller.
-
-    Args:
-        only_first, only_second: samples on which one method alone is right.
-    """
-    total, least = only_first + only_second, min(only_first, only_second)
-    log_last = math.lgamma(total + 1) - math.lgamma(least + 1) - math.lgamma(total - least + 1) - total * math.log(2)
-    share = summed = 1.0  # of the last term, from which those before it fall
-    for i in range(least, 0, -1):
-        share *= i / (total - i + 1)
-        summed += share
-        if share < 1e-17 * summed:
-            break
-    return min(1.0, 2 * math.exp(log_last) * summed)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values after Holm's step-down correction (Holm 1979), in their order.
-
-    The k-th smallest of m becomes ``max_{j <= k} min(1, (m - j + 1) p_j)``: the chance of one false claim among all
-    stays below the level at which they are read.
-
-    Args:
-        values: p-values of one family of tests.
-    """
-    adjusted, highest = [0.0] * len(values), 0.0
-    for rank, at in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[at]))
-        adjusted[at] = highest
-    return adjusted
-
-
-def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float, float]:
-    """Difference of two proportions on the same samples and its 95 % interval, in percentage points.
-
-    Wilson's limits of both, put together by square-and-add with their correlation (Newcombe 1998, method 10).
-
-    Args:
-        both, only_first, only_second, neither: samples on which both, one, or none of the methods is right; at least
-            one of them is not 0.
-    """
-    n = both + only_first + only_second + neither
-    first, second = both + only_first, both + only_second
-    p, q = 100 * first / n, 100 * second / n
-    (p_low, p_high), (q_low, q_high) = wilson(first, n), wilson(second, n)
-    spread = math.sqrt(first * (n - first)) * math.sqrt(second * (n - second))
-    covariance = float(both * neither - only_first * only_second)
-    if covariance > 0:
-        covariance = max(0.0, covariance - n / 2)  # correction for continuity
-    phi = covariance / spread if spread else 0.0
-    below, above = (p - p_low, q_high - q), (p_high - p, q - q_low)
-    low, high = (math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b)) for a, b in (below, above))
-    return p - q, p - q - low, p - q + high
 
 
 def paired_tests(store: Results, results: Sequence[Result] | None = None) -> list[Comparison]:
@@ -132,23 +82,18 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None) -> lis
         scores = _scores(store, every)
     compared = []
     for (task, kind, norm, eps), places in scores.items():
+        threat = (task, kind, norm, eps)
         tables: dict[tuple[str, str], list[Comparison]] = {}
-        pooled: dict[tuple[str, str], list[tuple[tuple[str, str], tuple[int, int, int, int]]]] = defaultdict(list)
-        for dataset, methods in places.items():
-            for first, second in combinations(methods, 2):
-                if counts := _counts(methods[first], methods[second]):
-                    pooled[first, second].append((dataset, counts))
-                    made = _comparison(first, second, task, (dataset,), kind, norm, eps, counts)
-                    tables.setdefault(dataset, []).append(made)
+        pooled: dict[tuple[str, str], dict[tuple[str, str], _Pairs]] = defaultdict(dict)
+        for dataset, (metric, methods) in places.items():
+            for names in combinations(methods, 2):
+                if pairs := _pairs(*(methods[name] for name in names)):
+                    pooled[names][dataset] = metric, pairs
+                    tables.setdefault(dataset, []).append(_comparison(names, threat, {dataset: (metric, pairs)}))
         families = list(tables.values())
         if len(places) > 1:
-            together = []
-            for (first, second), parts in pooled.items():
-                sums = tuple(sum(each) for each in zip(*(counts for _, counts in parts), strict=True))
-                names = tuple(dataset for dataset, _ in parts)
-                if len(parts) > 1:
-                    together.append(_comparison(first, second, task, names, kind, norm, eps, sums))
-            families.insert(0, together)
+            several = ((names, parts) for names, parts in pooled.items() if len(parts) > 1)
+            families.insert(0, [_comparison(names, threat, parts) for names, parts in several])
         compared += [each for family in families for each in _adjusted(family)]
     return compared
 
@@ -158,23 +103,31 @@ def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
     return [replace(each, adjusted=value) for each, value in zip(family, values, strict=True)]
 
 
-def _comparison(
-    first: str, second: str, task: str, datasets: tuple[tuple[str, str], ...], kind: Kind, norm: str, eps: float,
-    counts: Sequence[int],
-) -> Comparison:  # fmt: skip
-    both, only_first, only_second, neither = counts
-    difference, low, high = paired_interval(both, only_first, only_second, neither)
-    p = mcnemar(only_first, only_second)
+def _comparison(names: tuple[str, str], threat: _Threat, parts: Mapping[tuple[str, str], _Pairs]) -> Comparison:
+    task, kind, norm, eps = threat
+    found = difference_of(list(parts.values()))
+    right = [each[3:] for _, pairs in parts.values() for each in pairs]
     return Comparison(
-        first=first, second=second, task=task, datasets=datasets, kind=kind, norm=norm, eps=eps, n=sum(counts),
-        only_first=only_first, only_second=only_second, difference=difference, low=low, high=high, p=p, adjusted=p,
-    )  # fmt: skip
+        first=names[0],
+        second=names[1],
+        task=task,
+        datasets=tuple(parts),
+        kind=kind,
+        norm=norm,
+        eps=eps,
+        n=len(right),
+        only_first=right.count((True, False)),
+        only_second=right.count((False, True)),
+        adjusted=found.p,
+        **vars(found),
+    )
 
 
 def _scores(
     store: Results, results: Sequence[Result]
-) -> dict[tuple[str, Kind, str, float], dict[tuple[str, str], dict[str, _Scores]]]:
-    """By task and threat, dataset and method: the scores of every sample, where they are right or wrong."""
+) -> dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Scores]]]]:
+    """By task and threat, and by dataset: its metric, and of each method the scores of every sample, where they are
+    right or wrong."""
     places = places_of([result.setting for result in results])
     tasks = {_whose(result): place[0] for result, place in zip(results, places, strict=True)}
     results = [result for result in results if result.main]
@@ -183,19 +136,20 @@ def _scores(
     for result in results:
         if result.kind == "clean":
             samples = store.samples(result.setting)
-            measured.append((result, {s.position: (s.data, s.score) for s in samples if s.position < result.setting.n}))
+            measured.append((result, {s.position: (s.score, s) for s in samples if s.position < result.setting.n}))
     for group in in_one_ball(results):
         used, lowest = lowest_scores(store, group)
         if used:
             own = next(each for each in group if each.kind == "white-box")
-            measured.append((own, {at: (sample.data, score) for at, (score, sample) in lowest.items()}))
-    found: dict[tuple[str, Kind, str, float], dict[tuple[str, str], dict[str, _Scores]]] = {}
+            measured.append((own, lowest))
+    found: dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Scores]]]] = {}
     for result, scores in measured:
         setting = result.setting
-        if all(score in (0.0, 1.0) for _, score in scores.values()):
+        if all(score in (0.0, 1.0) for score, _ in scores.values()):
             threat = (tasks[_whose(result)], result.kind, setting.norm, setting.eps)
-            place = found.setdefault(threat, {}).setdefault((setting.dataset, setting.split), {})
-            place[names[setting.method, setting.model, setting.adapter]] = scores
+            place = (setting.dataset, setting.split)
+            _, methods = found.setdefault(threat, {}).setdefault(place, (setting.metric, {}))
+            methods[names[setting.method, setting.model, setting.adapter]] = scores
     return found
 
 
@@ -216,14 +170,10 @@ def _names(results: Sequence[Result]) -> Mapping[tuple[str, str, str], str]:
     }
 
 
-def _counts(first: _Scores, second: _Scores) -> tuple[int, int, int, int] | None:
-    """Samples on which both, the first alone, the second alone, or none is right; None where they share none."""
-    both = only_first = only_second = n = 0
-    for position, (data, score) in first.items():
-        if position in second and second[position][0] == data:
-            other = second[position][1]
-            n += 1
-            both += score == other == 1
-            only_first += score > other
-            only_second += other > score
-    return (both, only_first, only_second, n - both - only_first - only_second) if n else None
+def _pairs(first: _Scores, second: _Scores) -> list[Pair]:
+    """What two methods made of the samples that both were measured on, those of which the image differs left out."""
+    shared = [(*first[at], *second[at]) for at in first if at in second and first[at][1].data == second[at][1].data]
+    return [
+        (sample.label, sample.prediction, other.prediction, score == 1, other_score == 1)
+        for score, sample, other_score, other in shared
+    ]
