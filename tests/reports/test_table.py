@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -150,12 +151,25 @@ def test_equal_names_of_different_models_become_two_lines(make: Make) -> None:
     assert table.methods == ("x · small", "x · large", "y")
 
 
-def test_different_adapters_on_different_data_sets_stay_one_line(make: Make) -> None:
-    table = tabulated(make, (setting("x", adapter="aa"), 50), (setting("x", "digits", adapter="bb"), 150))
-    assert table.methods == ("x",)
-    mean = cell(table, "mean over 2 data sets", "x", "clean")
-    assert mean is not None
-    assert mean.percent == 50
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        ({"adapter": "aa"}, {"adapter": "bb"}, ("x · aa", "x · bb")),
+        ({"adapter": "aa"}, {}, ("x · aa", "x · no adapter")),
+        ({"model": "m"}, {"model": "n"}, ("x · m", "x · n")),
+        ({"depends": {"model": "aa"}}, {"depends": {"model": "bb"}}, ("x · weights aa", "x · weights bb")),
+        ({"model": "m", "adapter": "aa"}, {"model": "n"}, ("x · m", "x · n")),
+    ],
+)  # fmt: skip
+def test_one_label_of_two_models_is_two_lines_without_a_mean_over_them(
+    make: Make, one: dict[str, Any], other: dict[str, Any], names: tuple[str, str]
+) -> None:
+    entries = [(setting("x", **one), 50), (setting("x", "digits", **other), 150), (setting("y"), 20)]
+    table = tabulated(make, *entries, (setting("y", "digits"), 40))
+    assert table.methods == (*names, "y")
+    assert [cell(table, "mean over 2 data sets", name, "clean").partial for name in names] == ["1 of 2 data sets"] * 2
+    assert cell(table, "mean over 2 data sets", "y", "clean").percent == 15
+    assert cell(table, "digits", names[1], "clean").percent == 75
 
 
 def test_the_same_attack_with_other_options_gets_its_own_column(make: Make) -> None:
@@ -541,7 +555,7 @@ def test_of_several_that_could_be_the_worst_case_the_lowest_is_shown(tmp_path: P
     with Results(tmp_path / "r.sqlite") as store:
         for weights, fooled, attacks in (("a", {0}, ["fgsm"]), ("b", {0, 1}, ["pgd"]), ("c", {0}, ["apgd"])):
             for attack in attacks:
-                own = setting("x", source="self", attack=attack, n=10, depends={"model": weights})
+                own = setting("x", source="self", attack=attack, n=10, depends={"content": weights})
                 attacked_rows(store, own, fooled)
         table = tabulate(with_worst_cases(store))
     found = cell(table, "shapes", "x", "worst case, l∞ 4/255 (robust accuracy)")
@@ -550,7 +564,7 @@ def test_of_several_that_could_be_the_worst_case_the_lowest_is_shown(tmp_path: P
     with Results(tmp_path / "r.sqlite") as store:
         for attack in ("fgsm", "pgd", "apgd"):
             for weights, fooled in (("d", {0, 1, 2}), ("e", {3})):
-                own = setting("x", source="self", attack=attack, n=10, depends={"model": weights})
+                own = setting("x", source="self", attack=attack, n=10, depends={"content": weights})
                 own = replace(own, options={"dtype": weights})
                 attacked_rows(store, own, fooled)
         table = tabulate(with_worst_cases(store))

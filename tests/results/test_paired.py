@@ -79,4 +79,4 @@ def test_methods_of_one_name_are_told_apart_by_their_models(tmp_path: Path) -> N
             store.begin(chosen)
             store.add(chosen, [Sample(position=0, label=0, prediction=0, score=1.0)])
         (found,) = paired_tests(store)
-    assert {found.first, found.second} == {"same · one · no adapter", "same · two · no adapter"}
+    assert {found.first, found.second} == {"same · one", "same · two"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from radapt.results import WORST_CASE, Setting
-from radapt.results.labels import STOPPED_EARLY, attack_text, ball_text, noun
+from radapt.results.labels import STOPPED_EARLY, attack_text, ball_text, names_of, noun
 from radapt.results.records import KINDS, Kind
 
 __all__ = ["Column", "Threat", "columns_of", "identify", "options_text", "ordered", "plain", "worst_of"]
@@ -64,14 +64,13 @@ def _refine(names: Sequence[Any], others: Sequence[Any], values: Sequence[str]) 
     return [(*name, value) if name in clashing else name for name, value in zip(names, values, strict=True)]
 
 
-def identify(settings: Sequence[Setting], places: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[Any]]:
-    lines: list[Any] = [(setting.method,) for setting in settings]
+def identify(settings: Sequence[Setting], places: Sequence[tuple[str, ...]]) -> tuple[list[str], list[Any]]:
+    """Line and column of each result: the candidate, and what tells its threat from others at the same place."""
+    lines = names_of(settings)
     threats: list[Any] = [
         (setting.kind, setting.source, setting.norm, setting.eps, attack_text(setting) if setting.source else "")
         for setting in settings
     ]
-    for values in ([s.model for s in settings], [s.adapter[:8] for s in settings]):
-        lines = _refine(lines, list(zip(places, threats, strict=True)), values)
     for values in ([options_text(s.options) for s in settings], [f"seed={s.seed}" for s in settings]):
         threats = _refine(threats, list(zip(places, lines, strict=True)), values)
     return lines, threats

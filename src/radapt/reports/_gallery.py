@@ -130,12 +130,11 @@ class _Right:
     def __init__(self, store: Results, results: Sequence[Result]) -> None:
         self._store = store
         self._clean = {self._key(result): result for result in results if result.kind == "clean"}
-        self._scores: dict[tuple[str, ...], dict[int, float]] = {}
+        self._scores: dict[tuple[object, ...], dict[int, float]] = {}
 
     @staticmethod
-    def _key(result: Result) -> tuple[str, ...]:
-        s = result.setting
-        return s.method, s.model, s.adapter, s.task, s.dataset, s.split
+    def _key(result: Result) -> tuple[object, ...]:
+        return *result.setting.place, *result.setting.state
 
     def __call__(self, result: Result, example: Example) -> bool:
         key = self._key(result)

@@ -38,16 +38,17 @@ def cards_of(results: Sequence[Result], store: Results, about: Mapping[str, Abou
         ResultsError: nothing was attacked, or the notes are damaged.
     """
     adapters, runs, about = store.notes.adapters(), store.notes.runs(), about or {}
-    by_candidate: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    by_candidate: dict[tuple[object, ...], list[Result]] = defaultdict(list)
     for each in results:
         if each.main:
-            by_candidate[each.setting.method, each.setting.model, each.setting.adapter].append(each)
-    names = [name for name, _, _ in by_candidate]
+            by_candidate[each.setting.method, *each.setting.candidate].append(each)
+    names = list(dict.fromkeys(own[0].setting.method for own in by_candidate.values()))
     for name in about:
         if name not in names:
             raise SettingsError(f"about: no candidate has the name {shown(name)}{nearest(name, names)}")
     found = []
-    for (name, model, adapter), own in by_candidate.items():
+    for own in by_candidate.values():
+        name, model, adapter = own[0].setting.method, own[0].setting.model, own[0].setting.adapter
         settings = {plain(key): plain(v) if isinstance(v, str) else v for key, v in adapters.get(adapter, {}).items()}
         told = about.get(name, About())
         if told.changed is None and settings.get("method") in _UNCHANGING:

@@ -87,9 +87,9 @@ def tabulate(results: Sequence[Result]) -> Table:
     """Arrange results in a table.
 
     Where several attacks are known in a ball, their worst case (see ``with_worst_cases``) is the robust accuracy, and
-    no attack alone is called that. A method's name is split by model and adapter, and a column by the attack's options
-    and seed, only where two results would otherwise share a cell. The mean over datasets weighs them equally; see
-    ``mean_interval``.
+    no attack alone is called that. A method's name is split by model, adapter and weights where it has several (see
+    :func:`radapt.results.labels.names_of`), and a column by the attack's options and seed where two results would
+    otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
 
     Raises:
         ResultsError: there are no results.
@@ -112,7 +112,7 @@ def tabulate(results: Sequence[Result]) -> Table:
         if threat[0] == "white-box" and worst_of(threat) in order:
             grid.setdefault((place, line, worst_of(threat)), result)
     columns = _numbered(columns_of(order, {place[0] for place in places}), order, threats, settings)
-    names = {line: plain(" · ".join(part or "no adapter" for part in line)) for line in dict.fromkeys(lines)}
+    names = {line: plain(line) for line in dict.fromkeys(lines)}
     notes: dict[str, int] = {}
     sections: list[Section] = []
     for task in dict.fromkeys(place[0] for place in places):

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 
 from .records import Setting
 
-__all__ = ["STOPPED_EARLY", "attack_text", "ball_text", "eps_text", "norm_text", "noun", "places_of", "title_of"]
+__all__ = [
+    "STOPPED_EARLY",
+    "attack_text",
+    "ball_text",
+    "eps_text",
+    "names_of",
+    "norm_text",
+    "noun",
+    "places_of",
+    "title_of",
+]
 
 _NORMS = {"linf": "l∞", "l1": "l1", "l2": "l2"}
 _ACCURACIES = ("accuracy", "top-1", "mean-per-class")
@@ -20,6 +30,22 @@ STOPPED_EARLY = " (early stopping)"
 def attack_text(setting: Setting) -> str:
     """Name of the attack; with a note where searches were given up that seemed hopeless, which is not as published."""
     return setting.attack + (STOPPED_EARLY if setting.options.get("growth") is not None else "")
+
+
+def names_of(settings: Sequence[Setting]) -> list[str]:
+    """Name of the candidate of each result: its label, with the model, the adapter or the weights where one label has
+    several of them, on whatever dataset: what is not one model has neither one line nor a mean."""
+    names = [setting.method for setting in settings]
+    for parts in (
+        [setting.model for setting in settings],
+        [setting.adapter[:8] or "no adapter" for setting in settings],
+        [f"weights {setting.depends.get('model', 'unknown')[:8]}" for setting in settings],
+    ):
+        found = defaultdict(set)
+        for name, part in zip(names, parts, strict=True):
+            found[name].add(part)
+        names = [f"{name} · {part}" if len(found[name]) > 1 else name for name, part in zip(names, parts, strict=True)]
+    return names
 
 
 def places_of(settings: Sequence[Setting]) -> list[tuple[str, str, str]]:

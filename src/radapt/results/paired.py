@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from .differences import Pair, difference_of, holm
-from .labels import places_of
+from .labels import names_of, places_of
 from .records import Kind, Result, Sample
 from .store import Results
 from .worst_case import in_one_ball, lowest_scores
@@ -131,7 +131,7 @@ def _scores(
     places = places_of([result.setting for result in results])
     tasks = {_whose(result): place[0] for result, place in zip(results, places, strict=True)}
     results = [result for result in results if result.main]
-    names = _names(results)
+    names = {id(each): name for each, name in zip(results, names_of([r.setting for r in results]), strict=True)}
     measured: list[tuple[Result, _Scores]] = []
     for result in results:
         if result.kind == "clean":
@@ -149,25 +149,13 @@ def _scores(
             threat = (tasks[_whose(result)], result.kind, setting.norm, setting.eps)
             place = (setting.dataset, setting.split)
             _, methods = found.setdefault(threat, {}).setdefault(place, (setting.metric, {}))
-            methods[names[setting.method, setting.model, setting.adapter]] = scores
+            methods[names[id(result)]] = scores
     return found
 
 
 def _whose(result: Result) -> tuple[str, str, str, str]:
     setting = result.setting
     return setting.task, setting.metric, setting.dataset, setting.split
-
-
-def _names(results: Sequence[Result]) -> Mapping[tuple[str, str, str], str]:
-    """The name of each candidate, with its model and its adapter where several share one."""
-    candidates = dict.fromkeys((r.setting.method, r.setting.model, r.setting.adapter) for r in results)
-    labels = [method for method, _, _ in candidates]
-    return {
-        (method, model, adapter): method
-        if labels.count(method) == 1
-        else f"{method} · {model} · {adapter[:8] or 'no adapter'}"
-        for method, model, adapter in candidates
-    }
 
 
 def _pairs(first: _Scores, second: _Scores) -> list[Pair]:

@@ -134,13 +134,12 @@ def _lowest(results: Sequence[Result], positions: Sequence[Position]) -> dict[_P
     """For each dataset the result at each point; the last one registered replaces older versions of itself."""
     places = places_of([result.setting for result in results])
     latest: dict[tuple[object, ...], tuple[_Place, _Point, _Interval]] = {}
-    models: dict[tuple[str, str], tuple[str, str]] = {}
+    models: dict[tuple[str, str], tuple[object, ...]] = {}
     for place, result in zip(places, results, strict=True):
         setting = result.setting
-        model = (setting.model, setting.adapter)
-        if models.setdefault((setting.method, place[0]), model) != model:
+        if models.setdefault((setting.method, place[0]), setting.candidate) != setting.candidate:
             raise ResultsError(
-                f"the results of {setting.method} are of several models or adapters, so they make no line; "
+                f"the results of {setting.method} are of several models, adapters or weights, so they make no line; "
                 "write each run to a results file of its own"
             )
         threat = None if result.kind == "clean" else (setting.norm, setting.eps, setting.attack)
