@@ -17,6 +17,7 @@ from torch import Tensor
 
 import radapt
 from radapt.adapters import Adapter, graft, training_free, with_shares
+from radapt.adapters._base_weights import base_weights
 from radapt.errors import AdapterError, ModelError, SettingsError
 from radapt.models import VLM, LowRank, difference, full, interpolated, low_rank
 from radapt.models import _deltas as deltas
@@ -581,15 +582,48 @@ def test_deltas_fit_their_weights_in_any_precision_and_after_a_little_training(t
         with_shares(adapter, adapter.merge(tiny_vlm), {"embedding": 0.5})
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_weights_that_lie_off_in_any_direction_are_refused(tiny_vlm: VLM, twin: VLM, rank: int | None) -> None:
+    """Of equal length, and no further along the deltas: noise, and a checkpoint that was trained a little."""
+    adapter = graft(tiny_vlm, twin, rank=rank)
+    own = dict(tiny_vlm.tower.root.named_parameters())
+    for share, fits in ((0.02, True), (0.5, False)):
+        other = copy.deepcopy(tiny_vlm)
+        with torch.no_grad():
+            for name, weight in other.tower.root.named_parameters():
+                if name in adapter.deltas:
+                    change = full(adapter.deltas[name], weight.shape)
+                    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
+                    weight += noise / noise.norm() * change.norm() * share
+                    weight *= own[name].norm() / weight.norm()
+        if fits:
+            with adapter.attach(other):
+                assert radapt.attached(other)
+        else:
+            with pytest.raises(AdapterError, match="from other weights"):
+                adapter.attach(other)
+
+
+def test_the_sketch_tells_the_distance_of_weights(tiny_vlm: VLM, twin: VLM) -> None:
+    changes = graft(tiny_vlm, twin, weights="block:0").deltas
+    sketches = [torch.tensor(base_weights(each.tower, changes)["sketch"]) for each in (tiny_vlm, twin)]
+    length = sum(float(full(each).square().sum()) for each in changes.values()) ** 0.5
+    assert float((sketches[0] - sketches[1]).square().mean()) ** 0.5 == pytest.approx(length, rel=0.5)
+
+
 def test_what_is_said_of_the_base_weights_is_kept_and_checked(tiny_vlm: VLM, twin: VLM, tmp_path: Path) -> None:
     adapter = graft(tiny_vlm, twin, rank=2)
     adapter.save_pretrained(tmp_path)
     assert Adapter.from_pretrained(tmp_path).settings.base_weights == adapter.settings.base_weights
     assert adapter.change(base_weights=None).fingerprint == adapter.fingerprint
     config = json.loads((tmp_path / "radapt_config.json").read_text())
-    for wrong in ({"norm": 1.0}, {"norm": -1.0, "along": 0.0}, {"norm": 1.0, "along": "far"}, [1.0, 2.0]):
+    whole = {"norm": 1.0, "along": 0.0}
+    for wrong in (
+        {"norm": 1.0}, {"norm": -1.0, "along": 0.0}, {"norm": 1.0, "along": "far"}, [1.0, 2.0],
+        {**whole, "sketch": [1.0]}, {**whole, "sketch": ["far"] * 32}, {**whole, "sketch": 1.0},
+    ):  # fmt: skip
         (tmp_path / "radapt_config.json").write_text(json.dumps({**config, "base_weights": wrong}))
-        with pytest.raises(AdapterError, match=r"base_weights|norm|along"):
+        with pytest.raises(AdapterError, match=r"base_weights|norm|along|sketch"):
             Adapter.from_pretrained(tmp_path)
     del config["base_weights"]  # as it was written before
     (tmp_path / "radapt_config.json").write_text(json.dumps(config))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
+
+import torch
+from torch import Tensor
 
 from radapt.errors import AdapterError
 from radapt.models import Delta, Tower, check_deltas, full
 
-from ._settings import AdapterSettings
+from ._settings import PROJECTIONS, AdapterSettings
 
 __all__ = ["base_weights", "check_base_weights"]
 
@@ -15,16 +19,21 @@ _MOST_ALONG, _MOST_LONGER = 0.05, 0.02
 """How far weights may lie from those that deltas were made for: along the deltas, as a share of their length, and in
 length. Rounding to bfloat16 moves them by far less, another model or deltas that are in them already by more."""
 
+_MOST_AWAY, _ROUNDING = 0.1, 0.005
+"""How far in any direction, as a share of the deltas' length; and as a share of the weights' own, which is more than
+rounding to bfloat16 moves them (0.002)."""
 
-def base_weights(tower: Tower, deltas: Mapping[str, Delta]) -> dict[str, float]:
+
+def base_weights(tower: Tower, deltas: Mapping[str, Delta]) -> dict[str, float | list[float]]:
     """What tells weights that deltas are added to from others, in a form that rounding hardly changes.
 
     Returns:
-        ``norm``, the length of the changed weights taken as one vector, and ``along``, how far they reach along the
-        deltas: their inner product divided by the deltas' length.
+        ``norm``, the length of the changed weights taken as one vector; ``along``, how far they reach along the
+        deltas: their inner product divided by the deltas' length; and ``sketch``, 32 random projections of them, of
+        which the mean squared difference is on average the squared distance of two (Johnson & Lindenstrauss 1984).
     """
     norm, along, _ = _lengths(tower, deltas)
-    return {"norm": norm, "along": along}
+    return {"norm": norm, "along": along, "sketch": _sketch(tower, deltas).tolist()}
 
 
 def check_base_weights(settings: AdapterSettings, tower: Tower, deltas: Mapping[str, Delta]) -> None:
@@ -38,7 +47,11 @@ def check_base_weights(settings: AdapterSettings, tower: Tower, deltas: Mapping[
         return  # the last of these is refused by attaching itself
     norm, reach, length = _lengths(tower, deltas)
     along = (reach - known["along"]) / length if length else 0.0
-    if abs(along) <= _MOST_ALONG and abs(norm - known["norm"]) <= _MOST_LONGER * known["norm"]:
+    near = abs(along) <= _MOST_ALONG and abs(norm - known["norm"]) <= _MOST_LONGER * known["norm"]
+    if near and "sketch" in known:
+        moved = _sketch(tower, deltas) - torch.tensor(known["sketch"])
+        near = float(moved.square().mean()) ** 0.5 <= max(_MOST_AWAY * length, _ROUNDING * norm)
+    if near:
         return
     inside = " They lie one delta further: are the deltas in them already?" if 0.75 < along < 1.25 else ""
     raise AdapterError(
@@ -61,3 +74,20 @@ def _lengths(tower: Tower, deltas: Mapping[str, Delta]) -> tuple[float, float, f
         both += float((weight * change).sum())
     length = added**0.5
     return weights**0.5, both / length if length else 0.0, length
+
+
+def _sketch(tower: Tower, deltas: Mapping[str, Delta]) -> Tensor:
+    """Projections of the weights taken as one vector: of each, as a matrix, its product with random signs on either
+    side, which are drawn from its name."""
+    own = check_deltas(tower.root, deltas)
+    sketch = torch.zeros(PROJECTIONS)
+    for name in deltas:
+        weight = own[name].detach().float()
+        matrix = weight.reshape(len(weight), -1) if weight.ndim else weight.reshape(1, 1)
+        chance = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        rows, columns = (
+            torch.randint(0, 2, (PROJECTIONS, side), generator=chance).float().mul(2).sub(1).to(matrix.device)
+            for side in matrix.shape
+        )
+        sketch += ((rows @ matrix) * columns).sum(1).cpu()
+    return sketch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from radapt.errors import SettingsError, shown
 from radapt.numbers import number, whole
@@ -14,7 +14,10 @@ from radapt.types import Mix
 
 from ._gaussian import REFERENCE_SIZE
 
-__all__ = ["AdapterSettings", "check_settings"]
+__all__ = ["PROJECTIONS", "AdapterSettings", "check_settings"]
+
+PROJECTIONS = 32
+"""Length of the sketch of base weights."""
 
 _HIGHEST_ALPHA, _LOWEST_CUTOFF, _HIGHEST_BLOCK = 100, 1e-4, 9999
 _UNGUIDED = ("training-free", "data-driven")
@@ -33,8 +36,8 @@ class AdapterSettings:
         method: how the anchor was made.
         base_model: the model that it was made on.
         origin: the method's own settings, for the card.
-        base_weights: ``norm`` and ``along``, which tell the weights that the deltas were made for from others; None
-            where there are no deltas, or any weights will do.
+        base_weights: ``norm``, ``along`` and ``sketch``, which tell the weights that the deltas were made for from
+            others (the last of them may be missing); None where there are no deltas, or any weights will do.
 
     Raises:
         SettingsError: a value out of range.
@@ -53,7 +56,7 @@ class AdapterSettings:
     base_model: str
     origin: Mapping[str, object] = field(default_factory=dict)
     block: int = 0
-    base_weights: Mapping[str, float] | None = None
+    base_weights: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self.cutoff, self.alpha, self.block)
@@ -71,10 +74,7 @@ class AdapterSettings:
         if not isinstance(self.origin, Mapping):
             raise SettingsError(f"origin must be settings by name, got {shown(self.origin)}")
         if self.base_weights is not None:
-            if not isinstance(self.base_weights, Mapping) or set(self.base_weights) != {"norm", "along"}:
-                raise SettingsError(f"base_weights must have norm and along, got {shown(self.base_weights)}")
-            number("norm", self.base_weights["norm"], 0)
-            number("along", self.base_weights["along"], -1e12)
+            _check_base_weights(self.base_weights)
         if self.method in _UNGUIDED and "guide" in self.origin:
             raise SettingsError(f"{self.method} takes no guide, got {self.origin['guide']!r}")
 
@@ -82,6 +82,18 @@ class AdapterSettings:
     def d0(self) -> float | None:
         """The cut-off as the paper's D0: cycles per image at 224 pixels."""
         return None if self.cutoff is None else self.cutoff * REFERENCE_SIZE
+
+
+def _check_base_weights(given: object) -> None:
+    if not isinstance(given, Mapping) or set(given) not in ({"norm", "along"}, {"norm", "along", "sketch"}):
+        raise SettingsError(f"base_weights must have norm and along, and may have a sketch, got {shown(given)}")
+    number("norm", given["norm"], 0)
+    number("along", given["along"], -1e12)
+    sketch = given.get("sketch", [0.0] * PROJECTIONS)
+    if not isinstance(sketch, list | tuple) or len(sketch) != PROJECTIONS:
+        raise SettingsError(f"the sketch of base_weights must be {PROJECTIONS} numbers, got {shown(sketch)}")
+    for each in sketch:
+        number("each number of the sketch", each, -1e12)
 
 
 def check_settings(cutoff: object, alpha: object, block: object = 0) -> None:
