@@ -12,6 +12,8 @@ from radapt.adapters import gaussian_filter, training_free
 from radapt.models import Layout, place_tokens
 from radapt.models.qwen_vl import patchify
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
+
 CUTOFF = 40 / 224
 PROMPT = torch.tensor([[1, 2, *[59] * 16, 3]])
 

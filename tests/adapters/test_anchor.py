@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from radapt.adapters import capture_anchor, data_driven, model_guided, training_
 from radapt.errors import AdapterError, SettingsError
 from radapt.experiments import tune
 from radapt.models import Layout, place_tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 
 
 def attention_output(model: Any, attention: Any, run: Any) -> Tensor:
@@ -122,3 +125,14 @@ def test_no_verb_makes_an_anchor_through_another_adapter(tiny_vlm: Any, tmp_path
     assert torch.equal(model_guided(tiny_vlm, twin).anchor, model_guided(plain, twin).anchor)
     with pytest.raises(SettingsError, match="carries an adapter"):
         tune(tiny_vlm, adapter, data="shapes", n=2, results=tmp_path / "r.sqlite")
+
+
+def test_a_guessed_normalisation_is_told_of(tiny_clip: Any, tiny_vlm: Any) -> None:
+    with pytest.warns(UserWarning, match="CLIPModel came without an image processor: .* mean 0.4815") as told:
+        capture_anchor(tiny_clip)
+    with pytest.warns(UserWarning, match="came without") as guided:
+        model_guided(tiny_vlm, tiny_vlm.model)
+    assert len(told) == len(guided) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training_free(tiny_vlm)

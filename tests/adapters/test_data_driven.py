@@ -62,6 +62,27 @@ def test_the_trained_anchor_brings_embeddings_back(tiny_vlm: Any, pixels: Tensor
     assert all(p.grad is None and not p.requires_grad for p in tiny_vlm.model.parameters())
 
 
+def test_a_static_adversary_attacks_the_images_that_the_steps_reach(
+    tiny_vlm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of ten images leave two of them out, others in each."""
+    pixels, attacked = torch.rand(10, 3, 32, 32), list[int]()
+    attack = TrainingImages.adversarial
+
+    def counted(self: TrainingImages, model: Any, rows: Tensor, stream: str) -> Tensor:
+        attacked.extend(rows.tolist())
+        return attack(self, model, rows, stream)
+
+    monkeypatch.setattr(TrainingImages, "adversarial", counted)
+    anchors = {steps: data_driven(tiny_vlm, pixels, steps=steps, **SHORT).anchor for steps in (1, 3)}
+    epochs = [np.random.Generator(np.random.Philox(key=[0, epoch])).permutation(10)[:8] for epoch in (0, 1)]
+    first, three = sorted(epochs[0][:4].tolist()), sorted({*epochs[0].tolist(), *epochs[1][:4].tolist()})
+    assert attacked == first + three
+    monkeypatch.setattr(TrainingImages, "used", lambda *_: torch.arange(10))
+    for steps, anchor in anchors.items():
+        torch.testing.assert_close(data_driven(tiny_vlm, pixels, steps=steps, **SHORT).anchor, anchor)
+
+
 @pytest.mark.parametrize("loss", ["embedding", "text"])
 @pytest.mark.parametrize("adversary", ["static", "adaptive"])
 def test_the_first_loss_is_that_of_a_computation_by_hand(

@@ -34,6 +34,8 @@ from radapt.models.qwen_vl import patchify as pack
 from radapt.models.qwen_vl import qwen_vl
 from radapt.models.siglip2 import patchify
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
+
 SIDEWAYS, UPRIGHT = (48, 96), (96, 48)
 """Two sizes with one number of patches."""
 

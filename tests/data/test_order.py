@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,6 +102,21 @@ def test_the_first_samples_of_a_sorted_folder_are_warned_of_once(tmp_path: Path)
         assert len(load_dataset(name, n=1)) == 1
     with pytest.warns(UserWarning, match=r"show only \d+ of its 12 classes; take a larger n, or samples of all"):
         assert len(set(load_dataset(own(tmp_path, folder, {"shuffle": 0}), n=20).labels.tolist())) > 6
+
+
+@pytest.mark.parametrize(
+    ("lowest", "classes", "n", "warned"),
+    [(1, 6, 60, True), (0, 6, 40, False), (1, 6, 20, False)],
+)
+def test_labels_that_seem_to_count_from_one_are_warned_of(
+    tmp_path: Path, lowest: int, classes: int, n: int, warned: bool
+) -> None:
+    """Five classes, and six names: from 1 to 5 they would be read as those after their own."""
+    labels = [lowest + at % 5 for at in range(n)]
+    folder = parquet(tmp_path / "data", {"label": labels})
+    name = own(tmp_path, folder, {}, classes=[f"thing {at}" for at in range(classes)])
+    with pytest.warns(UserWarning, match="first class, 'thing 0': if its labels count") if warned else nullcontext():
+        load_dataset(name)
 
 
 @pytest.mark.parametrize(("n", "seen"), [(2, 2), (5, 5), (11, 11)])

@@ -31,9 +31,10 @@ __all__ = ["Adapter", "Attachment", "adapter_of", "attached", "detach"]
 class Attachment:
     """An adapter on a model; leaving the ``with`` block, or :meth:`detach`, restores the model exactly."""
 
-    def __init__(self, tower: Tower, mount: AdapterMount) -> None:
-        self._tower, self._mount = tower, mount
+    def __init__(self, tower: Tower, mount: AdapterMount, all_of_it: list[Attachment]) -> None:
+        self._tower, self._mount, self._all_of_it = tower, mount, all_of_it
         tower.mount(mount)
+        all_of_it.append(self)
 
     @property
     def active(self) -> bool:
@@ -44,6 +45,8 @@ class Attachment:
         """Restore the model; does nothing when this adapter is detached already."""
         if self.active:
             self._tower.unmount()
+        if self in self._all_of_it:  # or the adapter would keep the model
+            self._all_of_it.remove(self)
 
     def __enter__(self) -> Attachment:
         return self
@@ -77,6 +80,10 @@ class Adapter:
         for name, delta in self.deltas.items():
             _check_delta(name, delta)
         self._attachments: list[Attachment] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy of it has: it is on no model."""
+        return {**vars(self), "_attachments": []}
 
     def __repr__(self) -> str:
         s = self.settings
@@ -122,9 +129,8 @@ class Adapter:
                 f"{', '.join(differing)}; make one for this model, e.g. radapt.training_free(model)"
             )
         check_base_weights(s, tower, self.deltas)
-        attachment = Attachment(tower, AdapterMount(s, self.anchor, self.deltas))
-        self._attachments = [*(a for a in self._attachments if a.active), attachment]  # forget those that are over
-        return attachment
+        self._attachments[:] = [each for each in self._attachments if each.active]  # others ended with radapt.detach
+        return Attachment(tower, AdapterMount(s, self.anchor, self.deltas), self._attachments)
 
     def detach(self) -> None:
         """Remove this adapter from every model that it was attached to."""

@@ -82,6 +82,15 @@ class TrainingImages:
         total = len(self.clean)
         return torch.from_numpy(epoch_rows(step, min(self.batch_size, total), total, self.seed))
 
+    def used(self, steps: int) -> Tensor:
+        """The rows that some steps reach, each once and in order."""
+        reached = torch.zeros(len(self.clean), dtype=torch.bool, device="cpu")
+        for step in range(steps):
+            reached[self.rows(step)] = True
+            if reached.all():
+                break
+        return reached.nonzero()[:, 0]
+
     def adversarial(self, model: VLM, rows: Tensor, stream: str) -> Pixels:
         """Adversarial images of some rows against a model as it stands, for the loss that its training minimises."""
         keys = [f"{stream}/{row}" for row in rows.tolist()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from radapt.errors import AdapterError, InputError, SettingsError
-from radapt.models import VLM, Tower, evaluating, tower_of
+from radapt.models import VLM, Tower, evaluating, tower_of, warn_normalisation
 from radapt.registry import nearest
 from radapt.types import Anchor, AnchorImage, Mix, Pixels
 
@@ -42,7 +42,8 @@ def capture_anchor(
     image are taken unfiltered.
 
     Args:
-        model: the model, of any supported family, without an adapter.
+        model: the model, of any supported family, without an adapter. A model object does not say how images are
+            normalised; :func:`radapt.load` finds out.
         image: ``white``, ``grey`` or ``black``; ``noise``: every value drawn from [0, 1], always the same ones;
             ``mean``: the mean of ``pixels``.
         pixels: images in [0, 1] of the tower's own size, for ``mean`` alone.
@@ -55,8 +56,13 @@ def capture_anchor(
         SettingsError: an unknown image, or the model carries an adapter.
         InputError: ``pixels`` are missing, not wanted, or of another size.
         AdapterError: there is no such block, or the model has no weights.
+
+    Warns:
+        UserWarning: a model object, not loaded, whose normalisation is what is usual for its family.
     """
     tower = tower_of(model)
+    if not isinstance(model, VLM):
+        warn_normalisation(type(model).__name__, tower.mean, tower.std, level=4)
     if tower.mounted() is not None:
         raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
     shown = _image(tower, image, pixels)

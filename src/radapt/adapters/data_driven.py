@@ -31,19 +31,23 @@ __all__ = ["METHOD", "data_driven"]
 
 
 class _Anchor:
-    """Loss of the adapter with a trainable anchor."""
+    """Loss of the adapter with a trainable anchor, over some steps."""
 
-    def __init__(self, adapter: Adapter, images: TrainingImages, adversary: Adversary) -> None:
+    def __init__(self, adapter: Adapter, images: TrainingImages, adversary: Adversary, steps: int) -> None:
         self.adapter, self.images, self.model = adapter, images, images.original
         self.fixed: Pixels | None = None
         if adversary == "static":  # made once against the undefended model, as in the paper
-            self.fixed = torch.cat([images.adversarial(self.model, part, "static").cpu() for part in images.parts()])
+            used = images.used(steps)
+            parts = used.split(images.batch_size)
+            self.fixed = torch.cat([images.adversarial(self.model, part, "static").cpu() for part in parts])
+            self.places = torch.zeros(len(images.clean), dtype=torch.int64, device="cpu")
+            self.places[used] = torch.arange(len(used), device="cpu")
 
     def __call__(self, step: int) -> Tensor:
         rows = self.images.rows(step)
         if self.fixed is not None:
             with self.adapter.attach(self.model):
-                return self.images.loss(self.model, self.fixed[rows].to(self.model.device), rows)
+                return self.images.loss(self.model, self.fixed[self.places[rows]].to(self.model.device), rows)
         anchor = self.adapter.anchor
         with Adapter(self.adapter.settings, None if anchor is None else anchor.detach()).attach(self.model):
             pixels = self.images.adversarial(self.model, rows, f"adaptive/{step}")
@@ -81,7 +85,7 @@ def data_driven(
     Args:
         model: the model to adapt; it is not changed.
         pixels: training images in [0, 1], N x 3 x H x W, or a dataset, which is read batch by batch; the paper takes
-            2,000. The adversarial images of a static adversary are held in memory.
+            2,000. The adversarial images of a static adversary, of those that the steps reach, are held in memory.
         labels, classifier: for ``loss="text"``: true classes, and unit vectors from ``model.classifier(prompts)``.
         loss: ``embedding`` or ``text``.
         adversary: ``static`` or ``adaptive``.
@@ -122,7 +126,7 @@ def data_driven(
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
     assert start.anchor is not None
     anchor = start.anchor.to(vlm.device).requires_grad_()
-    training = _Anchor(Adapter(start.settings, anchor), images, adversary)
+    training = _Anchor(Adapter(start.settings, anchor), images, adversary, steps)
     settings: dict[str, object] = {
         "loss": loss,
         "adversary": adversary,

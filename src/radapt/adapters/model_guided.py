@@ -40,6 +40,9 @@ def model_guided(
         SettingsError: a setting out of range.
         AdapterError: the twin's tower has another width or token grid.
         SettingsError: the twin carries an adapter.
+
+    Warns:
+        UserWarning: the twin is a model object, not loaded, whose normalisation is what is usual for its family.
     """
     check_settings(cutoff, alpha, block)
     own, other = tower_of(model), tower_of(guide)

@@ -42,6 +42,9 @@ def training_free(
         InputError: ``pixels`` are missing, not wanted, or of another size.
         AdapterError: there is no such block.
         ModelError: the model is of an unsupported family.
+
+    Warns:
+        UserWarning: a model object, not loaded, whose normalisation is what is usual for its family.
     """
     check_settings(cutoff, alpha, block)
     anchor = capture_anchor(model, image=image, pixels=pixels, block=block)

@@ -45,6 +45,13 @@ def warn_of_order(data: Dataset, n: int | None) -> None:
     present = len(set(labels))
     if not labels or present == classes:
         return
+    if _counted_from_one(data):
+        warnings.warn(
+            f"none of the {len(data)} samples of {data.name!r}, split {data.split!r}, is of the first class, "
+            f"{data.classes[0]!r}: if its labels count from 1, every sample is taken for the class after its own; then "
+            "let the first of the classes be one that no sample has",
+            stacklevel=3,
+        )
     shown = f"the first {len(data)} samples of {data.name!r}, split {data.split!r}, show only {present} of its"
     balanced = details.options.get("balanced") is True
     if details.options.get("shuffle") is None and not balanced:
@@ -58,6 +65,19 @@ def warn_of_order(data: Dataset, n: int | None) -> None:
     if fewer and not (balanced and len(labels) >= classes):
         advice = f"an n of at least {classes}" if balanced else "a larger n, or samples of all classes (balanced)"
         warnings.warn(f"{shown} {classes} classes; take {advice}", stacklevel=3)
+
+
+def _counted_from_one(data: Dataset) -> bool:
+    """Whether labels may count from 1, while names that the card has by their order are taken to count from 0.
+
+    The first class is missing and the last is there; in a draw with equal chances so many samples would leave it out in
+    less than one of 10,000 cases.
+    """
+    named = data.card.source == "hub" and (data.card.classes or "classes_file" in data.card.options)
+    labels, last = data.labels, len(data.classes) - 1
+    if not named or last < 1 or bool((labels == 0).any()) or not bool((labels == last).any()):
+        return False
+    return len(labels) * math.log(last / (last + 1)) < math.log(_RARE)
 
 
 def looks_sorted(labels: Sequence[int], classes: int) -> bool:

@@ -29,6 +29,7 @@ from ._memory import Memory, estimate
 from ._mode import evaluating
 from ._parts import parts
 from ._pretrained import check_device, dtype_of, reading
+from ._processors import warn_normalisation
 from ._replica import replica
 from ._source import locate, micro_models, model_type
 from ._tokens import Tokens, likelihood
@@ -82,6 +83,7 @@ __all__ = [
     "supports",
     "tensors_of",
     "tower_of",
+    "warn_normalisation",
     "zero_shot",
 ]
 

@@ -99,7 +99,7 @@ def reading(name: str) -> Iterator[None]:
     """Turn what may go wrong while a model is read into a ModelError."""
     try:
         yield
-    except RadaptError:
+    except (RadaptError, Warning):  # a warning where warnings are errors
         raise
     except BaseException as error:  # transformers, tokenizers and safetensors raise whatever a file leads them to
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:

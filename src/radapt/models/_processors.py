@@ -69,12 +69,18 @@ def check_normalisation(mean: object, std: object) -> None:
             )
 
 
-def warn_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Say that a model object has no image processor, so that its normalisation is a guess."""
+def warn_normalisation(name: str, mean: Sequence[float], std: Sequence[float], *, level: int = 6) -> None:
+    """Say that a model object has no image processor, so that its normalisation is a guess.
+
+    Args:
+        name: of the model.
+        mean, std: what is taken.
+        level: where the warning points to: by default the line that calls :func:`radapt.load`.
+    """
     warnings.warn(
         f"{name} came without an image processor: images are normalised with mean {_rounded(mean)} and standard "
         f"deviation {_rounded(std)}; where it was trained with others, pass its own: radapt.load(model, processor=...)",
-        stacklevel=6,  # the line that calls radapt.load
+        stacklevel=level,
     )
 
 
