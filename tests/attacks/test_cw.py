@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -220,3 +221,21 @@ def test_an_objective_without_a_margin_is_refused() -> None:
     objective = EmbeddingObjective(lambda pixels: pixels.flatten(1), CLEAN.float().flatten(1))
     with pytest.raises(SettingsError, match="unknown loss 'margin'"):
         make("cw", eps=0.1)(objective, CLEAN.float())
+
+
+@pytest.mark.parametrize(("flat", "warned"), [(1.0, True), (0.92, True), (0.8, False)])
+def test_l2_warns_of_images_that_are_all_black_and_white(flat: float, warned: bool) -> None:
+    """Nearly all values at 0 and 1, where tanh is flat: the image hardly moves, whatever the model."""
+    noise = torch.rand(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    clean = torch.where(noise < flat, (noise < flat / 2).float(), torch.tensor(0.5))
+    clean[1] = 0.5
+
+    def logits(x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([2 - mean, mean, 0 * mean], 1)
+
+    objective = ClassificationObjective(logits, torch.zeros(2, dtype=torch.int64), 3)
+    attack = CW(norm="l2", eps=0.5, steps=10)
+    with pytest.warns(UserWarning, match="1 of 2 images are nearly all black and") if warned else nullcontext():
+        attack(objective, clean)
+    CW(norm="linf", eps=0.1, steps=2)(objective, clean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ _FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
 _LARGEST_C = 1e10
 _INSIDE = 1 - 1e-6
 """How near to black and white a pixel starts, from -1 to 1: beyond, tanh is flat in float32."""
+_FLAT, _MOST_FLAT = 1e-3, 0.9
+"""How near to 0 or 1 a value hardly moves in ``l2``, and the share of an image's values from which it is told."""
 _SLACK = 1 + 5e-7
 """What projects onto the ball may lie outside by rounding."""
 
@@ -52,6 +55,9 @@ class CW(SearchAttack):
     ``l2`` the search goes on to the end, for nearer ones. Without success the result is the point of the ball with the
     largest margin.
 
+    In ``l2`` values at 0 and 1 hardly move, as tanh is flat there: an image of black and white alone withstands it
+    whatever the model.
+
     Args:
         norm: ``linf`` or ``l2``.
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
@@ -65,6 +71,9 @@ class CW(SearchAttack):
 
     Raises:
         SettingsError: a setting is out of range.
+
+    Warns:
+        UserWarning: images with nine tenths of their values at 0 and 1, in ``l2``.
     """
 
     name: ClassVar[str] = "cw"
@@ -110,6 +119,13 @@ class CW(SearchAttack):
         """A point of the ball, drawn uniformly; the clean image for ``l2``."""
         if self.norm == "linf":
             return self._pgd.start(clean, drawn)
+        flat = ((clean < _FLAT) | (clean > 1 - _FLAT)).flatten(1).double().mean(1) >= _MOST_FLAT
+        if flat.any():
+            warnings.warn(
+                f"{int(flat.sum())} of {len(clean)} images are nearly all black and white, and cw in l2 hardly moves "
+                "values at 0 and 1, so that they seem robust; take pgd, apgd or autoattack for them",
+                stacklevel=2,
+            )
         ones, blank = clean.new_ones(len(clean)), torch.zeros_like(clean)
         return clean, {
             **dict.fromkeys(("origin", "origin_gradient", "w", "first", "second", "nearest"), blank),
