@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiny import SHAPE, lively
 from torch import nn
@@ -47,6 +47,7 @@ def test_merged_layouts_lay_square_after_square(rows: int, columns: int, merge: 
     assert torch.equal(placed, tokens[expected])
 
 
+@settings(deadline=None)
 @given(grid=st.tuples(SIDES, SIDES), to=st.tuples(SIDES, SIDES), prefix=st.integers(0, 2))
 def test_interpolation_keeps_prefix_tokens_and_constant_grids(
     grid: tuple[int, int], to: tuple[int, int], prefix: int
@@ -154,6 +155,7 @@ def test_the_windows_of_qwen25_are_its_own(tiny_qwen25: Any) -> None:
         assert torch.equal(tower.layout.order((rows, columns)), squares[index].reshape(-1))
 
 
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
 def test_the_anchor_of_qwen25_comes_back_where_it_was_taken(tiny_qwen25: Any, size: tuple[int, int]) -> None:
     # With its own attention output on the same image as the anchor, and all weight on it, nothing changes.

@@ -4,8 +4,9 @@ Every file here without a leading underscore is a method; its name is the method
 :class:`AdapterMethod`.
 """
 
-from ._adapter import Adapter, Attachment, adapter_of, attached, detach
+from ._adapter import Adapter, adapter_of, attached, detach
 from ._anchor import capture_anchor
+from ._attachment import Attachment
 from ._build import adapter_for
 from ._gaussian import cutoff_from_d0, gaussian_filter
 from ._method import REGISTRY, AdapterMethod, adapt

@@ -6,18 +6,18 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
 from radapt.errors import AdapterError, SettingsError
 from radapt.io import expanded
-from radapt.models import VLM, Delta, Tower, WeightChange, tensors_of, tower_of
+from radapt.models import VLM, Delta, WeightChange, tensors_of, tower_of
 from radapt.registry import nearest
 from radapt.results import Results
 from radapt.types import Anchor
 
+from ._attachment import Attachment
 from ._base_weights import base_weights, check_base_weights
 from ._card import results_of
 from ._mount import AdapterMount, fingerprint_of
@@ -25,36 +25,7 @@ from ._peft import read_lora, write_lora
 from ._settings import AdapterSettings
 from ._storage import push, read, save
 
-__all__ = ["Adapter", "Attachment", "adapter_of", "attached", "detach"]
-
-
-class Attachment:
-    """An adapter on a model; leaving the ``with`` block, or :meth:`detach`, restores the model exactly."""
-
-    def __init__(self, tower: Tower, mount: AdapterMount, all_of_it: list[Attachment]) -> None:
-        self._tower, self._mount, self._all_of_it = tower, mount, all_of_it
-        tower.mount(mount)
-        all_of_it.append(self)
-
-    @property
-    def active(self) -> bool:
-        """Whether the adapter is still on the model."""
-        return self._tower.mounted() is self._mount
-
-    def detach(self) -> None:
-        """Restore the model; does nothing when this adapter is detached already."""
-        if self.active:
-            self._tower.unmount()
-        if self in self._all_of_it:  # or the adapter would keep the model
-            self._all_of_it.remove(self)
-
-    def __enter__(self) -> Attachment:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
+__all__ = ["Adapter", "adapter_of", "attached", "detach"]
 
 
 class Adapter:
