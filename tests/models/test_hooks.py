@@ -49,6 +49,7 @@ def test_saving_a_model_warns_where_it_is_called_and_leaves_the_weights_alone(
     part.save_pretrained(tmp_path / "after")  # without a warning, which would be an error here
 
 
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 def test_other_ways_to_save_warn_too(tmp_path: Path) -> None:
     model: Any = tiny_clip().model
     copied = copy.deepcopy(model)

@@ -237,6 +237,7 @@ def test_an_adapter_does_the_same_to_open_clip_s_object_and_to_its_checkpoint(tm
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
 
 
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 @pytest.mark.parametrize("custom_text", [False, True])
 def test_no_images_go_past_the_adapter_of_a_live_object(tmp_path: Path, custom_text: bool) -> None:
     path = folder(CLIP(), tmp_path / "m")

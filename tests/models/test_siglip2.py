@@ -182,6 +182,7 @@ def test_the_anchor_is_placed_on_the_grid_of_the_image(folder: Path, size: tuple
     assert torch.equal(outputs[0], expected.expand(2, -1, -1))
 
 
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 @pytest.mark.parametrize("vision_only", [False, True])
 def test_a_padded_batch_of_several_shapes_is_mapped_image_by_image(
     model: Any, images: list[Image.Image], vision_only: bool
@@ -211,6 +212,7 @@ def test_a_padded_batch_of_several_shapes_is_mapped_image_by_image(
     assert (together - run(**batch)).abs().max() > 1e-2 * together.abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 def test_padding_stays_as_it_is(model: Any, images: list[Image.Image]) -> None:
     batch = processor(32)(images[:2], return_tensors="pt")
     padding = ~batch["pixel_attention_mask"].bool()
@@ -235,6 +237,7 @@ def test_padding_stays_as_it_is(model: Any, images: list[Image.Image]) -> None:
     assert torch.equal(later[0][~padding], anchors)
 
 
+@pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 def test_gradients_flow_through_the_adapter_of_a_padded_batch(model: Any, images: list[Image.Image]) -> None:
     batch = processor(32)(images, return_tensors="pt")
     batch["pixel_values"].requires_grad_()
