@@ -604,6 +604,18 @@ def test_weights_that_lie_off_in_any_direction_are_refused(tiny_vlm: VLM, twin: 
                 adapter.attach(other)
 
 
+def test_the_sketch_is_that_of_the_weights_whatever_the_defaults_of_torch(tiny_vlm: VLM, twin: VLM) -> None:
+    changes = graft(tiny_vlm, twin).deltas
+    expected = base_weights(tiny_vlm.tower, changes)
+    with torch.device("meta"):
+        assert base_weights(tiny_vlm.tower, changes) == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert base_weights(tiny_vlm.tower, changes) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_the_sketch_tells_the_distance_of_weights(tiny_vlm: VLM, twin: VLM) -> None:
     changes = graft(tiny_vlm, twin, weights="block:0").deltas
     sketches = [torch.tensor(base_weights(each.tower, changes)["sketch"]) for each in (tiny_vlm, twin)]

@@ -49,7 +49,7 @@ def check_base_weights(settings: AdapterSettings, tower: Tower, deltas: Mapping[
     along = (reach - known["along"]) / length if length else 0.0
     near = abs(along) <= _MOST_ALONG and abs(norm - known["norm"]) <= _MOST_LONGER * known["norm"]
     if near and "sketch" in known:
-        moved = _sketch(tower, deltas) - torch.tensor(known["sketch"])
+        moved = _sketch(tower, deltas) - torch.tensor(known["sketch"], dtype=torch.float32, device="cpu")
         near = float(moved.square().mean()) ** 0.5 <= max(_MOST_AWAY * length, _ROUNDING * norm)
     if near:
         return
@@ -80,13 +80,13 @@ def _sketch(tower: Tower, deltas: Mapping[str, Delta]) -> Tensor:
     """Projections of the weights taken as one vector: of each, as a matrix, its product with random signs on either
     side, which are drawn from its name."""
     own = check_deltas(tower.root, deltas)
-    sketch = torch.zeros(PROJECTIONS)
+    sketch = torch.zeros(PROJECTIONS, dtype=torch.float32, device="cpu")
     for name in deltas:
         weight = own[name].detach().float()
         matrix = weight.reshape(len(weight), -1) if weight.ndim else weight.reshape(1, 1)
-        chance = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        chance = torch.Generator("cpu").manual_seed(zlib.crc32(name.encode()))
         rows, columns = (
-            torch.randint(0, 2, (PROJECTIONS, side), generator=chance).float().mul(2).sub(1).to(matrix.device)
+            torch.randint(0, 2, (PROJECTIONS, side), generator=chance, device="cpu").mul(2).sub(1).to(matrix)
             for side in matrix.shape
         )
         sketch += ((rows @ matrix) * columns).sum(1).cpu()
