@@ -30,7 +30,7 @@ print(1024 * int(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").r
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="a peak is forgotten on Linux alone")
 def test_the_peak_is_that_of_the_block() -> None:
-    """Of pages that are mapped here: an array could come of memory that earlier tests freed and the heap still holds."""
+    """Of pages mapped here: an array could come of memory that earlier tests freed and the heap still holds."""
     size = 300_000_000
     with watched(torch.device("cpu")) as large, mmap.mmap(-1, size) as pages:
         pages[:: mmap.PAGESIZE] = b"1" * len(range(0, size, mmap.PAGESIZE))
