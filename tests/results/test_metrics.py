@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from radapt.results import summarise, wilson
+from radapt.results import class_weights, summarise, wilson
 
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -41,6 +41,46 @@ def test_the_mean_per_class_is_the_balanced_accuracy(answers: list[tuple[int, in
     if len(classes) == 2:
         assert percent == pytest.approx(100 * balanced_accuracy_score(labels, predictions))
     assert low <= percent <= high
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
+def test_class_weights_are_those_of_kish(labels: list[int]) -> None:
+    weights, together = class_weights(labels)
+    each = np.array([1 / (len(set(labels)) * labels.count(label)) for label in labels])
+    assert together == pytest.approx(each.sum() ** 2 / (each**2).sum())
+    assert [weights[label] for label in labels] == pytest.approx(together * each)
+    assert together <= len(labels) + 1e-9
+
+
+def test_a_mean_over_classes_of_one_size_has_the_interval_of_all_samples() -> None:
+    answers = [(label, label if at < label else -1) for label in range(4) for at in range(5)]
+    scores = [float(label == answer) for label, answer in answers]
+    assert summarise("mean-per-class", scores, answers) == pytest.approx((30.0, *wilson(6, 20)))
+
+
+@pytest.mark.parametrize("hard", ["all alike", "the small ones", "the large ones"])
+@pytest.mark.parametrize("n", [100, 500])
+def test_nine_in_ten_intervals_of_a_mean_per_class_and_more_hold_the_truth(n: int, hard: str) -> None:
+    """Of a hundred classes with few samples each, as in Caltech-101, where one interval per class fails."""
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.normal(3.6, 0.8, 100))
+    chances = {
+        "all alike": rng.beta(0.3, 8, 100),
+        "the small ones": 0.1 + 0.8 * sizes / sizes.max(),
+        "the large ones": np.where(sizes < np.median(sizes), 0.5, 0.0),
+    }[hard]
+    covered, widths = 0, []
+    for _ in range(200):
+        labels = rng.choice(100, n, p=sizes / sizes.sum())
+        right = rng.random(n) < chances[labels]
+        answers = [(int(label), int(label) if own else -1) for label, own in zip(labels, right, strict=True)]
+        _, low, high = summarise("mean-per-class", list(right.astype(float)), answers)
+        covered += low <= 100 * chances[np.unique(labels)].mean() <= high
+        widths.append(high - low)
+    assert covered > 0.9 * 200
+    # Not wider than a proportion of half as many samples would have, where a class has five.
+    middle = wilson(n * float(chances.mean()) / 2, n / 2)
+    assert np.mean(widths) < 1.2 * (middle[1] - middle[0])
 
 
 def test_the_mean_of_scores_has_the_interval_of_wilson_or_of_the_normal_distribution() -> None:

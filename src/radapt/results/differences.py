@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import f1_interval, mean_interval, wilson
+from .intervals import class_weights, f1_interval, mean_interval, wilson
 
 __all__ = ["MCNEMAR", "RANDOMISATION", "Difference", "Pair", "difference_of", "holm", "mcnemar", "paired_interval"]
 
@@ -95,19 +95,20 @@ def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for label, _, _, first, second in pairs:
         strata[label if metric == "mean-per-class" else 0][first, second] += 1
-    estimates = [paired_interval(*(counts[key] for key in _TABLE)) for counts in strata.values()]
+    weights, _ = class_weights([label for label, counts in strata.items() for _ in range(counts.total())])
+    table = [math.fsum(weights[label] * counts[key] for label, counts in strata.items()) for key in _TABLE]
     groups: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for counts in strata.values():
         group = groups[counts.total() * len(strata)]
         group[0] += counts[True, False] + counts[False, True]
         group[1] += counts[True, False]
     sizes, own = (np.array([group[at] for group in groups.values()], np.int64) for at in (0, 1))
-    weights = 100 / np.array(list(groups))
+    points = 100 / np.array(list(groups))
 
     def of(ahead: _Counts) -> NDArray[np.float64]:
-        return np.asarray((2 * ahead - sizes) @ weights, np.float64)
+        return np.asarray((2 * ahead - sizes) @ points, np.float64)
 
-    return _Figure(estimate=mean_interval(estimates), sizes=sizes, own=own, of=of, shares=tuple(groups))
+    return _Figure(estimate=paired_interval(*table), sizes=sizes, own=own, of=of, shares=tuple(groups))
 
 
 def _f1(pairs: Sequence[Pair]) -> _Figure:
@@ -175,19 +176,19 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> _Estimate:
+def paired_interval(both: float, only_first: float, only_second: float, neither: float) -> _Estimate:
     """Difference of two proportions on the same samples and its 95 % interval, in percentage points.
 
     Wilson's limits of both, put together by square-and-add with their correlation (Newcombe 1998, method 10).
 
     Args:
         both, only_first, only_second, neither: samples on which both, one, or none of the methods is right; at least
-            one of them is not 0.
+            one of them is not 0. Not whole where samples weigh differently; see :func:`radapt.results.class_weights`.
     """
     n = both + only_first + only_second + neither
     first, second = both + only_first, both + only_second
     spread = math.sqrt(first * (n - first)) * math.sqrt(second * (n - second))
-    covariance = float(both * neither - only_first * only_second)
+    covariance = both * neither - only_first * only_second
     if covariance > 0:
         covariance = max(0.0, covariance - n / 2)  # correction for continuity
     phi = covariance / spread if spread else 0.0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .intervals import f1_interval, mean_interval, score_interval, wilson
+from .intervals import class_weights, f1_interval, score_interval, wilson
 from .records import PLACES, Result, Setting, other_scores
 
 __all__ = ["results_of", "summarise"]
@@ -17,7 +16,7 @@ __all__ = ["results_of", "summarise"]
 def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     """A result in per cent and its 95 % interval.
 
-    - ``mean-per-class``: the mean over the classes of their accuracies (square-and-add interval of Wilson's).
+    - ``mean-per-class``: the mean over the classes of their accuracies (Wilson, of as many samples as :func:`class_weights` says).
     - ``F1``: ``2 TP / (2 TP + FP + FN)`` of the answer 1 (Rijsbergen 1979; see :func:`f1_interval`).
     - any other: the mean of the scores (Wilson in [0, 1], else normal).
 
@@ -27,11 +26,10 @@ def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int,
         answers: (label, prediction) of all samples.
     """
     if metric == "mean-per-class":
-        by_class = defaultdict(list)
-        for (label, _), score in zip(answers, scores, strict=True):
-            by_class[label].append(score)
-        each = [(100 * sum(own) / len(own), *wilson(sum(own), len(own))) for own in by_class.values()]
-        return mean_interval(each)
+        weights, together = class_weights([label for label, _ in answers])
+        total = math.fsum(weights[label] * score for (label, _), score in zip(answers, scores, strict=True))
+        total = min(total, together)  # a last digit more, where all are right
+        return 100 * (total / together), *wilson(total, together)
     if metric == "F1":
         hits = sum(label == prediction == 1 for label, prediction in answers)
         return f1_interval(hits, sum((label == 1) != (prediction == 1) for label, prediction in answers))
