@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import radapt
+from radapt.attacks.apgd import APGD
+from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.pgd import PGD
 from radapt.errors import InputError
 from radapt.evaluation.retrieval import Retrieval
@@ -66,6 +68,34 @@ def test_an_attack_spends_its_whole_budget_and_lowers_every_recall(clip: VLM) ->
         PGD(eps=8 / 255, steps=10), data.pixels([4]), [4], keys=[data.keys[4]], seed=0, batch_size=6, stop=True
     )
     assert torch.equal(alone.pixels[0], outcome.pixels[4])
+
+
+@pytest.mark.slow
+def test_an_ensemble_attacks_what_its_first_attack_leaves(clip: VLM) -> None:
+    data = radapt.load_dataset("shapeworld-retrieval", n=N)
+    bound = Retrieval(data).bind(clip)
+    ensemble = APGDEnsemble(eps=4 / 255)
+    first = APGD(eps=4 / 255, steps=ensemble.steps + ensemble.targets * ensemble.targeted_steps)
+    found = {
+        (name, stop): bound.attack(
+            attack, data.pixels(range(N)), range(N), keys=data.keys, seed=0, batch_size=6, stop=stop
+        )
+        for name, attack in (("first", first), ("ensemble", ensemble))
+        for stop in (True, False)
+    }
+    alone, both = found["first", True], found["ensemble", True]
+    assert alone.fooled.sum() < both.fooled.sum()
+    assert (both.fooled >= alone.fooled).all()
+    later = both.stage == 1
+    assert torch.equal(later, both.fooled & ~alone.fooled)
+    # Where the first attack succeeds its image stays, which spent its whole budget.
+    assert torch.equal(both.pixels[~later], alone.pixels[~later])
+    assert (both.distance <= 4 / 255 + 1e-6).all()
+    assert (both.backwards >= alone.backwards).all()
+    answers = bound.answers(both.pixels, range(N), 6)
+    assert both.fooled.tolist() == [answer.score == 0 for answer in answers]
+    # Images for another model come of the first attack, as there are no verdicts.
+    assert torch.equal(found["ensemble", False].pixels, alone.pixels)
 
 
 def test_the_gallery_is_that_of_the_defended_model(clip: VLM) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ._api import attack
 from ._attack import Attack, SearchAttack
+from ._ensemble import Ensemble
 from ._inputs import labels_of
 from ._objective import (
     AnswerObjective,
@@ -30,6 +31,7 @@ __all__ = [
     "Attack",
     "ClassificationObjective",
     "EmbeddingObjective",
+    "Ensemble",
     "Evaluation",
     "Objective",
     "Outcome",

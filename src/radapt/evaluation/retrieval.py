@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radapt.attacks import ClassificationObjective, Objective, Outcome, round_8bit
+from radapt.attacks import Attack, ClassificationObjective, Ensemble, Objective, Outcome, merged, round_8bit
 from radapt.data import Dataset
 from radapt.errors import InputError
 from radapt.io import digest_of
@@ -33,10 +33,12 @@ class Retrieval(Task):
     An image is found at ``k`` where one of its own captions is among the ``k`` nearest; a caption of it where the
     image is among the ``k`` nearest, its result being the mean over the captions. An attack changes one image; the rest
     of the gallery stays as it is, so that the result of a sample does not depend on what happened to the others. It
-    drives the image away from its own captions with its whole budget, as a worse rank is worse at 5 and at 10, too.
+    drives the image away from its own captions with its whole budget, as a worse rank is worse at 5 and at 10, too. An
+    ensemble does that with its first attack; where an own caption is nearest all the same, its whole chain goes for it.
     """
 
     name = "retrieval"
+    revision = 2
 
     def __init__(self, data: Dataset) -> None:
         if not data.captions:
@@ -89,6 +91,30 @@ class _Bound(BoundTask):
     def objective(self, positions: Sequence[int], *, stop: bool) -> Objective:
         labels = torch.as_tensor(positions, dtype=torch.int64, device="cpu")
         return ClassificationObjective(self.logits, labels, len(self.data), stop=False)
+
+    def attack(
+        self,
+        attack: Attack,
+        pixels: Pixels,
+        positions: Sequence[int],
+        *,
+        keys: Sequence[str],
+        seed: int,
+        batch_size: int,
+        stop: bool,
+    ) -> Outcome:
+        """As for every task; an ensemble, whose later attacks take what stands, then attacks what is still found."""
+        total = super().attack(attack, pixels, positions, keys=keys, seed=seed, batch_size=batch_size, stop=stop)
+        found = (~total.fooled).nonzero().flatten().tolist()
+        if not (stop and found and isinstance(attack, Ensemble)):
+            return total
+        own = [positions[row] for row in found]
+        objective = ClassificationObjective(self.logits, own, len(self.data))
+        names = [keys[row] for row in found]
+        left = pixels[found].to(self.model.device)
+        later = attack(objective, left, keys=names, seed=seed, batch_size=batch_size)
+        later = self.judged(later, own, batch_size)
+        return merged(total, later, torch.tensor(found, device=total.pixels.device), 1, later.fooled)
 
     def judged(self, outcome: Outcome, positions: Sequence[int], batch_size: int) -> Outcome:
         def lost(images: Pixels) -> Tensor:

@@ -16,7 +16,8 @@ __all__ = ["results_of", "summarise"]
 def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     """A result in per cent and its 95 % interval.
 
-    - ``mean-per-class``: the mean over the classes of their accuracies (Wilson, of as many samples as :func:`class_weights` says).
+    - ``mean-per-class``: the mean over the classes of their accuracies (Wilson, of samples as :func:`class_weights`
+      counts them).
     - ``F1``: ``2 TP / (2 TP + FP + FN)`` of the answer 1 (Rijsbergen 1979; see :func:`f1_interval`).
     - any other: the mean of the scores (Wilson in [0, 1], else normal).
 
