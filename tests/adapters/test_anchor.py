@@ -9,12 +9,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipConfig,
+    SiglipModel,
+)
 
 import radapt
 from radapt.adapters import capture_anchor, data_driven, model_guided, training_free
-from radapt.errors import AdapterError, SettingsError
+from radapt.errors import AdapterError, InputError, SettingsError
 from radapt.experiments import tune
-from radapt.models import Layout, place_tokens
+from radapt.models import Layout, place_tokens, tower_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
 
@@ -125,6 +133,30 @@ def test_no_verb_makes_an_anchor_through_another_adapter(tiny_vlm: Any, tmp_path
     assert torch.equal(model_guided(tiny_vlm, twin).anchor, model_guided(plain, twin).anchor)
     with pytest.raises(SettingsError, match="carries an adapter"):
         tune(tiny_vlm, adapter, data="shapes", n=2, results=tmp_path / "r.sqlite")
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "llava"])
+def test_images_may_be_larger_than_their_patches(family: str, tiny_llava: Any) -> None:
+    """As those of SigLIP so400m: 384 pixels, of which 27 patches of 14 take 378."""
+    if family == "llava":
+        model: Any = tiny_llava
+        tower = CLIPVisionModel(CLIPVisionConfig(**{**model.config.vision_config.to_dict(), "image_size": 35}))
+        model.model.vision_tower = tower.eval()
+    else:
+        kind, config = {"clip": (CLIPModel, CLIPConfig), "siglip": (SiglipModel, SiglipConfig)}[family]
+        sides = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text = {**sides, "vocab_size": 50_000, "max_position_embeddings": 8}
+        model = kind(config(vision_config={**sides, "image_size": 35, "patch_size": 8}, text_config=text)).eval()
+    tower = tower_of(model)
+    assert (tower.grid, tower.image_size) == ((4, 4), (35, 35))
+    shown = torch.rand(3, 3, 35, 35)
+    run = lambda: tower.run(tower.normalize(shown.mean(0, keepdim=True)))  # noqa: E731
+    (expected,) = attention_output(model, tower.attention, run)
+    assert torch.allclose(capture_anchor(model, image="mean", pixels=shown), expected, atol=1e-6)
+    with pytest.raises(InputError, match="must be N x 3 x 35 x 35"):
+        capture_anchor(model, image="mean", pixels=shown[:, :, :32, :32])
+    with training_free(model, alpha=0.5).attach(model):
+        tower.run(tower.normalize(shown))
 
 
 def test_a_guessed_normalisation_is_told_of(tiny_clip: Any, tiny_vlm: Any) -> None:

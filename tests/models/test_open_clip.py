@@ -262,8 +262,14 @@ def test_a_live_object_is_normalised_by_what_is_given() -> None:
     for processor in (steps, images, SimpleNamespace(image_processor=images)):  # open_clip's transform, and others
         tower = radapt.load(CLIP(), processor=processor).tower
         assert (tower.mean, tower.std) == (MEAN, STD)
-    with pytest.warns(UserWarning, match=r"CLIP came without an image processor: .* mean 0.4815, 0.4578, 0.4082 and"):
-        radapt.load(CLIP())
+    for read in (radapt.load, radapt.training_free):
+        live: Any = CLIP()
+        with pytest.warns(
+            UserWarning, match=r"CLIP came without an image processor: .* mean 0.4815, 0.4578, 0.4082 and"
+        ):
+            read(live)
+        live.visual.image_mean, live.visual.image_std = MEAN, STD  # and says so itself: nothing to warn of
+        read(live)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -61,7 +61,7 @@ def capture_anchor(
         UserWarning: a model object, not loaded, whose normalisation is what is usual for its family.
     """
     tower = tower_of(model)
-    if not isinstance(model, VLM):
+    if not isinstance(model, VLM) and not tower.has_normalisation:
         warn_normalisation(type(model).__name__, tower.mean, tower.std, level=4)
     if tower.mounted() is not None:
         raise SettingsError("detach the model's adapter before taking an anchor from it: radapt.detach(model)")
@@ -95,7 +95,7 @@ def _image(tower: Tower, image: AnchorImage, pixels: Pixels | None) -> Tensor:
     """The image of an anchor, 1 x 3 x height x width in [0, 1]."""
     if image not in get_args(AnchorImage):
         raise SettingsError(f"unknown anchor image {image!r}{nearest(image, get_args(AnchorImage))}")
-    size = (3, tower.grid[0] * tower.patch_size, tower.grid[1] * tower.patch_size)
+    size = (3, *tower.image_size)
     if (pixels is not None) != (image == "mean"):
         raise InputError(f"pixels are for image='mean', which needs them; got image={image!r}")
     if image == "noise":

@@ -58,6 +58,16 @@ class Tower(ABC):
         """Number of tokens at the configured image size, prefix included."""
         return self.layout.prefix + self.grid[0] * self.grid[1]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its images, in pixels; where they are no multiple of the patch, more than the grid's."""
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+    @property
+    def has_normalisation(self) -> bool:
+        """Whether the encoder itself says how images are normalised: else it is what is usual for its family."""
+        return getattr(self.root, "image_mean", None) is not None
+
     def name_in(self, model: nn.Module) -> str:
         """Name of the encoder in the model that it belongs to: how the names of its parameters begin."""
         names: Iterator[str] = (name for name, module in model.named_modules() if module is self.root)
@@ -157,6 +167,11 @@ class ImageTower(Tower):
     """A tower that takes images as a batch and gives one row of tokens per image (CLIP, and LLaVA built on it)."""
 
     hook = ImageHook
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        side = getattr(getattr(self.root, "config", None), "image_size", None)
+        return (side, side) if isinstance(side, int) else super().image_size
 
     def run(self, images: Pixels) -> None:
         self.root(pixel_values=images)

@@ -57,6 +57,11 @@ class OpenClipTower(Tower):
     hook = _Hook
     head = ("proj", "ln_post", "attn_pool")
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        height, width = self.root.image_size  # type: ignore[misc]
+        return int(height), int(width)
+
     def run(self, images: Pixels) -> None:
         self.root(images)
 
@@ -236,7 +241,7 @@ def _wrapped(model: Any, name: str, tokenizer: Any, processor: Any) -> OpenClip:
         return OpenClip(name, model, tokenizer, (images.image_mean, images.image_std))
     wrapped = OpenClip(name, model, tokenizer, None)
     check_normalisation(wrapped.tower.mean, wrapped.tower.std)
-    if getattr(model.visual, "image_mean", None) is None:
+    if not wrapped.tower.has_normalisation:
         warn_normalisation(name, wrapped.tower.mean, wrapped.tower.std)
     return wrapped
 
