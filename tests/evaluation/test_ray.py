@@ -257,6 +257,33 @@ def test_one_cluster_serves_several_evaluations_though_its_first_start_fails(
     assert not ray.is_initialized()
 
 
+def test_one_cluster_keeps_its_workers_until_something_fails(tmp_path: Path) -> None:
+    import ray
+
+    models = [tiny_clip(seed=0), tiny_clip(seed=1)]
+    plan: dict[str, Any] = {"attack": "pgd", "options": {"steps": 2}, "sanity": False, "quiet": True}
+    seen = list[list[int]]()
+    with one_cluster():
+        for number, model in enumerate(models):
+            own, data = Candidate(method="tiny", model=model), own_labels(model, 4)
+            evaluate(own, data=data, results=tmp_path / f"{number}", executor="ray", workers=1, **plan)
+            evaluate(own, data=data, results=tmp_path / f"{number} alone", **plan)
+            assert rows(tmp_path / f"{number}") == rows(tmp_path / f"{number} alone")
+            seen.append(workers())
+        with pytest.raises(SettingsError, match="unknown source"):
+            evaluate(own, data=data, results=tmp_path / "r", executor="ray", workers=1, source="nobody", **plan)
+        evaluate(own, data=data, results=tmp_path / "2", executor="ray", workers=1, **plan)
+        seen.append(workers())
+        # Other terms, other workers: two of them now.
+        evaluate(own, data=data, results=tmp_path / "3", executor="ray", workers=2, **plan)
+        seen.append(workers())
+    assert not ray.is_initialized()
+    assert len(seen[0]) == 1
+    assert seen[1] == seen[0]
+    assert not set(seen[2]) & set(seen[0])
+    assert not set(seen[3]) & set(seen[2])
+
+
 @pytest.mark.parametrize(
     ("address", "says"), [(None, "the machine is busy"), ("10.0.0.1:6379", "cluster at RAY_ADDRESS=10.0.0.1:6379")]
 )

@@ -24,12 +24,40 @@ from ._worker import Worker
 
 __all__ = ["check_executor", "crew", "one_cluster"]
 
+
 _STARTS = 2
 """Attempts at starting Ray on this machine."""
 _STARTED: ContextVar[bool] = ContextVar("started", default=False)
-_SHARED: ContextVar[ExitStack | None] = ContextVar("shared", default=None)
+_SHARED: ContextVar[_Hired | None] = ContextVar("shared", default=None)
 _ENVIRONMENT = ("RADAPT_DATA", "RADAPT_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """What workers read models and data with, as this process does."""
+
+
+class _Hired:
+    """A Ray and its workers, until it is closed.
+
+    Attributes:
+        stack: ends the connection.
+        workers: handles of the actors.
+        terms: what they were started with; others are needed for anything else.
+    """
+
+    def __init__(self) -> None:
+        self.stack, self.workers, self.terms = ExitStack(), list[Any](), tuple[Any, ...]()
+
+    def dismiss(self) -> None:
+        """End the workers."""
+        while self.workers:
+            importlib.import_module("ray").kill(self.workers.pop())
+
+    @contextmanager
+    def open(self) -> Iterator[_Hired]:
+        """Everything ends with the block."""
+        with self.stack:
+            try:
+                yield self
+            finally:
+                self.dismiss()
 
 
 def check_executor(
@@ -73,9 +101,9 @@ def check_executor(
 
 @contextmanager
 def one_cluster() -> Iterator[None]:
-    """All evaluations in this block share one Ray, which the first that needs it starts, or is connected to."""
-    with ExitStack() as stack:
-        token = _SHARED.set(stack)
+    """All evaluations in this block share one Ray and its workers, which the first that needs them starts."""
+    with _Hired().open() as hired:
+        token = _SHARED.set(hired)
         try:
             yield
         finally:
@@ -134,42 +162,51 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
         ExecutorError: Ray does not start, or cannot be reached.
     """
     with ExitStack() as alone:
-        started = (_SHARED.get() or alone).enter_context(_connected())
-        yield from _crew(request, workers, resources, started)
-
-
-def _crew(
-    request: Request, workers: int | None, resources: Mapping[str, float] | None, started: bool
-) -> Iterator[Crew]:
-    ray: Any = importlib.import_module("ray")
-    takes = dict(resources or ({"GPU": 1} if str(request.loading.get("device", "cpu")) != "cpu" else {"CPU": 1}))
-    actors = list[Any]()
-    try:
-        there = ray.cluster_resources()
-        room = _room(there, takes)
-        if room < (1 if workers is None else workers):
-            asked, has = ({name: each.get(name, 0) for name in takes} for each in (takes, there))
-            raise SettingsError(f"{workers or 1} workers that take {asked} each do not fit: the cluster has {has}")
-        others = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+        hired = _SHARED.get() or alone.enter_context(_Hired().open())
+        started = hired.stack.enter_context(_connected())
+        ray: Any = importlib.import_module("ray")
+        takes = dict(resources or ({"GPU": 1} if str(request.loading.get("device", "cpu")) != "cpu" else {"CPU": 1}))
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         if "RADAPT_DATA" in environment:  # workers have a folder of their own
             environment["RADAPT_DATA"] = str(expanded(environment["RADAPT_DATA"]).absolute())
-        actor = ray.remote(Worker).options(
-            num_cpus=takes.get("CPU", 0),
-            num_gpus=takes.get("GPU", 0),
-            resources=others or None,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
-            runtime_env={"env_vars": environment} if environment else None,
-        )
-        threads = max(1, int(takes.get("CPU", 1)))
-        if workers is None:  # others may be at work there
-            workers = room if started else max(1, _room(ray.available_resources(), takes))
-        actors += [actor.remote(threads, str(Path.cwd())) for _ in range(workers)]
-        yield Crew(ray, partial(ray.get, ray.put(request)), actors)  # put once: objects among it may be large
-    finally:
-        for each in actors:
-            ray.kill(each)
+        terms = (takes, environment, workers, Path.cwd())
+        try:
+            if not hired.workers or hired.terms != terms:
+                hired.dismiss()
+                hired.workers += _workers(ray, takes, environment, workers, started)
+                hired.terms = terms
+            yield Crew(ray, partial(ray.get, ray.put(request)), hired.workers)  # put once: it may hold large objects
+        except BaseException:  # they may still be at it
+            hired.dismiss()
+            raise
+
+
+def _workers(
+    ray: Any, takes: Mapping[str, float], environment: Mapping[str, str], workers: int | None, started: bool
+) -> list[Any]:
+    """New actors on the cluster.
+
+    Raises:
+        SettingsError: the cluster lacks the resources.
+    """
+    there = ray.cluster_resources()
+    room = _room(there, takes)
+    if room < (1 if workers is None else workers):
+        asked, has = ({name: each.get(name, 0) for name in takes} for each in (takes, there))
+        raise SettingsError(f"{workers or 1} workers that take {asked} each do not fit: the cluster has {has}")
+    others = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+    actor = ray.remote(Worker).options(
+        num_cpus=takes.get("CPU", 0),
+        num_gpus=takes.get("GPU", 0),
+        resources=others or None,
+        max_restarts=-1,
+        max_task_retries=RETRIES,
+        runtime_env={"env_vars": dict(environment)} if environment else None,
+    )
+    threads = max(1, int(takes.get("CPU", 1)))
+    if workers is None:  # others may be at work there
+        workers = room if started else max(1, _room(ray.available_resources(), takes))
+    return [actor.remote(threads, str(Path.cwd())) for _ in range(workers)]
 
 
 def _room(there: Mapping[str, float], takes: Mapping[str, float]) -> int:

@@ -64,7 +64,8 @@ class Worker:
         return Told(found, [(kind, str(each.message)) for kind, each in zip(kinds, caught, strict=True)])
 
     def begin(self) -> None:
-        """Nothing: whoever answers has a place on the cluster."""
+        """Drop what an earlier evaluation left; whoever answers has a place on the cluster."""
+        vars(self).pop("_bench", None)
 
     def units(self) -> list[Unit]:
         """All units of the evaluation."""
