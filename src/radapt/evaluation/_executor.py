@@ -24,7 +24,6 @@ from ._worker import Worker
 
 __all__ = ["check_executor", "crew", "one_cluster"]
 
-
 _STARTS = 2
 """Attempts at starting Ray on this machine."""
 _STARTED: ContextVar[bool] = ContextVar("started", default=False)

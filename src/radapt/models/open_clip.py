@@ -59,7 +59,8 @@ class OpenClipTower(Tower):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        height, width = self.root.image_size  # type: ignore[misc]
+        root: Any = self.root
+        height, width = root.image_size
         return int(height), int(width)
 
     def run(self, images: Pixels) -> None:

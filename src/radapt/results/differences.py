@@ -95,7 +95,7 @@ def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for label, _, _, first, second in pairs:
         strata[label if metric == "mean-per-class" else 0][first, second] += 1
-    weights, _ = class_weights([label for label, counts in strata.items() for _ in range(counts.total())])
+    weights, _ = class_weights({label: counts.total() for label, counts in strata.items()})
     table = [math.fsum(weights[label] * counts[key] for label, counts in strata.items()) for key in _TABLE]
     groups: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for counts in strata.values():

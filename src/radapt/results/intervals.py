@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from radapt.errors import ResultsError
 
@@ -36,7 +35,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     return 100 * max(0.0, min(middle - half, share)), 100 * min(1.0, max(middle + half, share))
 
 
-def class_weights(labels: Sequence[int]) -> tuple[dict[int, float], float]:
+def class_weights(sizes: Mapping[int, int]) -> tuple[dict[int, float], float]:
     """As how many samples each sample counts, by its class, in a mean over the classes, and how many they are together.
 
     Each of the ``n_c`` samples of a class weighs ``w = 1 / (C n_c)`` in the mean over ``C`` classes, and the mean
@@ -45,11 +44,10 @@ def class_weights(labels: Sequence[int]) -> tuple[dict[int, float], float]:
     truth far more often than 5 % of the time where classes have few samples.
 
     Args:
-        labels: classes of all samples; at least one.
+        sizes: number of samples of each class, at least one.
     """
-    counts = Counter(labels)
-    together = len(counts) ** 2 / math.fsum(1 / own for own in counts.values())
-    return {label: together / (len(counts) * own) for label, own in counts.items()}, together
+    together = len(sizes) ** 2 / math.fsum(1 / own for own in sizes.values())
+    return {label: together / (len(sizes) * own) for label, own in sizes.items()}, together
 
 
 def score_interval(total: float, squares: float, n: int, *, proportion: bool) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ def summarise(metric: str, scores: Sequence[float], answers: Sequence[tuple[int,
         answers: (label, prediction) of all samples.
     """
     if metric == "mean-per-class":
-        weights, together = class_weights([label for label, _ in answers])
+        weights, together = class_weights(Counter(label for label, _ in answers))
         total = math.fsum(weights[label] * score for (label, _), score in zip(answers, scores, strict=True))
         total = min(total, together)  # a last digit more, where all are right
         return 100 * (total / together), *wilson(total, together)
