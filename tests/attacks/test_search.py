@@ -90,7 +90,7 @@ def test_an_attack_shows_its_settings_and_no_machinery(name: str) -> None:
     shown = {member for member in dir(attack) if not member.startswith("_")}
     expected = {field.name for field in fields(attack)} | {"name", "ball", "revision"}
     if isinstance(attack, SearchAttack):
-        expected |= {"draw", "start", "step", "targeted", "needs_gradient"}
+        expected |= {"draw", "start", "step", "targeted", "needs_gradient", "perturb"}
     if name in ("autoattack", "apgd-ensemble"):
         expected |= {"stages"}
     assert shown == expected

@@ -68,7 +68,11 @@ def test_its_settings_are_recorded(tiny_vlm: Any, tiny_shapes: Any) -> None:
     assert made.recipe["options"] == {"inverse_temperature": 180.0, "ratio": 0.7}
 
 
-def test_a_model_without_texts_is_refused(twin: Twin) -> None:
-    pixels = twin.data.pixels(ROWS)
+def test_a_model_without_texts_is_refused(tiny_shapes: Any) -> None:
     with pytest.raises(ModelError, match="no text encoder"):
-        AGFT().loss(replace(twin, original=load("micro/llava")), ROWS, pixels, pixels)
+        finetune(
+            "agft",
+            load("micro/llava"),
+            replace(tiny_shapes(8), images=np.zeros((8, 48, 48, 3), np.uint8)),
+            batch_size=4,
+        )

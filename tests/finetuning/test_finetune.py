@@ -13,7 +13,7 @@ from torch import Tensor
 
 from radapt import finetuning
 from radapt.adapters import training_free
-from radapt.attacks import ClassificationObjective, EmbeddingObjective, Outcome, SearchAttack, make
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, SearchAttack, make
 from radapt.data import joined, load_dataset
 from radapt.errors import InputError, SettingsError
 from radapt.finetuning import _finetune, finetune
@@ -124,18 +124,18 @@ def test_settings_reach_the_attack_and_the_schedule(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks, schedules = list[tuple[Any, ...]](), list[Schedule]()
-    attack, train = SearchAttack.__call__, _finetune.fit
+    attack, train = SearchAttack.perturb, _finetune.fit
 
-    def watched(self: Any, *given: Any, **named: Any) -> Outcome:
+    def watched(self: Any, *given: Any, **named: Any) -> Tensor:
         attacks.append((self.eps, self.steps, tuple(named["keys"]), named["seed"]))
-        outcome: Outcome = attack(self, *given, **named)
-        return outcome
+        pixels: Tensor = attack(self, *given, **named)
+        return pixels
 
     def fitted(parameters: Any, loss: Any, schedule: Schedule, **named: Any) -> list[float]:
         schedules.append(schedule)
         return train(parameters, loss, schedule, **named)
 
-    monkeypatch.setattr(SearchAttack, "__call__", watched)
+    monkeypatch.setattr(SearchAttack, "perturb", watched)
     monkeypatch.setattr(_finetune, "fit", fitted)
     settings = {"steps": 2, "lr": 1e-4, "warmup": 0.3, "weight_decay": 0.02, "optimizer": "sgd", "ema": 0.5}
     training = {"eps": 3 / 255, "attack_steps": 3, "batch_size": 4, "seed": 5, "quiet": True}
@@ -334,3 +334,18 @@ def test_a_model_in_half_precision_is_trained_in_float32(tiny_vlm: Any, tiny_sha
     assert {each.dtype for each in before.values()} == {torch.bfloat16}
     moved = [(after[name] != before[name].float()).float().mean() for name in after if after[name].ndim > 1]
     assert min(moved) > 0.5  # in bfloat16, steps of 1e-6 are lost in nearly all weights
+
+
+@pytest.mark.parametrize("method", ["fare", "lore", "agft"])
+def test_the_original_sees_every_batch_once(tiny_vlm: Any, tiny_shapes: Any, method: str) -> None:
+    seen, original = list[int](), tiny_vlm.model.vision_model
+    original.register_forward_hook(lambda module, args, output: seen.append(id(module)))  # the copy has it, too
+    finetune(method, tiny_vlm, tiny_shapes(8), steps=2 * finetuning.make(method).updates, **SHORT)
+    assert seen.count(id(original)) == 2 + (method == "lore")  # whose multipliers ask for the width of embeddings
+
+
+def test_references_are_those_of_the_images_given(twin: Twin) -> None:
+    first, second = twin.data.pixels(range(4)), twin.data.pixels(range(4, 8))
+    for clean in (first, second, first, first):
+        assert torch.equal(twin.reference(clean), twin.original.encode_image(clean))
+    assert not twin.reference(first).requires_grad

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import radapt
 from radapt import finetuning
-from radapt.attacks import EmbeddingObjective, Outcome, SearchAttack
+from radapt.attacks import EmbeddingObjective, SearchAttack
 from radapt.errors import SettingsError
 from radapt.finetuning import Method, Recipe, Twin, _finetune, finetune
 from radapt.finetuning._attack import TrainingPGD
@@ -80,18 +80,18 @@ def test_a_recipe_supplies_what_no_option_says_and_all_is_recorded(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, name: str, recipe: str | None
 ) -> None:
     attacks, schedules = list[TrainingPGD](), list[Schedule]()
-    attack, train = SearchAttack.__call__, _finetune.fit
+    attack, train = SearchAttack.perturb, _finetune.fit
 
-    def watched(self: Any, *given: Any, **named: Any) -> Outcome:
+    def watched(self: Any, *given: Any, **named: Any) -> Tensor:
         attacks.append(self)
-        outcome: Outcome = attack(self, *given, **named)
-        return outcome
+        pixels: Tensor = attack(self, *given, **named)
+        return pixels
 
     def fitted(parameters: Any, loss: Any, schedule: Schedule, **named: Any) -> list[float]:
         schedules.append(schedule)
         return train(parameters, loss, schedule, **named)
 
-    monkeypatch.setattr(SearchAttack, "__call__", watched)
+    monkeypatch.setattr(SearchAttack, "perturb", watched)
     monkeypatch.setattr(_finetune, "fit", fitted)
     base = Recipe() if recipe is None else finetuning.make(name).recipes[recipe]
     options = {"eps": "3/255", "lr": 7e-5, "attack_steps": 2, "steps": 2, "batch_size": 4}

@@ -95,7 +95,8 @@ class TrainingImages:
         """Adversarial images of some rows against a model as it stands, for the loss that its training minimises."""
         keys = [f"{stream}/{row}" for row in rows.tolist()]
         pixels = self.pixels(rows).to(model.device)
-        return self.attack(self._objective(model, rows), pixels, keys=keys, seed=self.seed, batch_size=len(rows)).pixels
+        objective = self._objective(model, rows)
+        return self.attack.perturb(objective, pixels, keys=keys, seed=self.seed, batch_size=len(rows))
 
     def _objective(self, model: VLM, rows: Tensor) -> Objective:
         if self.classifier is None or self.labels is None:

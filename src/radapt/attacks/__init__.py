@@ -7,7 +7,7 @@ Other packages add theirs through the entry points ``radapt.attacks``.
 from __future__ import annotations
 
 from ._api import attack
-from ._attack import Attack, SearchAttack
+from ._attack import Attack
 from ._ensemble import Ensemble
 from ._inputs import labels_of
 from ._objective import (
@@ -21,6 +21,7 @@ from ._outcome import Outcome, merged, untouched
 from ._radii import ascending
 from ._registry import REGISTRY, make, names
 from ._search import Evaluation, State, Stoppable
+from ._search_attack import SearchAttack
 from ._transforms import EOT, bpda, jpeg, round_8bit
 from ._watched import Watched
 

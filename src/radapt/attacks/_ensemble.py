@@ -14,10 +14,11 @@ from torch import Tensor
 from radapt.types import Index, PerSample
 
 from ._active_set import Progress
-from ._attack import Attack, SearchAttack
+from ._attack import Attack
 from ._inputs import TensorLike, images_of
 from ._objective import Objective, Subset
 from ._outcome import Outcome, chain, merged
+from ._search_attack import SearchAttack
 from ._settings import check_call
 
 __all__ = ["Ensemble"]

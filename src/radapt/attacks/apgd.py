@@ -14,8 +14,8 @@ from radapt.caching import cached
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
-from ._attack import SearchAttack
 from ._search import Evaluation, State, Stoppable
+from ._search_attack import SearchAttack
 from ._settings import check_growth, shown
 
 __all__ = ["APGD", "ATTACK", "checkpoints"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from ._attack import SearchAttack
 from ._ensemble import Ensemble
 from ._objective import Objective, checked
+from ._search_attack import SearchAttack
 from ._settings import whole
 from .apgd import APGD
 

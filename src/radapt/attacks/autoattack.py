@@ -13,10 +13,10 @@ from torch import Tensor
 from radapt.errors import InputError
 from radapt.types import PerSample
 
-from ._attack import SearchAttack
 from ._ensemble import Ensemble
 from ._objective import Objective, checked
 from ._outcome import Outcome
+from ._search_attack import SearchAttack
 from ._settings import check_growth, unused, whole, word
 from ._transforms import EOT
 from .apgd import APGD

@@ -16,8 +16,8 @@ from radapt.errors import SettingsError
 from radapt.registry import nearest
 from radapt.types import Flags, Index, PerSample, Pixels
 
-from ._attack import SearchAttack
 from ._search import Evaluation, State
+from ._search_attack import SearchAttack
 from ._settings import number, unused, whole
 from .pgd import PGD
 

@@ -11,11 +11,11 @@ import torch
 from radapt.errors import InputError, SettingsError
 from radapt.types import Flags, Index, Norm, PerSample, Pixels
 
-from ._attack import SearchAttack
 from ._inputs import TensorLike
 from ._objective import Objective
 from ._outcome import Outcome
 from ._search import Evaluation, State, Stoppable
+from ._search_attack import SearchAttack
 from ._settings import check_growth, flag, number
 
 __all__ = ["ATTACK", "FAB", "shortest"]

@@ -11,8 +11,8 @@ import torch
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
-from ._attack import SearchAttack
 from ._search import Evaluation, State
+from ._search_attack import SearchAttack
 
 __all__ = ["ATTACK", "FGSM"]
 

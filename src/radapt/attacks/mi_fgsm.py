@@ -16,8 +16,8 @@ from radapt.errors import SettingsError
 from radapt.spectral import separable
 from radapt.types import Index, PerSample, Pixels
 
-from ._attack import SearchAttack
 from ._search import Evaluation, State
+from ._search_attack import SearchAttack
 from ._settings import check_momentum, number, unused
 from .pgd import PGD
 

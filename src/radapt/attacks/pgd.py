@@ -11,9 +11,9 @@ import torch
 from radapt.errors import SettingsError
 from radapt.types import Index, Pixels
 
-from ._attack import SearchAttack
 from ._ball import unit
 from ._search import Evaluation, State
+from ._search_attack import SearchAttack
 from ._settings import check_momentum, flag, number
 
 __all__ = ["ATTACK", "PGD"]

@@ -14,9 +14,9 @@ from torch import Tensor
 from radapt.caching import cached
 from radapt.types import Index, Pixels
 
-from ._attack import SearchAttack
 from ._ball import unit
 from ._search import Evaluation, State, Stoppable
+from ._search_attack import SearchAttack
 from ._settings import check_growth, number
 
 __all__ = ["ATTACK", "SAFE_GROWTH", "Square", "bump", "share", "words"]

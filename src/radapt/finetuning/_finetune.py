@@ -201,8 +201,9 @@ def finetune(
             keys = [f"{label}/{place}/{row}" for row in rows.tolist()]
             # Not within one context, which would use weights again that the attack cast without a gradient.
             with cast():
-                outcome = attack(chosen.objective(twin, rows, clean), clean, keys=keys, seed=seed, batch_size=batch)
-            attacked[part] = rows, clean, outcome.pixels
+                objective = chosen.objective(twin, rows, clean)
+                pixels = attack.perturb(objective, clean, keys=keys, seed=seed, batch_size=batch)
+            attacked[part] = rows, clean, pixels
         with cast():
             return chosen.loss(twin, *attacked[part])
 

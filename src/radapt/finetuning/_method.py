@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from radapt.attacks import ClassificationObjective, Objective
@@ -15,7 +16,7 @@ from radapt.data import Dataset
 from radapt.models import VLM, zero_shot
 from radapt.registry import Registry
 from radapt.training import Dual
-from radapt.types import Classifier, Pixels
+from radapt.types import Classifier, Embeddings, Pixels
 
 from ._recipe import Recipe
 
@@ -35,6 +36,14 @@ class Twin:
     data: Dataset
     classifier: Classifier
     multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+    _seen: list[tuple[Pixels, Embeddings]] = field(default_factory=list, init=False, repr=False)
+
+    def reference(self, clean: Pixels) -> Embeddings:
+        """The original's embeddings of clean images in float32; of one batch once, for the attack and for the loss."""
+        if not self._seen or self._seen[0][0] is not clean:
+            with torch.no_grad():
+                self._seen[:] = [(clean, self.original.encode_image(clean).float())]
+        return self._seen[0][1]
 
     def entropy(self, rows: Tensor) -> Objective:
         """Cross-entropy of the zero-shot logits on these rows, as an attack maximises it with its whole budget."""

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radapt.attacks import Objective, Score
-from radapt.models import VLM, contrastive
+from radapt.models import contrastive
 from radapt.numbers import number
-from radapt.types import Index, Logits, PerSample, Pixels
+from radapt.types import Embeddings, Index, Logits, PerSample, Pixels
 
 from ._method import Method, Twin
 from ._recipe import Recipe
@@ -66,12 +66,12 @@ class AGFT(Method):
 
     def entropy(self, twin: Twin, pixels: Pixels, wanted: Logits) -> PerSample:
         """Cross-entropy of the twin's probabilities with those that are wanted, one value per image."""
-        logits = self.inverse_temperature * _cosines(twin.tuned, pixels, twin)
+        logits = self.inverse_temperature * _cosines(contrastive(twin.tuned).encode_image(pixels).float(), twin)
         return -(wanted * logits.log_softmax(1)).sum(1)
 
     def _wanted(self, twin: Twin, clean: Pixels) -> Logits:
         with torch.no_grad():
-            return (self.ratio * self.inverse_temperature * _cosines(twin.original, clean, twin)).softmax(1)
+            return (self.ratio * self.inverse_temperature * _cosines(twin.reference(clean), twin)).softmax(1)
 
 
 class _Alignment(Objective):
@@ -87,9 +87,8 @@ class _Alignment(Objective):
         return Score(value, torch.zeros(len(value), dtype=torch.bool, device=value.device))
 
 
-def _cosines(model: VLM, pixels: Pixels, twin: Twin) -> Logits:
-    """Cosines between images and the texts of all classes, batch x classes, in float32."""
-    embedding = contrastive(model).encode_image(pixels).float()
+def _cosines(embedding: Embeddings, twin: Twin) -> Logits:
+    """Cosines between embeddings of images and the texts of all classes, batch x classes, in float32."""
     # Under autocast, the product would be one of half precision, too coarse for logits of a hundred.
     with torch.autocast(embedding.device.type, enabled=False):
         return F.normalize(embedding, dim=-1) @ twin.classifier.T

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from radapt.attacks import EmbeddingObjective, Objective
@@ -29,15 +28,11 @@ class FARE(Method):
     }
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
-        return EmbeddingObjective(twin.tuned.encode_image, self._reference(twin, clean))
+        return EmbeddingObjective(twin.tuned.encode_image, twin.reference(clean))
 
     def loss(self, twin: Twin, rows: Tensor, clean: Pixels, adversarial: Pixels) -> Tensor:
-        difference = twin.tuned.encode_image(adversarial).float() - self._reference(twin, clean)
+        difference = twin.tuned.encode_image(adversarial).float() - twin.reference(clean)
         return difference.square().sum(1).mean()
-
-    def _reference(self, twin: Twin, clean: Pixels) -> Tensor:
-        with torch.no_grad():
-            return twin.original.encode_image(clean).float()
 
 
 METHOD = FARE

@@ -72,10 +72,10 @@ class LORE(Method):
         whole("hidden", self.hidden, 1, 10**6)
 
     def objective(self, twin: Twin, rows: Tensor, clean: Pixels) -> Objective:
-        return EmbeddingObjective(twin.tuned.encode_image, _reference(twin, clean))
+        return EmbeddingObjective(twin.tuned.encode_image, twin.reference(clean))
 
     def loss(self, twin: Twin, rows: Tensor, clean: Pixels, adversarial: Pixels) -> Tensor:
-        reference = _reference(twin, clean)
+        reference = twin.reference(clean)
         robust = _distance(twin.tuned.encode_image(adversarial), reference)
         excess = _distance(twin.tuned.encode_image(clean), reference) - self.rho * reference.square().sum(1)
         multiplier = _multiplier(twin, reference)
@@ -97,11 +97,6 @@ class LORE(Method):
                 start = ((2 * drawn - 1) * bound).to(original.device)
                 parameters[f"{layer}.{kind}"] = start.requires_grad_(True)
         return Dual(parameters=parameters, lr=self.multiplier_lr, every=self.updates)
-
-
-def _reference(twin: Twin, clean: Pixels) -> Embeddings:
-    with torch.no_grad():
-        return twin.original.encode_image(clean).float()
 
 
 def _distance(embedding: Embeddings, reference: Embeddings) -> PerSample:

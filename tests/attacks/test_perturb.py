@@ -1,0 +1,131 @@
+"""The images alone, for a training: those of a call, without the passes that verify them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.attacks.test_attack import IMAGES, Brightness, Fixed
+from torch import Tensor, nn
+
+from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, Score, make
+from radapt.errors import CheckError, InputError, SettingsError
+
+
+class Counted(Objective):
+    """Counts the images that go through the objective of another, with gradients and without."""
+
+    def __init__(self, objective: Any) -> None:
+        self._objective, self.forwards = objective, 0
+        self.size, self.losses, self.stop = objective.size, objective.losses, objective.stop
+        self.classes, self.passes_per_call = objective.classes, objective.passes_per_call
+        if hasattr(objective, "labels"):
+            self.labels = objective.labels
+
+    def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "", **towards: Tensor) -> Score:
+        self.forwards += len(pixels)
+        return self._objective(pixels, index, loss=loss, **towards)
+
+
+def objectives(model: nn.Module, pixels: Tensor) -> dict[str, Any]:
+    with torch.no_grad():
+        logits = model(pixels)
+    labels = logits.argmax(1)
+    labels[::5] = (labels[::5] + 1) % logits.shape[1]
+    return {
+        "whole": ClassificationObjective(model, labels, logits.shape[1], stop=False),
+        "verdicts": ClassificationObjective(model, labels, logits.shape[1]),
+        "embedding": EmbeddingObjective(model, logits + 0.1),  # at the reference itself there is no gradient
+    }
+
+
+@pytest.mark.parametrize("kind", ["whole", "verdicts", "embedding"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attack": "pgd", "steps": 3},
+        {"attack": "pgd", "steps": 3, "norm": "l2", "restarts": 2},
+        {"attack": "apgd", "steps": 5},
+        {"attack": "mi-fgsm", "steps": 3},
+        {"attack": "fgsm"},
+    ],
+    ids=lambda each: "-".join(map(str, each.values())),
+)
+def test_the_images_are_those_of_a_call(model: nn.Module, pixels: Tensor, settings: dict[str, Any], kind: str) -> None:
+    chosen = dict(settings)
+    attack = make(chosen.pop("attack"), eps=0.1, **chosen)
+    keys = [f"image {row}" for row in range(len(pixels))]
+    called, perturbed = (Counted(objectives(model, pixels)[kind]) for _ in range(2))
+    wanted = attack(called, pixels, keys=keys, seed=5, batch_size=7).pixels
+    assert torch.equal(attack.perturb(perturbed, pixels, keys=keys, seed=5, batch_size=7), wanted)
+    assert not torch.equal(wanted, pixels)
+    assert called.forwards - perturbed.forwards == 2 * len(pixels)  # the image, and the image of 8 bits
+    assert torch.equal(attack.perturb(perturbed, pixels.numpy(), keys=keys, seed=5, batch_size=7), wanted)
+
+
+class Steep(Objective):
+    """A gradient that overflows where the loss is multiplied, as attacks do, on every third sample."""
+
+    losses = ("steep",)
+
+    def __init__(self, size: int, slope: float = 1e36) -> None:
+        self.size, self.slope = size, slope
+
+    def __call__(self, pixels: Tensor, index: Tensor, *, loss: str = "") -> Score:
+        value = pixels.flatten(1).mean(1)
+        scale = torch.where(index % 3 == 0, self.slope, 1.0)
+        return Score(value * scale, torch.zeros(len(value), dtype=torch.bool))
+
+
+def test_samples_that_fail_are_searched_on_again(pixels: Tensor) -> None:
+    attack = make("pgd", eps=0.1, steps=3)
+    outcome = attack(Steep(len(pixels)), pixels)
+    assert not outcome.failed.any()
+    assert (outcome.loss > outcome.clean_loss).all()
+    assert torch.equal(attack.perturb(Steep(len(pixels)), pixels), outcome.pixels)
+
+
+def test_some_may_fail_but_not_all(pixels: Tensor) -> None:
+    attack = make("pgd", eps=0.1, steps=3)
+    outcome = attack(Steep(len(pixels), float("inf")), pixels)
+    assert outcome.failed.tolist() == [row % 3 == 0 for row in range(len(pixels))]
+    assert torch.equal(attack.perturb(Steep(len(pixels), float("inf")), pixels), outcome.pixels)
+    with pytest.raises(InputError, match="not a finite number for any of the samples"):
+        attack.perturb(Steep(1, float("inf")), pixels[:1])
+
+
+def test_faulty_images_are_caught() -> None:
+    with pytest.raises(CheckError, match=r"images made by fixed.*farther than eps = 0.1.*samples 'a', 'b', 'c'"):
+        Fixed(eps=0.1, offset=0.2).perturb(Brightness(3), IMAGES, keys=["a", "b", "c"])
+
+
+def wrong_size(attack: Any, objective: Any, pixels: Tensor) -> None:
+    attack.perturb(objective, pixels[:-1])
+
+
+def wrong_keys(attack: Any, objective: Any, pixels: Tensor) -> None:
+    attack.perturb(objective, pixels, keys=["one"])
+
+
+def wrong_batch(attack: Any, objective: Any, pixels: Tensor) -> None:
+    attack.perturb(objective, pixels, batch_size=0)
+
+
+def wrong_loss(attack: Any, objective: Any, pixels: Tensor) -> None:
+    make("pgd", eps=0.1, loss="hinge").perturb(objective, pixels)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (wrong_size, InputError, "23 samples, but there are 22 images"),
+        (wrong_keys, InputError, "got 1 keys for 23 images"),
+        (wrong_batch, SettingsError, "batch_size"),
+        (wrong_loss, SettingsError, "unknown loss 'hinge'"),
+    ],
+)
+def test_wrong_calls_are_refused(pixels: Tensor, call: Callable[..., None], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(make("pgd", eps=0.1, steps=1), EmbeddingObjective(lambda x: x.flatten(1), pixels.flatten(1)), pixels)
