@@ -65,6 +65,13 @@ def test_the_images_are_those_of_a_call(model: nn.Module, pixels: Tensor, settin
     assert torch.equal(attack.perturb(perturbed, pixels.numpy(), keys=keys, seed=5, batch_size=7), wanted)
 
 
+def test_a_search_from_the_clean_image_begins_there_too(model: nn.Module, pixels: Tensor) -> None:
+    attack, objective = make("fab", eps=0.1, steps=5, restarts=2), objectives(model, pixels)["verdicts"]
+    outcome = attack(objective, pixels)
+    assert outcome.fooled[1:5].any()
+    assert torch.equal(attack.perturb(objective, pixels), outcome.pixels)
+
+
 class Steep(Objective):
     """A gradient that overflows where the loss is multiplied, as attacks do, on every third sample."""
 

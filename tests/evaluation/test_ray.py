@@ -231,7 +231,7 @@ def test_workers_that_find_no_place_keep_nobody_waiting(tmp_path: Path) -> None:
         ray.shutdown()
 
 
-def test_one_cluster_serves_several_evaluations_though_its_first_start_fails(
+def test_one_cluster_serves_several_evaluations_though_its_first_start_fails_and_it_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -253,7 +253,13 @@ def test_one_cluster_serves_several_evaluations_though_its_first_start_fails(
             found = evaluate(candidate, **plan, results=tmp_path / f"{number}", executor="ray", workers=1, quiet=True)
             assert [each.n for each in found] == [4, 4]
             assert ray.is_initialized()
-    assert started == [2]
+            if number == 1:
+                ray.shutdown()  # by somebody else, with the workers
+        assert started == [2]
+        found = evaluate(candidate, **plan, results=tmp_path / "2", executor="ray", workers=1, quiet=True)
+        assert [each.n for each in found] == [4, 4]
+        ray.shutdown()
+    assert started == [3]
     assert not ray.is_initialized()
 
 

@@ -240,6 +240,12 @@ def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
     assert idle.flags() == {}
 
 
+def test_an_attack_that_keeps_only_what_fools_is_not_flagged_for_what_stands() -> None:
+    tally = Tally()
+    tally.add(outcome(20, flat=9, vanished=2), raises_loss=False)
+    assert tally.flags() == {"zero gradient": "in a run of 20 attacked samples, gradients were zero on 2"}
+
+
 def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, object]:
     """Flags of the white-box figure after one more run on the same results file, but for those of the checks."""
     with Results(folder / "r.sqlite") as results:

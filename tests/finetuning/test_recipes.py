@@ -146,6 +146,7 @@ def test_epochs_are_as_many_steps_as_the_images_take(
         ({"step_size": "a/b"}, "neither a number nor a fraction"),
         ({"attack_momentum": 1.5}, "attack_momentum"),
         ({"attack_momentum": -0.1}, "attack_momentum"),
+        ({"attack_momentum": 1}, "attack_momentum must be below 1"),
         ({"last_iterate": 1}, "last_iterate must be True or False, got 1"),
     ],
     ids=str,

@@ -49,6 +49,15 @@ def test_maps_are_those_of_the_written_out_formula(twin: Twin) -> None:
     assert 0.8 < maps.max() <= 1
 
 
+def test_half_precision_ends_with_the_embeddings(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, texts = twin.data.pixels(ROWS), twin.classifier[twin.data.labels[ROWS]]
+    with torch.no_grad():
+        patches, maps = twin.tuned.encode_patches(pixels), attention(twin.tuned, pixels, texts)
+        monkeypatch.setattr(type(twin.tuned), "encode_patches", lambda self, pixels: patches)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(attention(twin.tuned, pixels, texts), maps)
+
+
 def test_it_is_cross_entropy_with_two_distances_of_attention(twin: Twin) -> None:
     clean, labels = twin.data.pixels(ROWS), twin.data.labels[ROWS]
     adversarial, texts = (clean + 0.05).clamp(0, 1), twin.classifier[labels]

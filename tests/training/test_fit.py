@@ -188,6 +188,16 @@ def test_gradients_that_share_memory_are_added_once() -> None:
     assert all(torch.allclose(parameter, -torch.ones(3)) for parameter in parameters.values())
 
 
+@pytest.mark.parametrize("max_grad_norm", [0.5, 100.0])
+def test_gradients_that_share_memory_are_clipped_once(max_grad_norm: float) -> None:
+    parameters = {name: torch.full((3,), 1.0, requires_grad=True) for name in "ab"}
+    schedule = Schedule(steps=1, lr=1.0, max_grad_norm=max_grad_norm, optimizer="sgd")
+    fit(parameters, lambda number: (parameters["a"] + parameters["b"]).square().sum(), schedule, label="t", quiet=True)
+    norm = math.sqrt(6 * 4.0**2)  # every entry of both gradients is 2 (1 + 1)
+    expected = 1 - 4 * min(1.0, max_grad_norm / norm)
+    assert all(torch.allclose(each, torch.tensor(expected)) for each in parameters.values())
+
+
 def test_parameters_without_an_effect_are_named() -> None:
     parameters, loss = problem()
     idle = {"idle": torch.zeros(2, requires_grad=True), "vain": torch.zeros(2, 2, requires_grad=True)}

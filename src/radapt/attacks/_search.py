@@ -46,6 +46,7 @@ class Search(ABC):
     - ``needs_gradient``: False for a search by forward passes alone;
     - ``_needs_jacobian``: the gradient of every logit rather than of the loss;
     - ``_stops_when_fooled``: whether the first success ends the search;
+    - ``_begins_clean``: whether the first restart begins at the clean image;
     - ``_view``: what the model sees instead of the points themselves;
     - ``_succeeded``: which points count as a success;
     - ``_value``: which of two points is the better one.
@@ -104,6 +105,11 @@ class Search(ABC):
     def _stops_when_fooled(self) -> bool:
         """Whether the first success ends the search of a sample."""
         return True
+
+    @property
+    def _begins_clean(self) -> bool:
+        """Whether the first restart begins at the clean image, where no other start is given."""
+        return False
 
     def _view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
         """What the model sees of the points in a pass with gradients, which flow back through it.

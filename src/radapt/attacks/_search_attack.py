@@ -66,12 +66,6 @@ class SearchAttack(Attack, Search, ABC):
         objective = self._checked(objective)
         with torch.inference_mode(False), torch.no_grad():
             clean = _images(objective, pixels)
-            first = None
-            if start is not None:
-                first = images_of("start", start).to(clean.device)
-                if first.shape != clean.shape:
-                    raise InputError(f"start has shape {tuple(first.shape)}, but the images {tuple(clean.shape)}")
-                first = self.ball.project(first, clean)
             search = _Searches(
                 attack=self,
                 objective=objective,
@@ -79,7 +73,7 @@ class SearchAttack(Attack, Search, ABC):
                 keys=_names(keys, clean),
                 seed=seed,
                 batch_size=batch_size,
-                start=first,
+                start=self._first(clean, start),
                 deadline=None if seconds is None else time.monotonic() + seconds,
                 progress=progress,
             )
@@ -123,7 +117,13 @@ class SearchAttack(Attack, Search, ABC):
             clean = _images(objective, pixels)
             names = _names(keys, clean)
             search = _Searches(
-                attack=self, objective=objective, clean=clean, keys=names, seed=seed, batch_size=batch_size
+                attack=self,
+                objective=objective,
+                clean=clean,
+                keys=names,
+                seed=seed,
+                batch_size=batch_size,
+                start=self._first(clean, None),
             )
             active = search(torch.arange(len(clean), device="cpu"))
             found, failed = active.restarts.best, active.restarts.failed
@@ -142,6 +142,15 @@ class SearchAttack(Attack, Search, ABC):
         if self.loss and self.loss not in objective.losses:
             raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")
         return objective
+
+    def _first(self, clean: Pixels, start: TensorLike | None) -> Pixels | None:
+        """First points of the first restart; None: the search's own."""
+        if start is None:
+            return clean if self._begins_clean else None
+        first = images_of("start", start).to(clean.device)
+        if first.shape != clean.shape:
+            raise InputError(f"start has shape {tuple(first.shape)}, but the images {tuple(clean.shape)}")
+        return self.ball.project(first, clean)
 
     def _verify(self, active: ActiveSet) -> Outcome:
         """Check the images, and judge them again in float32."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 
 from radapt.errors import InputError, SettingsError
 from radapt.types import Flags, Index, Norm, PerSample, Pixels
 
-from ._inputs import TensorLike
-from ._objective import Objective
-from ._outcome import Outcome
 from ._search import Evaluation, State, Stoppable
 from ._search_attack import SearchAttack
 from ._settings import check_growth, flag, number
@@ -67,6 +64,7 @@ class FAB(SearchAttack, Stoppable):
     """
 
     name: ClassVar[str] = "fab"
+    _raises_loss: ClassVar[bool] = False
     steps: int = 100
     loss: str = "margin"
     alpha_max: float = 0.1
@@ -95,11 +93,10 @@ class FAB(SearchAttack, Stoppable):
         """Whether the first success ends the search: not where the nearest one is wanted."""
         return not self.nearest
 
-    def __call__(
-        self, objective: Objective, pixels: TensorLike, *, start: TensorLike | None = None, **rest: Any
-    ) -> Outcome:
-        """Attack every image; the first search starts at the clean image unless ``start`` is given."""
-        return super().__call__(objective, pixels, start=pixels if start is None else start, **rest)
+    @property
+    def _begins_clean(self) -> bool:
+        """Whether the first restart begins at the clean image: that of every search."""
+        return True
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> State:
         """A direction from the clean image, if there are random starts."""

@@ -169,9 +169,10 @@ class Bench:
         made = None if unit.white_box else self._transferred.of(unit, live.task, chunk)
         if made is None:
             data = live.task.data
+            attack = live.threat.make()
             with live.source.defended():
                 outcome = self.bind(live.task, live.source).attack(
-                    live.threat.make(),
+                    attack,
                     data.pixels(rows),
                     rows,
                     keys=[data.keys[position] for position in rows],
@@ -181,7 +182,7 @@ class Bench:
                 )
             made = attacked(outcome)
             if unit.white_box:
-                tally.add(outcome)
+                tally.add(outcome, raises_loss=attack._raises_loss)
             else:
                 self._transferred.keep(unit, live.task, chunk, made)
         by_position = dict(zip(rows, made, strict=True))

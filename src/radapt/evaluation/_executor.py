@@ -37,17 +37,27 @@ class _Hired:
 
     Attributes:
         stack: ends the connection.
+        cluster: which one they are on; where somebody has ended it since, they ended with it.
         workers: handles of the actors.
         terms: what they were started with; others are needed for anything else.
     """
 
     def __init__(self) -> None:
         self.stack, self.workers, self.terms = ExitStack(), list[Any](), tuple[Any, ...]()
+        self.cluster = ""
+
+    def on(self, cluster: str) -> None:
+        """Forget the workers of another cluster."""
+        if cluster != self.cluster:
+            self.workers.clear()
+            self.cluster = cluster
 
     def dismiss(self) -> None:
         """End the workers."""
+        ray: Any = importlib.import_module("ray") if self.workers else None
+        self.on(_cluster(ray) if ray is not None else self.cluster)
         while self.workers:
-            importlib.import_module("ray").kill(self.workers.pop())
+            ray.kill(self.workers.pop())
 
     @contextmanager
     def open(self) -> Iterator[_Hired]:
@@ -109,6 +119,11 @@ def one_cluster() -> Iterator[None]:
             _SHARED.reset(token)
 
 
+def _cluster(ray: Any) -> str:
+    """What tells the cluster that this process is connected to from others; empty without one."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
 @contextmanager
 def _connected() -> Iterator[bool]:
     """Ray: the cluster that this process is connected to, or that ``RAY_ADDRESS`` names, or one of its own.
@@ -164,6 +179,7 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
         hired = _SHARED.get() or alone.enter_context(_Hired().open())
         started = hired.stack.enter_context(_connected())
         ray: Any = importlib.import_module("ray")
+        hired.on(_cluster(ray))
         takes = dict(resources or ({"GPU": 1} if str(request.loading.get("device", "cpu")) != "cpu" else {"CPU": 1}))
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         if "RADAPT_DATA" in environment:  # workers have a folder of their own

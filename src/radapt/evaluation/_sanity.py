@@ -77,11 +77,11 @@ class Tally:
         self.answers += len(answers)
         self.unfinite += sum(not answer.finite for answer in answers)
 
-    def add(self, outcome: Outcome) -> None:
-        """Count the samples of one batch."""
+    def add(self, outcome: Outcome, *, raises_loss: bool = True) -> None:
+        """Count the samples of one batch; ``raises_loss``: whether the attack keeps what raises the loss."""
         tried = outcome.iterations > 0
         self.attacked += int(tried.sum())
-        self.flat += int((tried & ~outcome.loss_rose).sum())
+        self.flat += int((tried & ~outcome.loss_rose).sum()) if raises_loss else 0
         self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
         self.failed += int(outcome.failed.sum())
         self.unconfirmed += int(outcome.unconfirmed.sum())

@@ -11,6 +11,7 @@ import torch
 
 from radapt.attacks import Evaluation, SearchAttack, State
 from radapt.attacks.pgd import PGD
+from radapt.errors import SettingsError
 from radapt.numbers import number
 from radapt.types import Index, PerSample, Pixels
 
@@ -47,6 +48,8 @@ class TrainingPGD(SearchAttack):
         super().__post_init__()
         _ = self._plain
         number("attack_momentum", self.momentum, 0, 1)
+        if self.momentum == 1:
+            raise SettingsError("attack_momentum must be below 1: a step against the last direction would be none")
 
     @cached_property
     def _plain(self) -> PGD:

@@ -70,16 +70,18 @@ def attention(model: VLM, pixels: Pixels, texts: Tensor) -> Tensor:
     Returns:
         batch x height x width, of the images' size.
     """
-    patches = F.normalize(contrastive(model).encode_patches(pixels).float(), dim=-1)
-    cosine = (patches @ texts[:, :, None]).squeeze(2)
-    low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
+    patches = contrastive(model).encode_patches(pixels).float()
     tower = model.tower
     rows, columns = (side // tower.patch_size for side in pixels.shape[-2:])
-    maps = ((cosine - low) / (high - low + _TINY)).view(len(pixels), 1, rows, columns)
     vertical, horizontal = (
         _enlarging(few, many, pixels.device) for few, many in zip((rows, columns), pixels.shape[-2:], strict=True)
     )
-    return separable(maps, vertical, horizontal).squeeze(1)
+    # Under autocast, products would be of half precision, too coarse for maps that are stretched to [0, 1].
+    with torch.autocast(patches.device.type, enabled=False):
+        cosine = (F.normalize(patches, dim=-1) @ texts[:, :, None]).squeeze(2)
+        low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
+        maps = ((cosine - low) / (high - low + _TINY)).view(len(pixels), 1, rows, columns)
+        return separable(maps, vertical, horizontal).squeeze(1)
 
 
 @cached(maxsize=16)

@@ -27,6 +27,8 @@ from .schedule import Dual, Schedule
 __all__ = ["epoch_rows", "fit"]
 
 _MOMENTUM = 0.9
+_TINY = 1e-6
+"""As in ``torch.nn.utils.clip_grad_norm_``."""
 
 
 def fit(
@@ -100,15 +102,14 @@ def fit(
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = parameter_group.get("own_lr", rate)
             value, gradients = _averages(loss, {**parameters, **duals}, step, schedule.accumulate, group)
+            norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)])
+            # Not in place: the gradients of two parameters may be one tensor.
+            scale = (schedule.max_grad_norm / (norm + _TINY)).clamp(max=1.0) if schedule.max_grad_norm else None
             for parameter, gradient in zip(leaves, gradients[: len(leaves)], strict=True):
-                parameter.grad = gradient
+                parameter.grad = gradient if scale is None else gradient * scale
             if dual is not None and (step + 1) % dual.every == 0:
                 for parameter, gradient in zip(duals.values(), gradients[len(leaves) :], strict=True):
                     parameter.grad = gradient
-            if schedule.max_grad_norm:
-                norm = torch.nn.utils.clip_grad_norm_(leaves, schedule.max_grad_norm)
-            else:
-                norm = torch.nn.utils.get_total_norm(gradients[: len(leaves)])
             unseen.append((value, norm, rate))
             if len(unseen) >= look or (step + 1) % every == 0 or step + 1 == schedule.steps:
                 for scalars in _looked_at(label, len(history), unseen, schedule.lr):
