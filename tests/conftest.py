@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, Self, get_origin, runtime_checkable
 
+import hypothesis
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
@@ -25,6 +26,10 @@ os.environ["COLUMNS"] = "120"
 os.environ["NO_COLOR"] = "1"
 for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
+
+# No test asserts on the clock, which a busy machine slows down.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 # A new cache for each run, so that no picture of an older version is ever read. The workers of a parallel run and
 # the commands that tests start inherit the variable: what one of them renders, all of them use.

@@ -29,7 +29,7 @@ def reference(images: NDArray[np.float64], cutoff: float) -> NDArray[np.float64]
 
 
 @pytest.mark.parametrize("method", ["fft", "separable", "auto"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(height=SIZES, width=SIZES, cutoff=CUTOFFS, seed=st.integers(0, 99))
 def test_equals_the_closed_form_in_float64(method: str, height: int, width: int, cutoff: float, seed: int) -> None:
     images = np.random.default_rng(seed).random((2, 3, height, width))

@@ -117,7 +117,7 @@ def hsic_of(x: np.ndarray, y: np.ndarray) -> float:
     return float((centred[0] * centred[1]).sum()) / (len(x) * (len(x) - 3))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(4, 9).flatmap(
         lambda n: st.tuples(

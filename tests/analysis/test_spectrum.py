@@ -109,7 +109,7 @@ def images(count: int, height: int = 16, width: int = 16) -> Tensor:
     return torch.rand(count, 3, height, width).double()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(4, 20), st.integers(4, 20), st.integers(1, 24), st.integers(0, 2**31))
 def test_the_shares_add_up_and_their_energy_is_the_squared_length(h: int, w: int, bands: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)

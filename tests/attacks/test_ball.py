@@ -26,7 +26,7 @@ def length(norm: str, change: Tensor) -> Tensor:
 
 
 @given(draws)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_projection_is_inside_and_stays_where_it_is(draw: tuple[str, int, float, float]) -> None:
     norm, seed, eps, spread = draw
     clean, points = case(seed, spread)
@@ -40,7 +40,7 @@ def test_a_projection_is_inside_and_stays_where_it_is(draw: tuple[str, int, floa
 
 
 @given(draws)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_points_inside_are_not_moved(draw: tuple[str, int, float, float]) -> None:
     norm, seed, eps, spread = draw
     clean, points = case(seed, spread)
@@ -50,7 +50,7 @@ def test_points_inside_are_not_moved(draw: tuple[str, int, float, float]) -> Non
 
 
 @given(draws)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_projection_follows_its_definition(draw: tuple[str, int, float, float]) -> None:
     norm, seed, eps, spread = draw
     clean, points = case(seed, spread)
@@ -64,7 +64,7 @@ def test_a_projection_follows_its_definition(draw: tuple[str, int, float, float]
 
 
 @given(st.sampled_from(NORMS), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_direction_of_unit_length_ascends_faster(norm: str, seed: int) -> None:
     gradient, other = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(seed)).double()
     best = Ball(norm, 0.1).ascent(gradient)

@@ -63,7 +63,7 @@ draws = st.tuples(
 
 
 @given(draws)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_shortest_change_is_that_of_a_bisection(draw: tuple[str, tuple[int, float, float, float]]) -> None:
     norm, (seed, spread, zeros, border) = draw
     points, gap, normal = case(seed, spread, zeros, border)
@@ -82,7 +82,7 @@ def test_a_shortest_change_is_that_of_a_bisection(draw: tuple[str, tuple[int, fl
 
 
 @given(st.tuples(st.integers(0, 10**6), st.floats(1e-3, 5), st.floats(0, 0.7), st.floats(0, 1)))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_shortest_change_in_linf_solves_the_linear_programme(draw: tuple[int, float, float, float]) -> None:
     points, gap, normal = case(*draw)
     change = shortest("linf", points, gap, normal)
@@ -106,7 +106,7 @@ def test_a_shortest_change_in_linf_solves_the_linear_programme(draw: tuple[int, 
 
 
 @given(st.tuples(st.integers(0, 10**6), st.floats(1e-3, 2), st.floats(0, 0.5), st.floats(0, 0.5)))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_other_point_of_the_plane_and_the_box_is_nearer(draw: tuple[int, float, float, float]) -> None:
     points, gap, normal = case(*draw)
     others = torch.rand(400, 3, 2, 3, generator=torch.Generator().manual_seed(draw[0])).double()

@@ -52,7 +52,7 @@ PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(
 MIXED = st.one_of(PLAIN, st.lists(PLAIN, max_size=2), st.dictionaries(st.text(max_size=2), PLAIN, max_size=1))
 made = refused = 0
 
-@settings(max_examples=1500, deadline=None, database=None, derandomize=True)
+@settings(max_examples=1500, database=None, derandomize=True)
 @given(data=st.data())
 def test(data):
     global made, refused

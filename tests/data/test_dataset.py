@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from radapt.data import Card, Dataset, card, fill
+from radapt.data import Card, Dataset, card, fill, load_dataset
 from radapt.errors import InputError
 
 
@@ -99,3 +100,17 @@ def test_a_dataset_says_what_it_is() -> None:
     assert repr(make()) == "Dataset('shapes', test, n=4, 2 x 2 px, zero-shot, 2 classes)"
     questions = make(card("shapeworld-vqa"), labels=torch.empty(0, dtype=torch.int64), classes=(), questions=((),) * 4)
     assert repr(questions) == "Dataset('shapeworld-vqa', test, n=4, 2 x 2 px, vqa)"
+
+
+def test_the_digest_of_a_question_begins_with_that_of_its_image() -> None:
+    data = load_dataset("shapeworld-vqa", n=4, quiet=True)
+    images = np.stack([data.images[0], data.images[0], data.images[1], data.images[0]])
+    asked = tuple(data.questions[at] for at in (0, 1, 2, 0))
+    first, second, third, fourth = replace(data, images=images, questions=asked).digests
+    assert len({first, second, third}) == 3
+    assert first == fourth
+    image, dot, _ = first.partition(".")
+    assert dot
+    assert second.startswith(f"{image}.")
+    assert not third.startswith(image)
+    assert not any("." in each for each in load_dataset("shapes", n=4, quiet=True).digests)

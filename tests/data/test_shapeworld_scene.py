@@ -62,7 +62,6 @@ def test_generators_of_streams_and_indices_are_independent() -> None:
     assert generator("0/a", 5).random() == generator("0/a", 5).random()
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from([*ATTRIBUTES]), value=st.text(min_size=1))
 def test_an_unknown_value_is_refused_with_those_allowed(name: str, value: str) -> None:
     if value not in ATTRIBUTES[name]:
@@ -71,7 +70,6 @@ def test_an_unknown_value_is_refused_with_those_allowed(name: str, value: str) -
         assert all(allowed in str(caught.value) for allowed in ATTRIBUTES[name])
 
 
-@settings(deadline=None)
 @given(key=st.text())
 def test_an_unknown_option_is_refused(key: str) -> None:
     if key not in World.__dataclass_fields__:
@@ -82,7 +80,6 @@ def test_an_unknown_option_is_refused(key: str) -> None:
 NUMBERS = {"shift": 0.5, "angle": 3.1415926, "noise": 1.0}
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from([*NUMBERS]), value=st.floats(allow_nan=True, allow_infinity=True))
 def test_numbers_outside_their_range_are_refused(name: str, value: float) -> None:
     if 0 <= value <= NUMBERS[name]:
@@ -93,7 +90,6 @@ def test_numbers_outside_their_range_are_refused(name: str, value: float) -> Non
             World.from_dict({name: value})
 
 
-@settings(deadline=None)
 @given(low=st.floats(-0.2, 0.8), high=st.floats(-0.2, 0.8))
 def test_a_radius_is_a_rising_pair(low: float, high: float) -> None:
     if 0 < low <= high <= 0.5:
@@ -157,7 +153,7 @@ def drawable(options: dict[str, Any]) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     options=st.fixed_dictionaries(
         {

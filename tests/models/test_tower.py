@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.tiny import SHAPE, lively
 from torch import nn
@@ -47,7 +47,6 @@ def test_merged_layouts_lay_square_after_square(rows: int, columns: int, merge: 
     assert torch.equal(placed, tokens[expected])
 
 
-@settings(deadline=None)
 @given(grid=st.tuples(SIDES, SIDES), to=st.tuples(SIDES, SIDES), prefix=st.integers(0, 2))
 def test_interpolation_keeps_prefix_tokens_and_constant_grids(
     grid: tuple[int, int], to: tuple[int, int], prefix: int

@@ -285,7 +285,7 @@ def test_a_long_title_is_broken_into_lines() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.data())
 def test_any_line_can_be_drawn(data: st.DataObject) -> None:
     numbers = st.floats(-1e9, 1e9)

@@ -146,7 +146,7 @@ def shapes(folder: Path, texts: list[str]) -> set[tuple[str, frozenset[str]]]:
 
 @pytest.mark.slow
 @given(st.lists(st.text(st.sampled_from("<>&\"'{}%`=/-!\\$\n\x1b\udcff;()[]ab"), min_size=1), min_size=6, max_size=6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_no_text_of_a_user_makes_a_tag_or_an_attribute(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a").mkdir()
@@ -154,7 +154,7 @@ def test_no_text_of_a_user_makes_a_tag_or_an_attribute(texts: list[str]) -> None
         assert shapes(Path(folder), texts) <= known
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_perturbation_is_enlarged_ten_times_around_grey(data: st.DataObject) -> None:
     shape = (3, 4, 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.reports.conftest import METHODS, N, measure, setting
@@ -220,13 +220,11 @@ def test_radii_are_written_in_255ths_where_they_are(eps: float, text: str) -> No
     assert eps_text(eps) == text
 
 
-@settings(deadline=None)
 @given(st.integers(1, 254))
 def test_every_255th_is_recognised(k: int) -> None:
     assert eps_text(k / 255) == f"{k}/255"
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_plain_text_can_be_written_and_has_no_line_breaks(text: str) -> None:
     assert plain(text).encode().decode() == plain(text)

@@ -119,7 +119,7 @@ def test_reports_import_neither_torch_nor_pyplot() -> None:
     assert ended.stdout.strip() == "[]"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.floats(100, 700), st.floats(100, 500)), min_size=1, max_size=8))
 def test_labels_stay_inside_and_apart(anchors: list[tuple[float, float]]) -> None:
     boxes = place(anchors, [(60.0, 12.0)] * len(anchors), [], (0.0, 0.0, 800.0, 600.0))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
@@ -14,7 +14,6 @@ from radapt.results import summarise
 from radapt.results.differences import MCNEMAR, RANDOMISATION, Pair, difference_of, holm, mcnemar, paired_interval
 
 
-@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(0, 3000))
 def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int) -> None:
     total = only_first + only_second
@@ -63,9 +62,14 @@ def pairs_of(seed: int, n: int, classes: int = 4, gain: float = 0.2) -> list[Pai
     answers = [[label if right else (label + 1) % classes for label, right in zip(labels, own, strict=True)]
                for own in (first, second)]  # fmt: skip
     return [
-        (int(label), int(a), int(b), bool(label == a), bool(label == b))
-        for label, a, b in zip(labels, *answers, strict=True)
+        (int(label), int(a), int(b), bool(label == a), bool(label == b), at)
+        for at, (label, a, b) in enumerate(zip(labels, *answers, strict=True))
     ]
+
+
+def of_own_images(pairs: Sequence[Any]) -> list[Pair]:
+    """Every sample with an image of its own."""
+    return [(*pair[:5], at) for at, pair in enumerate(pairs)]
 
 
 def shown(metric: str, pairs: Sequence[Any], side: int) -> float:
@@ -94,7 +98,7 @@ def statistic_of(parts: Sequence[tuple[str, Sequence[Any]]]) -> Callable[..., fl
 
 def yes_and_no(pairs: Sequence[Pair]) -> list[Pair]:
     two = [(label % 2, first % 2, second % 2) for label, first, second, *_ in pairs]
-    return [(label, first, second, label == first, label == second) for label, first, second in two]
+    return of_own_images([(label, first, second, label == first, label == second) for label, first, second in two])
 
 
 CASES = {
@@ -132,7 +136,9 @@ def test_of_few_samples_p_is_that_of_all_swaps() -> None:
 
 
 def test_where_all_samples_weigh_the_same_the_test_is_mcnemars() -> None:
-    balanced = [(at % 2, at % 2 if at < 14 else 5, at % 2 if at > 4 else 5, at < 14, at > 4) for at in range(20)]
+    balanced = of_own_images(
+        [(at % 2, at % 2 if at < 14 else 5, at % 2 if at > 4 else 5, at < 14, at > 4) for at in range(20)]
+    )
     for parts in ([("top-1", balanced)], [("mean-per-class", balanced)], [("top-1", balanced)] * 2):
         found = difference_of(parts)
         assert found.test == MCNEMAR
@@ -143,8 +149,9 @@ def test_where_all_samples_weigh_the_same_the_test_is_mcnemars() -> None:
 def test_who_is_ahead_per_class_is_not_who_is_right_more_often() -> None:
     rare, common = [(0, 0, 1, True, False)] * 10, [(1, 0, 1, False, True)] * 30
     agreed = [(1, 1, 1, True, True)] * 60
-    assert difference_of([("top-1", rare + common + agreed)]).difference == pytest.approx(-20)
-    found = difference_of([("mean-per-class", rare + common + agreed)])
+    pairs = of_own_images(rare + common + agreed)
+    assert difference_of([("top-1", pairs)]).difference == pytest.approx(-20)
+    found = difference_of([("mean-per-class", pairs)])
     assert found.difference == pytest.approx(100 * (1 - 30 / 90) / 2)
     assert found.low > 0
     assert found.p < 0.05
@@ -153,7 +160,7 @@ def test_who_is_ahead_per_class_is_not_who_is_right_more_often() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_turned_around_it_is_the_same_with_the_other_sign(name: str) -> None:
     turned = [
-        (metric, [(label, second, first, b, a) for label, first, second, a, b in pairs])
+        (metric, [(label, second, first, b, a, at) for label, first, second, a, b, at in pairs])
         for metric, pairs in CASES[name]
     ]
     found, other = difference_of(CASES[name]), difference_of(turned)
@@ -167,7 +174,10 @@ def test_its_interval_is_about_that_of_a_bootstrap(name: str) -> None:
     chance = np.random.default_rng(3)
     drawn = []
     for _ in range(400):
-        again = [(metric, [pairs[at] for at in chance.integers(0, len(pairs), len(pairs))]) for metric, pairs in parts]
+        again = [
+            (metric, of_own_images([pairs[at] for at in chance.integers(0, len(pairs), len(pairs))]))
+            for metric, pairs in parts
+        ]
         drawn.append(np.mean([shown(metric, own, 0) - shown(metric, own, 1) for metric, own in again]))
     low, high = np.percentile(drawn, [2.5, 97.5])
     found = difference_of(parts)
@@ -177,6 +187,31 @@ def test_its_interval_is_about_that_of_a_bootstrap(name: str) -> None:
 def test_two_that_never_differ_are_the_same() -> None:
     same = [(0, 0, 0, True, True), (1, 0, 0, False, False)]
     for metric in ("top-1", "mean-per-class", "F1"):
-        found = difference_of([(metric, same), ("top-1", same * 2)])
+        found = difference_of([(metric, of_own_images(same)), ("top-1", of_own_images(same * 2))])
         assert (found.difference, found.p) == (0, 1)
         assert found.low <= 0 <= found.high
+
+
+@pytest.mark.parametrize("metric", ["top-1", "F1"])
+@pytest.mark.parametrize("times", [2, 6])
+def test_questions_about_one_image_that_are_answered_alike_say_no_more_than_one(metric: str, times: int) -> None:
+    pairs = yes_and_no(pairs_of(8, 80, gain=0.15))
+    once, often = (difference_of([(metric, each)]) for each in (pairs, pairs * times))
+    assert (often.difference, often.low, often.high) == pytest.approx((once.difference, once.low, once.high), abs=0.6)
+    assert often.test == RANDOMISATION
+    assert often.p == pytest.approx(once.p, abs=0.02)
+    taken_apart = difference_of([(metric, of_own_images(pairs * times))])
+    assert taken_apart.high - taken_apart.low < 0.8 * (often.high - often.low)
+    assert taken_apart.p < once.p
+
+
+def test_p_of_few_images_is_that_of_all_swaps_of_whole_images() -> None:
+    pairs = [(*pair[:5], at // 3) for at, pair in enumerate(yes_and_no(pairs_of(9, 27, gain=0.3)))]
+    for metric in ("top-1", "F1"):
+        statistic = statistic_of([(metric, pairs)])
+        answers, image = np.array([pair[1:3] for pair in pairs]), np.array([pair[5] for pair in pairs])
+        own = abs(statistic(*answers.T))
+        ways = (np.array(way)[image][:, None] for way in product((0, 1), repeat=9))
+        swapped = [np.where(way, answers[:, ::-1], answers) for way in ways]
+        exact = np.mean([abs(statistic(*each.T)) >= own - 1e-9 for each in swapped])
+        assert difference_of([(metric, pairs)]).p == pytest.approx(exact, abs=0.02)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from radapt.results import class_weights, summarise, wilson
+from radapt.results import class_weights, effective_share, summarise, wilson
 
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -85,13 +85,15 @@ def test_nine_in_ten_intervals_of_a_mean_per_class_and_more_hold_the_truth(n: in
     assert np.mean(widths) < 1.2 * (middle[1] - middle[0])
 
 
-def test_the_mean_of_scores_has_the_interval_of_wilson_or_of_the_normal_distribution() -> None:
+def test_the_mean_of_scores_has_the_interval_of_wilson_or_of_students_distribution() -> None:
     answers = [(-1, -1)] * 4
     assert summarise("accuracy", [1.0, 0.0, 1.0, 1.0], answers) == (75.0, *wilson(3, 4))
     percent, low, high = summarise("CIDEr", [1.5, 0.5, 2.0, 1.0], answers)
-    half = 1.959963984540054 * np.std([1.5, 0.5, 2.0, 1.0], ddof=1) / 2
+    half = 3.182446305284263 * np.std([1.5, 0.5, 2.0, 1.0], ddof=1) / 2  # 97.5 % quantile of t with 3 degrees
     assert (percent, low, high) == pytest.approx((125.0, 125 - 100 * half, 125 + 100 * half))
     assert summarise("CIDEr", [0.0, 1.5], answers[:2])[1] == 0
+    assert summarise("CIDEr", [2.5], answers[:1]) == (250.0, 0.0, 1000.0)  # nothing is known of the others
+    assert summarise("relative", [12.0], answers[:1]) == (1200.0, 0.0, 1200.0)
 
 
 def test_nine_in_ten_intervals_of_f1_and_more_hold_the_truth() -> None:
@@ -104,3 +106,51 @@ def test_nine_in_ten_intervals_of_f1_and_more_hold_the_truth() -> None:
         _, low, high = summarise("F1", [0.0] * 150, answers)
         covered += low <= truth <= high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
+def test_the_effective_share_is_that_of_the_variance_with_images_as_clusters(rows: list[tuple[bool, int]]) -> None:
+    scores, images = np.array([float(score) for score, _ in rows]), np.array([image for _, image in rows])
+    n, every = len(scores), np.unique(images)
+    share = effective_share(scores.tolist(), images.tolist())
+    least = n / sum((images == image).sum() ** 2 for image in every)
+    assert least - 1e-12 <= share <= 1
+    residuals = scores - scores.mean()
+    clustered = sum(residuals[images == image].sum() ** 2 for image in every) * len(every) / max(1, len(every) - 1)
+    known = len(every) > 1 and scores.std()
+    assert share == pytest.approx(np.clip((residuals**2).sum() / max(clustered, 1e-12), least, 1) if known else least)
+    assert effective_share(scores.tolist(), range(n)) == 1
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "F1"])
+@pytest.mark.parametrize("times", [2, 5])
+def test_the_same_answers_over_and_over_say_no_more_than_one(metric: str, times: int) -> None:
+    rng = np.random.default_rng(4)
+    labels, predictions = rng.integers(0, 2, 60).tolist(), rng.integers(0, 2, 60).tolist()
+    answers = list(zip(labels, predictions, strict=True))
+    scores = [float(label == prediction) for label, prediction in answers]
+    once = summarise(metric, scores, answers)
+    often = summarise(metric, scores * times, answers * times, list(range(60)) * times)
+    assert often == pytest.approx(once, abs=0.2)
+    apart = summarise(metric, scores * times, answers * times)
+    assert apart[2] - apart[1] < 0.8 * (once[2] - once[1])
+    assert summarise("accuracy", [1.0] * 60, answers, [at // 6 for at in range(60)])[1:] == wilson(10, 10)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "F1"])
+def test_nine_in_ten_intervals_of_six_questions_about_each_image_hold_the_truth(metric: str) -> None:
+    """An image is easy or hard, for all its questions; without regard to that, one interval in four or five fails."""
+    rng = np.random.default_rng(1)
+    truth, covered, naive = 60.0, 0, 0
+    for _ in range(300):
+        easy = np.repeat(rng.random(60), 6) < 0.5
+        right = rng.random(360) < np.where(easy, 0.95, 0.25)
+        labels = rng.integers(0, 2, 360)
+        answers = list(zip(labels.tolist(), np.where(right, labels, 1 - labels).tolist(), strict=True))
+        images = np.repeat(np.arange(60), 6).tolist()
+        _, low, high = summarise(metric, right.astype(float).tolist(), answers, images)
+        covered += low <= truth <= high
+        _, low, high = summarise(metric, right.astype(float).tolist(), answers)
+        naive += low <= truth <= high
+    assert covered >= 0.92 * 300
+    assert naive < 0.85 * 300

@@ -86,7 +86,7 @@ def grids(draw: st.DrawFn) -> Make:
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(makers=st.lists(heatmaps() | diagrams() | grids(), max_size=3))
 def test_plots_come_back_from_json_as_they_were(makers: list[Make], tmp_path_factory: pytest.TempPathFactory) -> None:
     plots: list[Plot] = [make() for make in makers]

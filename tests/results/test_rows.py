@@ -17,7 +17,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=True)
 COUNTS = st.integers(0, 2**62)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @example(Sample(position=0, label=0, prediction=0, score=-0.0, loss=-0.0, distance=-0.0))
 @example(Sample(position=0, label=0, prediction=0, score=1.0, loss=math.nan))
 @example(Sample(position=0, label=0, prediction=0, score=5e-324, loss=-5e-324, distance=1e308))

@@ -114,12 +114,13 @@ class Dataset:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """Hash of each sample: of its image and of what is true of it."""
+        """Hash of each sample, of its image and of what is true of it; of a question ``IMAGE.SAMPLE``, so that results
+        know which questions are about one image."""
         truths = self.labels.tolist() or self.captions or self.questions
-        return tuple(
-            digest_of([hashlib.sha256(image.tobytes()).hexdigest(), image.shape, truth])
-            for image, truth in zip(self.images, truths, strict=True)
-        )
+        images = [[hashlib.sha256(image.tobytes()).hexdigest(), image.shape] for image in self.images]
+        first = [f"{digest_of(image)}." for image in images] if self.questions else [""] * len(images)
+        both = zip(first, images, truths, strict=True)
+        return tuple(start + digest_of([*image, truth]) for start, image, truth in both)
 
     @cached_property
     def content(self) -> str:

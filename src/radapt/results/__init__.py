@@ -2,7 +2,7 @@
 
 from ._merging import take_over
 from ._notes import Notes, Run
-from .intervals import class_weights, f1_interval, mean_interval, score_interval, wilson
+from .intervals import class_weights, effective_share, f1_interval, mean_interval, score_interval, wilson
 from .metrics import summarise
 from .paired import Comparison, paired_tests
 from .records import CHECKS, LEFT_OUT, Example, Kind, Result, Sample, Setting
@@ -24,6 +24,7 @@ __all__ = [
     "Sample",
     "Setting",
     "class_weights",
+    "effective_share",
     "f1_interval",
     "mean_interval",
     "paired_tests",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import class_weights, f1_interval, mean_interval, wilson
+from .intervals import class_weights, effective_share, mean_interval, wilson
+from .metrics import summarise
 
 __all__ = ["MCNEMAR", "RANDOMISATION", "Difference", "Pair", "difference_of", "holm", "mcnemar", "paired_interval"]
 
@@ -19,8 +20,9 @@ RANDOMISATION = "a randomisation test"
 
 _DRAWS = 9_999
 
-Pair = tuple[int, int, int, bool, bool]
-"""Of one sample: its label, what the first method and what the second answered, and whether each was right."""
+Pair = tuple[int, int, int, bool, bool, Hashable]
+"""Of one sample: its label, what the first method and what the second answered, whether each was right, and what tells
+its image from others."""
 
 _TABLE = ((True, True), (True, False), (False, True), (False, False))
 """Both right, the first alone, the second alone, neither."""
@@ -50,8 +52,8 @@ class Difference:
 class _Figure:
     """The difference on one dataset: its estimate, and how it depends on which method is which.
 
-    ``sizes`` are numbers of samples on which the methods differ, in groups that count alike; ``of`` gives the
-    difference where in each group so many are the first method's, for an array (draws, groups); ``own`` is what was
+    ``sizes`` are numbers of samples (or images) on which the methods differ, in groups that count alike; ``of`` gives
+    the difference where in each group so many are the first method's, for an array (draws, groups); ``own`` is what was
     found; ``shares`` of how many samples one of a group is one, None where what it weighs is not a constant.
     """
 
@@ -73,10 +75,10 @@ def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
     Args:
         parts: of each dataset the metric, and the samples that both were measured on; at least one.
     """
-    figures = [_f1(pairs) if metric == "F1" else _weighted(metric, pairs) for metric, pairs in parts]
+    figures = [_figure(metric, pairs) for metric, pairs in parts]
     shares = {share for figure in figures for share in figure.shares}
     if len(shares) == 1 and None not in shares:
-        right = Counter(each[3:] for _, pairs in parts for each in pairs)
+        right = Counter(each[3:5] for _, pairs in parts for each in pairs)
         difference, low, high = paired_interval(*(right[key] for key in _TABLE))
         p = mcnemar(right[True, False], right[False, True])
         return Difference(difference=difference, low=low, high=high, p=p, test=MCNEMAR)
@@ -90,10 +92,36 @@ def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
     return Difference(difference=difference, low=low, high=high, p=p, test=RANDOMISATION)
 
 
+def _figure(metric: str, pairs: Sequence[Pair]) -> _Figure:
+    if metric == "F1":
+        return _f1(pairs)
+    several = len({pair[5] for pair in pairs}) < len(pairs)
+    return _by_image(pairs) if several and metric != "mean-per-class" else _weighted(metric, pairs)
+
+
+def _by_image(pairs: Sequence[Pair]) -> _Figure:
+    """Of the share of right answers, where several are about one image."""
+    right = Counter(pair[3:5] for pair in pairs)
+    ahead: Counter[Hashable] = Counter()
+    for *_, first, second, image in pairs:
+        ahead[image] += first - second
+    share = effective_share([first - second for *_, first, second, _ in pairs], [pair[5] for pair in pairs])
+    groups = Counter(abs(lead) for lead in ahead.values() if lead)
+    own = Counter(lead for lead in ahead.values() if lead > 0)
+    sizes, found = (np.array([counts[lead] for lead in groups], np.int64) for counts in (groups, own))
+    points = 100 * np.array(list(groups), np.float64) / len(pairs)
+
+    def of(ahead: _Counts) -> NDArray[np.float64]:
+        return np.asarray((2 * ahead - sizes) @ points, np.float64)
+
+    estimate = paired_interval(*(share * right[key] for key in _TABLE))
+    return _Figure(estimate=estimate, sizes=sizes, own=found, of=of, shares=(None,))
+
+
 def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
     """Of the share of right answers, over all samples or as a mean over the classes."""
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
-    for label, _, _, first, second in pairs:
+    for label, _, _, first, second, _ in pairs:
         strata[label if metric == "mean-per-class" else 0][first, second] += 1
     weights, _ = class_weights({label: counts.total() for label, counts in strata.items()})
     table = [math.fsum(weights[label] * counts[key] for label, counts in strata.items()) for key in _TABLE]
@@ -114,30 +142,38 @@ def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
 def _f1(pairs: Sequence[Pair]) -> _Figure:
     """Of F1, ``2 h / (2 h + m)`` of ``h`` hits and ``m`` misses; see :func:`radapt.results.f1_interval`.
 
-    A yes is a hit or a miss, a no a miss or nothing, so the two methods differ in one of two ways. The interval puts
-    those of both together with the correlation of what each sample moves in them, ``m`` for a hit and ``-h`` for a
-    miss.
+    The answers to all questions about an image are swapped together. The interval puts those of both together with the
+    correlation of what each image moves in them, ``m`` for a hit and ``-h`` for a miss.
     """
-    hit = np.array([[label == answer == 1 for answer in answers] for label, *answers, _, _ in pairs])
-    miss = np.array([[(label == 1) != (answer == 1) for answer in answers] for label, *answers, _, _ in pairs])
-    hits, misses = hit.sum(0), miss.sum(0)
-    moved = (misses * hit - hits * miss).astype(np.float64)
+    labels, answers = np.array([pair[0] for pair in pairs]), np.array([pair[1:3] for pair in pairs])
+    hit = (labels[:, None] == 1) & (answers == 1)
+    miss = (labels[:, None] == 1) != (answers == 1)
+    of_image = {image: row for row, image in enumerate(dict.fromkeys(pair[5] for pair in pairs))}
+    rows = np.array([of_image[pair[5]] for pair in pairs])
+    hits, misses = np.zeros((2, len(of_image), 2), np.int64)
+    np.add.at(hits, rows, hit)
+    np.add.at(misses, rows, miss)
+    all_hits, all_misses = hits.sum(0), misses.sum(0)
+    moved = (all_misses * hits - all_hits * misses).astype(np.float64)
     spread = float(moved[:, 0].std() * moved[:, 1].std())
     phi = float(np.mean(moved[:, 0] * moved[:, 1])) / spread if spread else 0.0
-    first, second = (f1_interval(int(h), int(m)) for h, m in zip(hits, misses, strict=True))
-    yes, no = hit[:, 0] != hit[:, 1], ~hit.any(1) & (miss[:, 0] != miss[:, 1])
-    sizes = np.array([yes.sum(), no.sum()], np.int64)
-    own = np.array([hit[yes, 0].sum(), (~miss[no, 0]).sum()], np.int64)
-    hits_of_both, misses_of_both = int(hit.all(1).sum()), int(miss.all(1).sum())
+    first, second = (
+        summarise("F1", [0.0] * len(pairs), list(zip(labels.tolist(), own, strict=True)), rows.tolist())
+        for own in answers.T.tolist()
+    )
+    # Images in which the methods differ alike are one group; where they do not differ, a swap changes nothing.
+    lead = np.stack([hits[:, 0] - hits[:, 1], misses[:, 0] - misses[:, 1]], 1)
+    leads, sizes = np.unique(lead[lead.any(1)], axis=0, return_counts=True)
 
     def of(ahead: _Counts) -> NDArray[np.float64]:
+        swapped = (sizes - ahead) @ leads  # what the first method hands over to the second
         f1 = []
-        for right in (ahead, sizes - ahead):
-            h, m = hits_of_both + right[:, 0], misses_of_both + sizes.sum() - right.sum(1)
+        for column, sign in ((0, -1), (1, 1)):
+            h, m = all_hits[column] + sign * swapped[:, 0], all_misses[column] + sign * swapped[:, 1]
             f1.append(200 * h / np.maximum(2 * h + m, 1))
         return np.asarray(f1[0] - f1[1], np.float64)
 
-    return _Figure(estimate=_together(first, second, phi), sizes=sizes, own=own, of=of, shares=(None,))
+    return _Figure(estimate=_together(first, second, phi), sizes=sizes, own=sizes, of=of, shares=(None,))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

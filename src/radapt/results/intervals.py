@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+from scipy.special import stdtrit
 
 from radapt.errors import ResultsError
 
-__all__ = ["class_weights", "f1_interval", "mean_interval", "score_interval", "wilson"]
+__all__ = ["class_weights", "effective_share", "f1_interval", "mean_interval", "score_interval", "wilson"]
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+_MOST = 10.0  # a perfect caption's CIDEr
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -50,18 +54,55 @@ def class_weights(sizes: Mapping[int, int]) -> tuple[dict[int, float], float]:
     return {label: together / (len(sizes) * own) for label, own in sizes.items()}, together
 
 
-def score_interval(total: float, squares: float, n: int, *, proportion: bool) -> tuple[float, float]:
-    """95 % interval of a mean score: Wilson in [0, 1], else ``mean +- z s / sqrt(n)``, 0 at least (CIDEr can exceed 1).
+def effective_share(scores: Sequence[float], images: Sequence[Hashable]) -> float:
+    """As which share of a sample each of several about one image counts, in (0, 1].
+
+    Answers to questions about one image are right or wrong together more often than others, so that ``n`` of them tell
+    less than ``n`` images. The variance of their mean, with images as clusters, is
+    ``m / (m - 1) sum_c (sum_i (x_i - mean))^2 / n^2`` over ``m`` images ``c``; the share is that of independent samples
+    in it (the inverse of the design effect, Kish 1965). It is at most 1, and at least what it is where all questions
+    about an image are answered alike, ``n / sum_c n_c^2``; that also where nothing varies, or there is one image alone.
+
+    Args:
+        scores: of each sample.
+        images: what tells the image of each from others.
+    """
+    sizes = Counter(images)
+    least = len(scores) / math.fsum(size * size for size in sizes.values()) if scores else 1.0
+    if least == 1 or len(sizes) == 1:
+        return least
+    mean = math.fsum(scores) / len(scores)
+    sums: dict[Hashable, float] = defaultdict(float)
+    for score, image in zip(scores, images, strict=True):
+        sums[image] += score - mean
+    alone = math.fsum((score - mean) ** 2 for score in scores)
+    if not alone:
+        return least
+    together = math.fsum(total * total for total in sums.values()) * len(sizes) / (len(sizes) - 1)
+    return max(least, alone / max(alone, together))
+
+
+def score_interval(
+    total: float, squares: float, n: int, *, proportion: bool, share: float = 1.0
+) -> tuple[float, float]:
+    """95 % interval of a mean score: Wilson in [0, 1], else ``mean +- t s / sqrt(n)`` with Student's ``t``, 0 at least.
+
+    Scores that can exceed 1 are those of CIDEr, at most 10. Of a single one, nothing says how far others lie: its
+    interval is all of 0 to 1,000 %.
 
     Args:
         total, squares: sums of the scores and of their squares.
         n: number of scores.
         proportion: whether every score is in [0, 1].
+        share: as how much of a sample each counts, where several are about one image (:func:`effective_share`).
     """
+    together = n * share
     if proportion:
-        return wilson(total, n)
+        return wilson(total * share, together)
     mean = total / n
-    half = _Z * math.sqrt(max(0.0, squares / n - mean * mean) / max(1, n - 1))
+    if together <= 1:
+        return 0.0, 100 * max(_MOST, mean)
+    half = float(stdtrit(together - 1, 0.975)) * math.sqrt(max(0.0, squares / n - mean * mean) / (together - 1))
     return 100 * max(0.0, mean - half), 100 * (mean + half)
 
 
@@ -81,7 +122,7 @@ def mean_interval(results: Sequence[tuple[float, float, float]]) -> tuple[float,
     return mean, mean - below, mean + above
 
 
-def f1_interval(hits: int, misses: int) -> tuple[float, float, float]:
+def f1_interval(hits: float, misses: float) -> tuple[float, float, float]:
     """F1, ``2 h / (2 h + m)`` of ``h`` hits and ``m`` misses, and its 95 % interval, in per cent.
 
     ``p = h / (h + m)`` is a proportion, and F1 is ``2 p / (1 + p)``, which grows with it: the limits are those of
@@ -89,7 +130,7 @@ def f1_interval(hits: int, misses: int) -> tuple[float, float, float]:
 
     Args:
         hits: samples whose label and answer are both yes.
-        misses: those of which one alone is.
+        misses: those of which one alone is. Neither need be whole (:func:`effective_share`).
     """
     share = hits / (hits + misses) if hits + misses else 0.0
     low, high = wilson(hits, hits + misses)

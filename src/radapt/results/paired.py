@@ -9,7 +9,7 @@ from itertools import combinations
 
 from .differences import Pair, difference_of, holm
 from .labels import names_of, places_of
-from .records import Kind, Result, Sample
+from .records import Kind, Result, Sample, image_of
 from .store import Results
 from .worst_case import in_one_ball, lowest_scores
 
@@ -106,7 +106,7 @@ def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
 def _comparison(names: tuple[str, str], threat: _Threat, parts: Mapping[tuple[str, str], _Pairs]) -> Comparison:
     task, kind, norm, eps = threat
     found = difference_of(list(parts.values()))
-    right = [each[3:] for _, pairs in parts.values() for each in pairs]
+    right = [each[3:5] for _, pairs in parts.values() for each in pairs]
     return Comparison(
         first=names[0],
         second=names[1],
@@ -162,6 +162,13 @@ def _pairs(first: _Scores, second: _Scores) -> list[Pair]:
     """What two methods made of the samples that both were measured on, those of which the image differs left out."""
     shared = [(*first[at], *second[at]) for at in first if at in second and first[at][1].data == second[at][1].data]
     return [
-        (sample.label, sample.prediction, other.prediction, score == 1, other_score == 1)
+        (
+            sample.label,
+            sample.prediction,
+            other.prediction,
+            score == 1,
+            other_score == 1,
+            image_of(sample.data) or sample.position,
+        )
         for score, sample, other_score, other in shared
     ]

@@ -21,6 +21,7 @@ __all__ = [
     "Result",
     "Sample",
     "Setting",
+    "image_of",
     "other_scores",
     "row_of",
     "sample_of",
@@ -154,7 +155,8 @@ class Sample:
         loss: the attack's loss; None without an attack.
         iterations, forwards, backwards: of the attack: its steps and the passes of the model.
         distance: size of the perturbation in the setting's norm, in pixel units.
-        data: hash of the image and of what is true of it: when either changes, the sample is measured again.
+        data: hash of the image and of what is true of it: when either changes, the sample is measured again. That of a
+            question begins with the hash of the image alone and a dot.
     """
 
     position: int
@@ -237,6 +239,11 @@ class Result:
         flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
         signs = {"flags": flags, "checked": self.checked}
         return {**setting, "kind": self.kind, **numbers, **passes, **texts, **signs}
+
+
+def image_of(data: str) -> str:
+    """What tells the image of a sample from others, by the sample's ``data``."""
+    return data.partition(".")[0]
 
 
 PLACES = {column.name: place for place, column in enumerate(fields(Sample))}

@@ -9,7 +9,7 @@ from typing import Any
 
 from .labels import attack_text
 from .metrics import summarise
-from .records import CHECKS, Result, Sample
+from .records import CHECKS, Result, Sample, image_of
 from .store import Results
 
 __all__ = ["WORST_CASE", "in_one_ball", "lowest_scores", "with_worst_cases"]
@@ -95,7 +95,8 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
     ordered = [scores[position] for position in sorted(scores)]
     first = own[0]
     answers = [(sample.label, sample.prediction) for _, sample in ordered]
-    percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers)
+    images = [image_of(sample.data) or sample.position for _, sample in ordered]
+    percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers, images)
     if len(every) == 1 and percent >= first.percent and len(ordered) == first.n:
         return None
     most = max(result.setting.n for result in every)
