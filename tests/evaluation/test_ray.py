@@ -20,7 +20,7 @@ from tests.tiny import own_labels, tiny_clip
 
 import radapt
 from radapt.errors import CheckError, ExecutorError, SettingsError
-from radapt.evaluation import Candidate, evaluate, one_cluster
+from radapt.evaluation import Candidate, _executor, evaluate, one_cluster
 from radapt.evaluation._ledger import Ledger
 from radapt.evaluation._plan import Request
 from radapt.evaluation._worker import Worker
@@ -276,6 +276,8 @@ def test_one_cluster_keeps_its_workers_until_something_fails(tmp_path: Path) -> 
             evaluate(own, data=data, results=tmp_path / f"{number} alone", **plan)
             assert rows(tmp_path / f"{number}") == rows(tmp_path / f"{number} alone")
             seen.append(workers())
+            (worker,) = _executor._SHARED.get().workers
+            assert not ray.get(worker.__ray_call__.remote(lambda self: "_bench" in vars(self)))
         with pytest.raises(SettingsError, match="unknown source"):
             evaluate(own, data=data, results=tmp_path / "r", executor="ray", workers=1, source="nobody", **plan)
         evaluate(own, data=data, results=tmp_path / "2", executor="ray", workers=1, **plan)

@@ -102,8 +102,8 @@ class SearchAttack(Attack, Search, ABC):
     ) -> Pixels:
         """The adversarial images of a call, bit for bit, without the two passes of the model that verify them.
 
-        For adversarial training, which wants images and no verdicts: an attack of few steps is then a fifth to a third
-        cheaper.
+        For adversarial training, which wants images and no verdicts: of an attack of one to three steps, these are a
+        third to a fifth of all passes.
 
         Args:
             objective, pixels, keys, seed, batch_size: as of a call.

@@ -190,7 +190,9 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
                 hired.dismiss()
                 hired.workers += _workers(ray, takes, environment, workers, started)
                 hired.terms = terms
-            yield Crew(ray, partial(ray.get, ray.put(request)), hired.workers)  # put once: it may hold large objects
+            found = Crew(ray, partial(ray.get, ray.put(request)), hired.workers)  # put once: it may hold large objects
+            yield found
+            found.clear()
         except BaseException:  # they may still be at it
             hired.dismiss()
             raise

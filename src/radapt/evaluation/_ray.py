@@ -49,8 +49,13 @@ class Crew:
 
     def __init__(self, ray: Any, request: Callable[[], Request], workers: Sequence[Any]) -> None:
         self._ray, self._request, self._told = ray, request, set[tuple[type[Warning], str]]()
-        self._coming = {worker.do.remote(request, "begin"): worker for worker in workers}
+        self._coming = {worker.do.remote(request, "clear"): worker for worker in workers}
         self._idle = deque[Any]()
+
+    def clear(self) -> None:
+        """Let the workers drop their models: this process may want the memory before they are asked again."""
+        for worker in self._idle:
+            worker.do.remote(self._request, "clear")
 
     def units(self) -> list[Unit]:
         """What the evaluation consists of, as a worker plans it: no model is loaded here.

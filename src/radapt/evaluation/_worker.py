@@ -63,9 +63,11 @@ class Worker:
         kinds = (each.category if each.category.__module__ == "builtins" else UserWarning for each in caught)
         return Told(found, [(kind, str(each.message)) for kind, each in zip(kinds, caught, strict=True)])
 
-    def begin(self) -> None:
-        """Drop what an earlier evaluation left; whoever answers has a place on the cluster."""
+    def clear(self) -> None:
+        """Drop what an evaluation left, models first of all; whoever answers has a place on the cluster."""
         vars(self).pop("_bench", None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def units(self) -> list[Unit]:
         """All units of the evaluation."""

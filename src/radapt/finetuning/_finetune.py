@@ -111,7 +111,8 @@ def finetune(
         warmup, warmup_steps: share of the steps that the warm-up takes, or their number.
         weight_decay, decayed: decay of ``matrices`` alone, or of ``all`` parameters.
         max_grad_norm: largest norm of the gradient; 0: it is not clipped.
-        ema: decay of the moving average of the weights that is then the result (0: the last weights are).
+        ema: decay of the moving average of the weights that is then the result (0: the last weights are); of low-rank
+            updates, of their factors.
         precision: ``float32``, or ``bfloat16`` for the attack and the loss; the weights are in float32, whatever those
             of the model are in.
         seed: seed of the batches, of the attack, of low-rank updates and of multipliers.
