@@ -50,6 +50,7 @@ def objectives(model: nn.Module, pixels: Tensor) -> dict[str, Any]:
         {"attack": "apgd", "steps": 5},
         {"attack": "mi-fgsm", "steps": 3},
         {"attack": "fgsm"},
+        {"attack": "low-frequency", "steps": 4},
     ],
     ids=lambda each: "-".join(map(str, each.values())),
 )
@@ -65,11 +66,25 @@ def test_the_images_are_those_of_a_call(model: nn.Module, pixels: Tensor, settin
     assert torch.equal(attack.perturb(perturbed, pixels.numpy(), keys=keys, seed=5, batch_size=7), wanted)
 
 
-def test_a_search_from_the_clean_image_begins_there_too(model: nn.Module, pixels: Tensor) -> None:
-    attack, objective = make("fab", eps=0.1, steps=5, restarts=2), objectives(model, pixels)["verdicts"]
-    outcome = attack(objective, pixels)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attack": "fab", "steps": 5, "restarts": 2},  # the first search begins at the clean image
+        {"attack": "fab", "steps": 5, "restarts": 3, "loss": "margin-targeted"},
+        {"attack": "cw", "steps": 20, "norm": "l2"},
+        {"attack": "square", "steps": 40},
+        {"attack": "apgd", "steps": 5, "restarts": 3, "loss": "dlr-targeted"},
+    ],
+    ids=lambda each: "-".join(map(str, each.values())),
+)
+def test_the_images_of_searches_that_need_logits_are_those_of_a_call(
+    model: nn.Module, pixels: Tensor, settings: dict[str, Any]
+) -> None:
+    chosen, objective = dict(settings), objectives(model, pixels)["verdicts"]
+    attack = make(chosen.pop("attack"), eps=0.6, **chosen)
+    outcome = attack(objective, pixels, batch_size=7)
     assert outcome.fooled[1:5].any()
-    assert torch.equal(attack.perturb(objective, pixels), outcome.pixels)
+    assert torch.equal(attack.perturb(objective, pixels, batch_size=7), outcome.pixels)
 
 
 class Steep(Objective):
@@ -92,6 +107,37 @@ def test_samples_that_fail_are_searched_on_again(pixels: Tensor) -> None:
     assert not outcome.failed.any()
     assert (outcome.loss > outcome.clean_loss).all()
     assert torch.equal(attack.perturb(Steep(len(pixels)), pixels), outcome.pixels)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"attack": "pgd"}, {"attack": "apgd"}, {"attack": "fab", "nearest": True, "norm": "l2"}]
+)
+def test_what_fools_and_fails_is_searched_on_again_too(settings: dict[str, Any]) -> None:
+    """A gradient that overflows where the loss is multiplied, and only beyond the boundary."""
+    chosen = dict(settings)
+    attack = make(chosen.pop("attack"), eps=0.5, steps=8, **chosen)
+    images = torch.full((6, 3, 2, 2), 0.45) + 0.01 * torch.arange(6.0)[:, None, None, None].minimum(torch.tensor(4.0))
+
+    def logits(pixels: Tensor) -> Tensor:
+        ahead = pixels.flatten(1).mean(1) - 0.5
+        steep = torch.where(ahead > 0.001, 1e36, 1.0)
+        return torch.stack([torch.zeros_like(ahead), ahead * steep], 1)
+
+    def objective() -> ClassificationObjective:
+        return ClassificationObjective(logits, torch.zeros(6, dtype=torch.int64), 2)
+
+    outcome = attack(objective(), images)
+    assert outcome.fooled.any()
+    assert torch.equal(attack.perturb(objective(), images), outcome.pixels)
+
+
+def test_where_verdicts_are_wanted_a_failure_of_all_is_no_error(pixels: Tensor) -> None:
+    def logits(images: Tensor) -> Tensor:
+        return torch.stack([images.flatten(1).mean(1), images.flatten(1).sum(1)], 1) * torch.inf
+
+    attack, labels = make("pgd", eps=0.1, steps=3), torch.ones(len(pixels), dtype=torch.int64)
+    outcome = attack(ClassificationObjective(logits, labels, 2), pixels)
+    assert torch.equal(attack.perturb(ClassificationObjective(logits, labels, 2), pixels), outcome.pixels)
 
 
 def test_some_may_fail_but_not_all(pixels: Tensor) -> None:

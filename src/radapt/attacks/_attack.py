@@ -36,8 +36,8 @@ class Attack(ABC):
         revision: raised whenever the same settings begin to give other figures, so that no stored figure is taken for
             one of the new kind.
 
-    One that keeps only what fools, and otherwise the clean image, sets ``_raises_loss`` to False: that the loss has not
-    risen is then no sign of a weak attack.
+    One that looks for what fools, and may have no larger loss to show where nothing does, sets ``_raises_loss`` to
+    False: that the loss has not risen is then no sign of a weak attack.
 
     Raises:
         SettingsError: a setting is out of range.

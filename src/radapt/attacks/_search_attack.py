@@ -127,13 +127,15 @@ class SearchAttack(Attack, Search, ABC):
             )
             active = search(torch.arange(len(clean), device="cpu"))
             found, failed = active.restarts.best, active.restarts.failed
-            rows = (failed & ~active.restarts.fooled).nonzero().flatten()
+            rows = failed.nonzero().flatten()
             if self.needs_gradient and len(rows):  # as in a call
                 again = search(rows, scale=1.0)
-                found = found.index_copy(0, rows.to(found.device), again.restarts.best)
+                won = again.restarts.fooled | ~active.restarts.fooled[rows]
+                found = found.index_copy(0, rows[won].to(found.device), again.restarts.best[won.to(found.device)])
                 failed = failed.index_copy(0, rows, again.restarts.failed)
             self._check_images(found, clean, names)
-        _check_some(failed)
+        if not objective.stop:
+            _check_some(failed)
         return found
 
     def _checked(self, objective: Objective) -> Objective:

@@ -37,7 +37,7 @@ class _Hired:
 
     Attributes:
         stack: ends the connection.
-        cluster: which one they are on; where somebody has ended it since, they ended with it.
+        cluster: by which connection to which they were started; where somebody has ended it since, they ended with it.
         workers: handles of the actors.
         terms: what they were started with; others are needed for anything else.
     """
@@ -47,17 +47,18 @@ class _Hired:
         self.cluster = ""
 
     def on(self, cluster: str) -> None:
-        """Forget the workers of another cluster."""
+        """Forget the workers of another connection."""
         if cluster != self.cluster:
             self.workers.clear()
             self.cluster = cluster
 
     def dismiss(self) -> None:
         """End the workers."""
-        ray: Any = importlib.import_module("ray") if self.workers else None
-        self.on(_cluster(ray) if ray is not None else self.cluster)
-        while self.workers:
-            ray.kill(self.workers.pop())
+        if self.workers:
+            ray: Any = importlib.import_module("ray")
+            self.on(_cluster(ray))
+            while self.workers:
+                ray.kill(self.workers.pop())
 
     @contextmanager
     def open(self) -> Iterator[_Hired]:
@@ -120,8 +121,11 @@ def one_cluster() -> Iterator[None]:
 
 
 def _cluster(ray: Any) -> str:
-    """What tells the cluster that this process is connected to from others; empty without one."""
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+    """What tells this connection to a cluster from others; empty without one."""
+    if not ray.is_initialized():
+        return ""
+    context = ray.get_runtime_context()
+    return f"{context.get_node_id()}/{context.get_job_id()}"
 
 
 @contextmanager

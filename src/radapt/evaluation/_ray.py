@@ -54,8 +54,9 @@ class Crew:
 
     def clear(self) -> None:
         """Let the workers drop their models: this process may want the memory before they are asked again."""
-        for worker in self._idle:
-            worker.do.remote(self._request, "clear")
+        asked = [worker.do.remote(self._request, "clear") for worker in self._idle]
+        if asked:
+            self._ray.wait(asked, num_returns=len(asked), timeout=_PATIENCE)  # one that died has dropped them, too
 
     def units(self) -> list[Unit]:
         """What the evaluation consists of, as a worker plans it: no model is loaded here.

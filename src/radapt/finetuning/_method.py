@@ -39,7 +39,7 @@ class Twin:
     _seen: list[tuple[Pixels, Embeddings]] = field(default_factory=list, init=False, repr=False)
 
     def reference(self, clean: Pixels) -> Embeddings:
-        """The original's embeddings of clean images in float32; of one batch once, for the attack and for the loss."""
+        """The original's embeddings of clean images in float32; of the same batch as at the last call, those."""
         if not self._seen or self._seen[0][0] is not clean:
             with torch.no_grad():
                 self._seen[:] = [(clean, self.original.encode_image(clean).float())]

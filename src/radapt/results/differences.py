@@ -67,10 +67,10 @@ class _Figure:
 def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
     """Difference of two methods in the figure that is shown of them: the mean over datasets of each one's metric.
 
-    Where every sample has the same weight in it, the test is McNemar's. A mean per class, a mean over datasets of
-    different sizes and F1 weigh them differently: there the answers of the two methods to each sample are swapped or
-    not by chance, 9,999 times, and ``p`` is the share of the draws that differ at least as much (Noreen 1989, Yeh 2000;
-    the smallest is 0.0001).
+    Where every sample has the same weight in it, and an image of its own, the test is McNemar's. A mean per class, a
+    mean over datasets of different sizes and F1 weigh them differently, and several questions may be about one image:
+    there the answers of the two methods to all questions about an image are swapped or not by chance, 9,999 times, and
+    ``p`` is the share of the draws that differ at least as much (Noreen 1989, Yeh 2000; the smallest is 0.0001).
 
     Args:
         parts: of each dataset the metric, and the samples that both were measured on; at least one.

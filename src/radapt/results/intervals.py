@@ -14,6 +14,7 @@ __all__ = ["class_weights", "effective_share", "f1_interval", "mean_interval", "
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 _MOST = 10.0  # a perfect caption's CIDEr
+_SAME = 1e-12  # a variance that is rounding
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -58,28 +59,30 @@ def effective_share(scores: Sequence[float], images: Sequence[Hashable]) -> floa
     """As which share of a sample each of several about one image counts, in (0, 1].
 
     Answers to questions about one image are right or wrong together more often than others, so that ``n`` of them tell
-    less than ``n`` images. The variance of their mean, with images as clusters, is
-    ``m / (m - 1) sum_c (sum_i (x_i - mean))^2 / n^2`` over ``m`` images ``c``; the share is that of independent samples
-    in it (the inverse of the design effect, Kish 1965). It is at most 1, and at least what it is where all questions
-    about an image are answered alike, ``n / sum_c n_c^2``; that also where nothing varies, or there is one image alone.
+    less than ``n`` images. With the ``m`` images ``c`` as clusters, the variance of their mean is larger than that of
+    independent samples by the design effect (Kish 1965),
+    ``m / (m - 1) sum_c (sum_i (x_i - mean))^2 / sum_i (x_i - mean)^2``, which is at most ``sum_c n_c^2 / n``: so large
+    where all questions about an image are answered alike. Where little varies it cannot be known, and is taken to be
+    close to that: as many samples that have that value are added as Wilson's interval adds, z^2. Of few images it is
+    less certain, by the square of Student's quantile over the normal one.
 
     Args:
         scores: of each sample.
         images: what tells the image of each from others.
     """
     sizes = Counter(images)
-    least = len(scores) / math.fsum(size * size for size in sizes.values()) if scores else 1.0
-    if least == 1 or len(sizes) == 1:
-        return least
+    most = math.fsum(size * size for size in sizes.values()) / len(scores) if scores else 1.0
+    if most == 1 or len(sizes) == 1:
+        return 1 / most
     mean = math.fsum(scores) / len(scores)
     sums: dict[Hashable, float] = defaultdict(float)
     for score, image in zip(scores, images, strict=True):
         sums[image] += score - mean
     alone = math.fsum((score - mean) ** 2 for score in scores)
-    if not alone:
-        return least
     together = math.fsum(total * total for total in sums.values()) * len(sizes) / (len(sizes) - 1)
-    return max(least, alone / max(alone, together))
+    effect = (together + _Z * _Z * most) / (alone + _Z * _Z)
+    uncertain = float(stdtrit(len(sizes) - 1, 0.975)) / _Z
+    return 1 / min(most, max(1.0, effect) * uncertain * uncertain)
 
 
 def score_interval(
@@ -87,8 +90,8 @@ def score_interval(
 ) -> tuple[float, float]:
     """95 % interval of a mean score: Wilson in [0, 1], else ``mean +- t s / sqrt(n)`` with Student's ``t``, 0 at least.
 
-    Scores that can exceed 1 are those of CIDEr, at most 10. Of a single one, nothing says how far others lie: its
-    interval is all of 0 to 1,000 %.
+    Scores that can exceed 1 are those of CIDEr, at most 10. Of a single one, and of several that are equal, nothing
+    says how far others lie: their interval is all of 0 to 1,000 %.
 
     Args:
         total, squares: sums of the scores and of their squares.
@@ -99,11 +102,12 @@ def score_interval(
     together = n * share
     if proportion:
         return wilson(total * share, together)
-    mean = total / n
-    if together <= 1:
-        return 0.0, 100 * max(_MOST, mean)
-    half = float(stdtrit(together - 1, 0.975)) * math.sqrt(max(0.0, squares / n - mean * mean) / (together - 1))
-    return 100 * max(0.0, mean - half), 100 * (mean + half)
+    mean, most = total / n, 100 * max(_MOST, total / n)
+    variance = max(0.0, squares / n - mean * mean)
+    if together <= 1 or variance < _SAME * mean * mean:
+        return 0.0, most
+    half = float(stdtrit(together - 1, 0.975)) * math.sqrt(variance / (together - 1))
+    return 100 * max(0.0, mean - half), min(most, 100 * (mean + half))
 
 
 def mean_interval(results: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:

@@ -34,7 +34,8 @@ def summarise(
         metric: name of the metric.
         scores: the scores of all samples; at least one.
         answers: (label, prediction) of all samples.
-        images: what tells the image of each sample from others; None: no two are about one image.
+        images: what tells the image of each sample from others; None: no two are about one image. A mean per class,
+            which is of images, takes no account of it.
     """
     images = range(len(scores)) if images is None else images
     if metric == "mean-per-class":
@@ -76,7 +77,7 @@ def results_of(
     if (also := [other_scores(each) for each in columns["also"]])[0]:
         scores |= {name: [each[name] for each in also] for name in also[0]}
     answers = list(zip(columns["label"], columns["prediction"], strict=True))
-    images = [image_of(data) or position for data, position in zip(columns["data"], columns["position"], strict=True)]
+    images = [image_of(data, position) for data, position in zip(columns["data"], columns["position"], strict=True)]
     found = []
     for metric, values in scores.items():
         percent, low, high = summarise(metric, values, answers, images)

@@ -40,8 +40,8 @@ class Comparison:
         difference, low, high: first minus second in the figure that is shown of each (a mean over classes or datasets,
             F1), in percentage points, and its 95 % interval.
         p: of the test.
-        test: McNemar's exact test where every sample has the same weight in the figure, else a randomisation test (see
-            :func:`radapt.results.differences.difference_of`).
+        test: McNemar's exact test where every sample is of an image of its own and has the same weight in the figure,
+            else a randomisation test (see :func:`radapt.results.differences.difference_of`).
         adjusted: ``p`` after Holm's correction for all pairs on the same datasets under the same threat.
     """
 
@@ -168,7 +168,7 @@ def _pairs(first: _Scores, second: _Scores) -> list[Pair]:
             other.prediction,
             score == 1,
             other_score == 1,
-            image_of(sample.data) or sample.position,
+            image_of(sample.data, sample.position),
         )
         for score, sample, other_score, other in shared
     ]

@@ -241,9 +241,10 @@ class Result:
         return {**setting, "kind": self.kind, **numbers, **passes, **texts, **signs}
 
 
-def image_of(data: str) -> str:
-    """What tells the image of a sample from others, by the sample's ``data``."""
-    return data.partition(".")[0]
+def image_of(data: str, position: int) -> str | int:
+    """What tells the image of a sample from others, by its ``data``; of what is no question, its own position."""
+    image, dot, _ = data.partition(".")
+    return image if dot else position
 
 
 PLACES = {column.name: place for place, column in enumerate(fields(Sample))}

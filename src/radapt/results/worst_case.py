@@ -95,7 +95,7 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
     ordered = [scores[position] for position in sorted(scores)]
     first = own[0]
     answers = [(sample.label, sample.prediction) for _, sample in ordered]
-    images = [image_of(sample.data) or sample.position for _, sample in ordered]
+    images = [image_of(sample.data, sample.position) for _, sample in ordered]
     percent, low, high = summarise(first.setting.metric, [score for score, _ in ordered], answers, images)
     if len(every) == 1 and percent >= first.percent and len(ordered) == first.n:
         return None

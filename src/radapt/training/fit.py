@@ -106,10 +106,11 @@ def fit(
             # Not in place: the gradients of two parameters may be one tensor.
             scale = (schedule.max_grad_norm / (norm + _TINY)).clamp(max=1.0) if schedule.max_grad_norm else None
             for parameter, gradient in zip(leaves, gradients[: len(leaves)], strict=True):
-                parameter.grad = gradient if scale is None else gradient * scale
+                parameter.grad = gradient if scale is None else gradient * scale.to(gradient.device)
             if dual is not None and (step + 1) % dual.every == 0:
                 for parameter, gradient in zip(duals.values(), gradients[len(leaves) :], strict=True):
                     parameter.grad = gradient
+            del gradients
             unseen.append((value, norm, rate))
             if len(unseen) >= look or (step + 1) % every == 0 or step + 1 == schedule.steps:
                 for scalars in _looked_at(label, len(history), unseen, schedule.lr):
