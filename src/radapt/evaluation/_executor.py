@@ -196,7 +196,8 @@ def crew(request: Request, workers: int | None, resources: Mapping[str, float] |
                 hired.terms = terms
             found = Crew(ray, partial(ray.get, ray.put(request)), hired.workers)  # put once: it may hold large objects
             yield found
-            found.clear()
+            if _SHARED.get() is hired:  # else they end now
+                found.clear()
         except BaseException:  # they may still be at it
             hired.dismiss()
             raise
