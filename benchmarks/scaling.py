@@ -92,10 +92,10 @@ class Idle:
         def check(asked: tuple[int, str], scores: object) -> Any:
             return clock.sent(SECONDS, Told(Checked(), []))
 
-        def begin() -> Any:
+        def clear() -> Any:
             return clock.sent(0, Told(None, []))
 
-        calls: dict[str, Any] = {"measure": measure, "check": check, "begin": begin}
+        calls: dict[str, Any] = {"measure": measure, "check": check, "clear": clear}
         self.do = SimpleNamespace(remote=lambda request, what, *given: calls[what](*given))
 
 

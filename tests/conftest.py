@@ -28,8 +28,8 @@ for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
 
 # No test asserts on the clock, which a busy machine slows down.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("no clock")
 
 # A new cache for each run, so that no picture of an older version is ever read. The workers of a parallel run and
 # the commands that tests start inherit the variable: what one of them renders, all of them use.

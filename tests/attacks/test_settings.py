@@ -43,7 +43,7 @@ print(json.dumps([tried(*case) for case in json.load(sys.stdin)]))
 """
 RANDOM = """
 from dataclasses import MISSING, fields
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from radapt.attacks import make, names
 from radapt.attacks import REGISTRY
 from radapt.errors import SettingsError
@@ -52,7 +52,9 @@ PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(
 MIXED = st.one_of(PLAIN, st.lists(PLAIN, max_size=2), st.dictionaries(st.text(max_size=2), PLAIN, max_size=1))
 made = refused = 0
 
-@settings(max_examples=1500, database=None, derandomize=True)
+SLOWLY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+
+@settings(max_examples=1500, **SLOWLY, database=None, derandomize=True)
 @given(data=st.data())
 def test(data):
     global made, refused

@@ -6,8 +6,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-from scipy.special import stdtrit
-
 from radapt.errors import ResultsError
 
 __all__ = ["class_weights", "effective_share", "f1_interval", "mean_interval", "score_interval", "wilson"]
@@ -15,6 +13,13 @@ __all__ = ["class_weights", "effective_share", "f1_interval", "mean_interval", "
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 _MOST = 10.0  # a perfect caption's CIDEr
 _SAME = 1e-12  # a variance that is rounding
+
+
+def _student(freedom: float) -> float:
+    """97.5 % quantile of Student's distribution with so many degrees of freedom."""
+    from scipy.special import stdtrit  # few results need it
+
+    return float(stdtrit(freedom, 0.975))
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -81,7 +86,7 @@ def effective_share(scores: Sequence[float], images: Sequence[Hashable]) -> floa
     alone = math.fsum((score - mean) ** 2 for score in scores)
     together = math.fsum(total * total for total in sums.values()) * len(sizes) / (len(sizes) - 1)
     effect = (together + _Z * _Z * most) / (alone + _Z * _Z)
-    uncertain = float(stdtrit(len(sizes) - 1, 0.975)) / _Z
+    uncertain = _student(len(sizes) - 1) / _Z
     return 1 / min(most, max(1.0, effect) * uncertain * uncertain)
 
 
@@ -106,7 +111,7 @@ def score_interval(
     variance = max(0.0, squares / n - mean * mean)
     if together <= 1 or variance < _SAME * mean * mean:
         return 0.0, most
-    half = float(stdtrit(together - 1, 0.975)) * math.sqrt(variance / (together - 1))
+    half = _student(together - 1) * math.sqrt(variance / (together - 1))
     return 100 * max(0.0, mean - half), min(most, 100 * (mean + half))
 
 
