@@ -65,23 +65,13 @@ class SearchAttack(Attack, Search, ABC):
         check_call(seed=seed, batch_size=batch_size, precision=precision, seconds=seconds)
         objective = self._checked(objective)
         with torch.inference_mode(False), torch.no_grad():
-            clean = _images(objective, pixels)
-            search = _Searches(
-                attack=self,
-                objective=objective,
-                clean=clean,
-                keys=_names(keys, clean),
-                seed=seed,
-                batch_size=batch_size,
-                start=self._first(clean, start),
-                deadline=None if seconds is None else time.monotonic() + seconds,
-                progress=progress,
-            )
+            deadline = None if seconds is None else time.monotonic() + seconds
+            search = self._searches(objective, pixels, keys, seed, batch_size, start, deadline, progress)
 
             def run(rows: Index, precision: torch.dtype | None = None, scale: float = SCALE) -> Outcome:
                 return self._verify(search(rows, precision, scale))
 
-            outcome = run(torch.arange(len(clean), device="cpu"), precision)
+            outcome = run(torch.arange(len(search.clean), device="cpu"), precision)
             if precision is not None:  # what stands in half precision is attacked again in the model's own
                 outcome = _again(outcome, run, ~outcome.fooled, objective.stop)
             if self.needs_gradient:  # or the factor that keeps small gradients from vanishing was too large
@@ -114,18 +104,8 @@ class SearchAttack(Attack, Search, ABC):
         check_call(seed=seed, batch_size=batch_size, precision=None, seconds=None)
         objective = self._checked(objective)
         with torch.inference_mode(False), torch.no_grad():
-            clean = _images(objective, pixels)
-            names = _names(keys, clean)
-            search = _Searches(
-                attack=self,
-                objective=objective,
-                clean=clean,
-                keys=names,
-                seed=seed,
-                batch_size=batch_size,
-                start=self._first(clean, None),
-            )
-            active = search(torch.arange(len(clean), device="cpu"))
+            search = self._searches(objective, pixels, keys, seed, batch_size)
+            active = search(torch.arange(len(search.clean), device="cpu"))
             found, failed = active.restarts.best, active.restarts.failed
             rows = failed.nonzero().flatten()
             if self.needs_gradient and len(rows):  # as in a call
@@ -133,7 +113,7 @@ class SearchAttack(Attack, Search, ABC):
                 won = again.restarts.fooled | ~active.restarts.fooled[rows]
                 found = found.index_copy(0, rows[won].to(found.device), again.restarts.best[won.to(found.device)])
                 failed = failed.index_copy(0, rows, again.restarts.failed)
-            self._check_images(found, clean, names)
+            self._check_images(found, search.clean, search.keys)
         if not objective.stop:
             _check_some(failed)
         return found
@@ -144,6 +124,31 @@ class SearchAttack(Attack, Search, ABC):
         if self.loss and self.loss not in objective.losses:
             raise SettingsError(f"unknown loss {self.loss!r}{nearest(self.loss, objective.losses)}")
         return objective
+
+    def _searches(
+        self,
+        objective: Objective,
+        pixels: TensorLike,
+        keys: Sequence[str] | None,
+        seed: int,
+        batch_size: int,
+        start: TensorLike | None = None,
+        deadline: float | None = None,
+        progress: Progress | None = None,
+    ) -> _Searches:
+        """What a call searches, its images, keys and starting points checked."""
+        clean = _images(objective, pixels)
+        return _Searches(
+            attack=self,
+            objective=objective,
+            clean=clean,
+            keys=_names(keys, clean),
+            seed=seed,
+            batch_size=batch_size,
+            start=self._first(clean, start),
+            deadline=deadline,
+            progress=progress,
+        )
 
     def _first(self, clean: Pixels, start: TensorLike | None) -> Pixels | None:
         """First points of the first restart; None: the search's own."""
