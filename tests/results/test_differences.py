@@ -24,6 +24,8 @@ def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int) -
 def test_mcnemar_of_very_many_samples_is_a_number() -> None:
     assert mcnemar(500_000, 499_000) == pytest.approx(binomtest(500_000, 999_000).pvalue, rel=1e-6)
     assert mcnemar(100_000, 0) == 0.0
+    assert mcnemar(0, 13) == pytest.approx(2 / 2**13)
+    assert mcnemar(2, 1) == mcnemar(0, 0) == 1.0
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
@@ -62,14 +64,14 @@ def pairs_of(seed: int, n: int, classes: int = 4, gain: float = 0.2) -> list[Pai
     answers = [[label if right else (label + 1) % classes for label, right in zip(labels, own, strict=True)]
                for own in (first, second)]  # fmt: skip
     return [
-        (int(label), int(a), int(b), bool(label == a), bool(label == b), at)
+        Pair(int(label), int(a), int(b), bool(label == a), bool(label == b), at)
         for at, (label, a, b) in enumerate(zip(labels, *answers, strict=True))
     ]
 
 
 def of_own_images(pairs: Sequence[Any]) -> list[Pair]:
     """Every sample with an image of its own."""
-    return [(*pair[:5], at) for at, pair in enumerate(pairs)]
+    return [Pair(*pair[:5], at) for at, pair in enumerate(pairs)]
 
 
 def shown(metric: str, pairs: Sequence[Any], side: int) -> float:
@@ -160,7 +162,7 @@ def test_who_is_ahead_per_class_is_not_who_is_right_more_often() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_turned_around_it_is_the_same_with_the_other_sign(name: str) -> None:
     turned = [
-        (metric, [(label, second, first, b, a, at) for label, first, second, a, b, at in pairs])
+        (metric, [Pair(label, second, first, b, a, at) for label, first, second, a, b, at in pairs])
         for metric, pairs in CASES[name]
     ]
     found, other = difference_of(CASES[name]), difference_of(turned)
@@ -206,7 +208,7 @@ def test_questions_about_one_image_that_are_answered_alike_say_no_more_than_one(
 
 
 def test_p_of_few_images_is_that_of_all_swaps_of_whole_images() -> None:
-    pairs = [(*pair[:5], at // 3) for at, pair in enumerate(yes_and_no(pairs_of(9, 27, gain=0.3)))]
+    pairs = [Pair(*pair[:5], at // 3) for at, pair in enumerate(yes_and_no(pairs_of(9, 27, gain=0.3)))]
     for metric in ("top-1", "F1"):
         statistic = statistic_of([(metric, pairs)])
         answers, image = np.array([pair[1:3] for pair in pairs]), np.array([pair[5] for pair in pairs])

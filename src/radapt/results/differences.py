@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,17 @@ RANDOMISATION = "a randomisation test"
 
 _DRAWS = 9_999
 
-Pair = tuple[int, int, int, bool, bool, Hashable]
-"""Of one sample: its label, what the first method and what the second answered, whether each was right, and what tells
-its image from others."""
+
+class Pair(NamedTuple):
+    """One sample: its label, what each method answered and whether it was right, and what tells its image apart."""
+
+    label: int
+    first_answer: int
+    second_answer: int
+    first: bool
+    second: bool
+    image: Hashable
+
 
 _TABLE = ((True, True), (True, False), (False, True), (False, False))
 """Both right, the first alone, the second alone, neither."""
@@ -78,7 +87,7 @@ def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
     figures = [_figure(metric, pairs) for metric, pairs in parts]
     shares = {share for figure in figures for share in figure.shares}
     if len(shares) == 1 and None not in shares:
-        right = Counter(each[3:5] for _, pairs in parts for each in pairs)
+        right = Counter((pair.first, pair.second) for _, pairs in parts for pair in pairs)
         difference, low, high = paired_interval(*(right[key] for key in _TABLE))
         p = mcnemar(right[True, False], right[False, True])
         return Difference(difference=difference, low=low, high=high, p=p, test=MCNEMAR)
@@ -95,34 +104,31 @@ def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
 def _figure(metric: str, pairs: Sequence[Pair]) -> _Figure:
     if metric == "F1":
         return _f1(pairs)
-    several = len({pair[5] for pair in pairs}) < len(pairs)
+    several = len({pair.image for pair in pairs}) < len(pairs)
     return _by_image(pairs) if several and metric != "mean-per-class" else _weighted(metric, pairs)
 
 
 def _by_image(pairs: Sequence[Pair]) -> _Figure:
     """Of the share of right answers, where several are about one image."""
-    right = Counter(pair[3:5] for pair in pairs)
+    right = Counter((pair.first, pair.second) for pair in pairs)
+    leads, images = [pair.first - pair.second for pair in pairs], [pair.image for pair in pairs]
     ahead: Counter[Hashable] = Counter()
-    for *_, first, second, image in pairs:
-        ahead[image] += first - second
-    share = effective_share([first - second for *_, first, second, _ in pairs], [pair[5] for pair in pairs])
+    for image, lead in zip(images, leads, strict=True):
+        ahead[image] += lead
+    share = effective_share(leads, images)
     groups = Counter(abs(lead) for lead in ahead.values() if lead)
     own = Counter(lead for lead in ahead.values() if lead > 0)
     sizes, found = (np.array([counts[lead] for lead in groups], np.int64) for counts in (groups, own))
     points = 100 * np.array(list(groups), np.float64) / len(pairs)
-
-    def of(ahead: _Counts) -> NDArray[np.float64]:
-        return np.asarray((2 * ahead - sizes) @ points, np.float64)
-
     estimate = paired_interval(*(share * right[key] for key in _TABLE))
-    return _Figure(estimate=estimate, sizes=sizes, own=found, of=of, shares=(None,))
+    return _Figure(estimate=estimate, sizes=sizes, own=found, of=_sum_of(points, sizes), shares=(None,))
 
 
 def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
     """Of the share of right answers, over all samples or as a mean over the classes."""
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
-    for label, _, _, first, second, _ in pairs:
-        strata[label if metric == "mean-per-class" else 0][first, second] += 1
+    for pair in pairs:
+        strata[pair.label if metric == "mean-per-class" else 0][pair.first, pair.second] += 1
     weights, _ = class_weights({label: counts.total() for label, counts in strata.items()})
     table = [math.fsum(weights[label] * counts[key] for label, counts in strata.items()) for key in _TABLE]
     groups: dict[int, list[int]] = defaultdict(lambda: [0, 0])
@@ -132,11 +138,13 @@ def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
         group[1] += counts[True, False]
     sizes, own = (np.array([group[at] for group in groups.values()], np.int64) for at in (0, 1))
     points = 100 / np.array(list(groups))
-
-    def of(ahead: _Counts) -> NDArray[np.float64]:
-        return np.asarray((2 * ahead - sizes) @ points, np.float64)
-
+    of = _sum_of(points, sizes)
     return _Figure(estimate=paired_interval(*table), sizes=sizes, own=own, of=of, shares=tuple(groups))
+
+
+def _sum_of(points: NDArray[np.float64], sizes: _Counts) -> Callable[[_Counts], NDArray[np.float64]]:
+    """A difference to which each sample (or image) of a group adds so many points, or takes them away."""
+    return lambda ahead: np.asarray((2 * ahead - sizes) @ points, np.float64)
 
 
 def _f1(pairs: Sequence[Pair]) -> _Figure:
@@ -145,11 +153,12 @@ def _f1(pairs: Sequence[Pair]) -> _Figure:
     The answers to all questions about an image are swapped together. The interval puts those of both together with the
     correlation of what each image moves in them, ``m`` for a hit and ``-h`` for a miss.
     """
-    labels, answers = np.array([pair[0] for pair in pairs]), np.array([pair[1:3] for pair in pairs])
+    labels = np.array([pair.label for pair in pairs])
+    answers = np.array([(pair.first_answer, pair.second_answer) for pair in pairs])
     hit = (labels[:, None] == 1) & (answers == 1)
     miss = (labels[:, None] == 1) != (answers == 1)
-    of_image = {image: row for row, image in enumerate(dict.fromkeys(pair[5] for pair in pairs))}
-    rows = np.array([of_image[pair[5]] for pair in pairs])
+    of_image = {image: row for row, image in enumerate(dict.fromkeys(pair.image for pair in pairs))}
+    rows = np.array([of_image[pair.image] for pair in pairs])
     hits, misses = np.zeros((2, len(of_image), 2), np.int64)
     np.add.at(hits, rows, hit)
     np.add.at(misses, rows, miss)
@@ -185,15 +194,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     Args:
         only_first, only_second: samples on which one method alone is right.
     """
-    total, least = only_first + only_second, min(only_first, only_second)
-    log_last = math.lgamma(total + 1) - math.lgamma(least + 1) - math.lgamma(total - least + 1) - total * math.log(2)
-    share = summed = 1.0  # of the last term, from which those before it fall
-    for i in range(least, 0, -1):
-        share *= i / (total - i + 1)
-        summed += share
-        if share < 1e-17 * summed:
-            break
-    return min(1.0, 2 * math.exp(log_last) * summed)
+    from scipy.special import bdtr  # few results need it
+
+    total = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), total, 0.5)))
 
 
 def holm(values: Sequence[float]) -> list[float]:

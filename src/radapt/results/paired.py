@@ -162,13 +162,13 @@ def _pairs(first: _Scores, second: _Scores) -> list[Pair]:
     """What two methods made of the samples that both were measured on, those of which the image differs left out."""
     shared = [(*first[at], *second[at]) for at in first if at in second and first[at][1].data == second[at][1].data]
     return [
-        (
-            sample.label,
-            sample.prediction,
-            other.prediction,
-            score == 1,
-            other_score == 1,
-            image_of(sample.data, sample.position),
+        Pair(
+            label=sample.label,
+            first_answer=sample.prediction,
+            second_answer=other.prediction,
+            first=score == 1,
+            second=other_score == 1,
+            image=image_of(sample.data, sample.position),
         )
         for score, sample, other_score, other in shared
     ]
