@@ -32,6 +32,7 @@ LAYERS = (
         "images",
         "io",
         "numbers",
+        "precision",
         "registry",
         "schema",
         "spectral",

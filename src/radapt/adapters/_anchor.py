@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from radapt.errors import AdapterError, InputError, SettingsError
 from radapt.models import VLM, Tower, evaluating, tower_of, warn_normalisation
+from radapt.precision import own_precision
 from radapt.registry import nearest
 from radapt.types import Anchor, AnchorImage, Mix, Pixels
 
@@ -78,7 +79,7 @@ def capture_anchor(
 
     handle = tower.attention_of(block).register_forward_hook(hook)
     try:
-        with torch.no_grad(), evaluating(tower.root):
+        with torch.no_grad(), own_precision(), evaluating(tower.root):
             # Weights that accelerate fetches for each pass are nowhere in between, and it moves the images too.
             device = torch.device("cpu") if weight.is_meta else weight.device
             tower.run(tower.normalize(shown.to(device)).to(weight.dtype))

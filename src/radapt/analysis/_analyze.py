@@ -13,6 +13,7 @@ from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Models, split_candidate
 from radapt.models import VLM, common_image_size
+from radapt.precision import own_precision
 from radapt.results.plots import Plot
 from radapt.schema import check_kinds
 from radapt.types import Split
@@ -36,6 +37,7 @@ def make(name: str, /, **settings: object) -> Analysis:
     return analysis
 
 
+@own_precision()
 def analyze(
     analysis: str | Analysis,
     models: Sequence[_Model] | Mapping[str, _Model],

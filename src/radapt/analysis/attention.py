@@ -14,6 +14,7 @@ from torch import Tensor
 from radapt.data import Dataset
 from radapt.errors import InputError
 from radapt.models import VLM, patch_attention
+from radapt.precision import own_precision
 from radapt.results.plots import Images, Plot
 from radapt.types import Pixels
 
@@ -24,6 +25,7 @@ __all__ = ["ANALYSIS", "AttentionMaps", "attention_maps"]
 _DIGITS = 4
 
 
+@own_precision()
 def attention_maps(model: VLM | Mapping[str, VLM], pixels: Pixels, *, block: int = 0, query: str = "mean") -> Images:
     """How much each patch of some images is attended to in a block: the mean over heads, and over queries.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from radapt.data import Dataset
 from radapt.errors import InputError, ModelError
 from radapt.models import VLM, attention_weights
+from radapt.precision import own_precision
 from radapt.results.plots import Heatmap, Plot
 from radapt.types import Pixels
 
@@ -24,6 +25,7 @@ from ._batches import Batches, batches_of
 __all__ = ["ANALYSIS", "AttentionSensitivity", "attention_sensitivity"]
 
 
+@own_precision()
 def attention_sensitivity(model: VLM, reference: VLM | None, batches: Batches) -> Heatmap:
     """How much attention depends on the image, by block and head, against a reference.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from radapt.data import Dataset
 from radapt.errors import InputError, ModelError, SettingsError
 from radapt.models import VLM, Tower, capture
+from radapt.precision import own_precision
 from radapt.registry import nearest
 from radapt.results.plots import Heatmap, Plot
 from radapt.types import Pixels
@@ -29,6 +30,7 @@ _LEAST = 4
 """HSIC_1 divides by n - 3."""
 
 
+@own_precision()
 def cka(model: VLM, other: VLM, batches: Batches, *, tokens: str = "all") -> Heatmap:
     """Linear CKA between the block outputs of two models, estimated over batches (figure 2a of the paper).
 

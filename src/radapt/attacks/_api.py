@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from radapt.classifier import AnyClassifier
 from radapt.errors import InputError, RadaptError, SettingsError
+from radapt.precision import own_precision
 from radapt.types import Logits, Norm, Pixels
 
 from ._attack import Attack
@@ -28,6 +29,7 @@ __all__ = ["attack"]
 _BATCH_SIZE, _CPU_BATCH_SIZE = 64, 16
 
 
+@own_precision()
 def attack(
     model: Any,
     images: TensorLike,

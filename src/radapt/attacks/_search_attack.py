@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from radapt.errors import CheckError, InputError, SettingsError
+from radapt.precision import own_precision
 from radapt.registry import nearest
 from radapt.types import Flags, Index, PerSample, Pixels
 
@@ -48,6 +49,7 @@ class SearchAttack(Attack, Search, ABC):
         whole("restarts", self.restarts)
         word("loss", self.loss)
 
+    @own_precision()
     def __call__(
         self,
         objective: Objective,
@@ -93,7 +95,7 @@ class SearchAttack(Attack, Search, ABC):
         """The adversarial images of a call, bit for bit, without the two passes of the model that verify them.
 
         For adversarial training, which wants images and no verdicts: of an attack of one to three steps, these are a
-        third to a fifth of all passes.
+        third to a fifth of all passes. Unlike a call, it leaves autocast on where the caller has it on.
 
         Args:
             objective, pixels, keys, seed, batch_size: as of a call.
@@ -160,11 +162,10 @@ class SearchAttack(Attack, Search, ABC):
         return self.ball.project(first, clean)
 
     def _verify(self, active: ActiveSet) -> Outcome:
-        """Check the images, and judge them again in float32."""
+        """Check the images, and judge them again in the model's own precision."""
         restarts, pixels, clean = active.restarts, active.restarts.best, active.clean
-        with torch.autocast(pixels.device.type, enabled=False):
-            loss, fooled, _ = active.judge(pixels)
-            _, fooled_8bit, _ = active.judge(round_8bit(pixels))
+        loss, fooled, _ = active.judge(pixels)
+        _, fooled_8bit, _ = active.judge(round_8bit(pixels))
         restarts.failed |= is_broken(loss, fooled).cpu()
         distance = self._check_images(pixels, clean, active.keys)
         counts = {

@@ -15,6 +15,7 @@ from radapt.attacks import Attack
 from radapt.errors import SettingsError, shown
 from radapt.io import check_writable, expanded
 from radapt.numbers import check_batch_size, check_seed, whole
+from radapt.precision import own_precision
 from radapt.results import WORST_CASE, Result, Results, Run, take_over, with_worst_cases
 from radapt.types import Executor, Norm, Split
 
@@ -33,6 +34,7 @@ from ._units import Unit
 __all__ = ["estimate_cost", "evaluate"]
 
 
+@own_precision()
 def evaluate(
     candidates: Sequence[CandidateLike] | Mapping[str, CandidateLike] | CandidateLike,
     *,
