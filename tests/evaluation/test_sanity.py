@@ -219,7 +219,7 @@ def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
         "loss not rising": f"{run}, the loss did not rise on 5",
         "zero gradient": f"{run}, gradients were zero on 5",
         "failed": f"{run}, the search ended early on 2: loss or gradient not finite",
-        "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh float32 pass",
+        "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh pass",
     }
     odd, at = Tally(), torch.arange(10)
     odd.add(

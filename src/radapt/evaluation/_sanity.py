@@ -103,7 +103,7 @@ class Tally:
         if self.failed:
             signs["failed"] = f"the search ended early on {self.failed}: loss or gradient not finite"
         if self.unconfirmed:
-            signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh float32 pass"
+            signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh pass"
         if self.gradient_free > max(1, 0.01 * self.attacked):
             signs["square beats gradients"] = (
                 f"{self.gradient_free} were fooled without gradients only: masked gradients?"
