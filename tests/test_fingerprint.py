@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -330,3 +330,111 @@ def test_the_version_of_a_class_without_a_source_counts_all_of_it(member: str) -
 
     assert version_of(made(1)) == version_of(made(1))
     assert version_of(made(1)) != version_of(made(2))
+
+
+def test_numbers_in_a_list_are_told_apart() -> None:
+    lists = [
+        [1, 23],
+        [12, 3],
+        [123],
+        [1, 2, 3],
+        [[1], [2, 3]],
+        [[1, 2], 3],
+        (1, 23),
+        {"a": 1, "b": 2},
+        {"a": [1, "b", 2]},
+    ]
+    assert len({code_digest(each) for each in lists}) == len(lists)
+
+
+class Pooled(nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by, self.head = by, nn.Linear(3, 2)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        head: Tensor = self.head(pixels.mean((2, 3)))
+        return head * self.by
+
+
+IMAGES = torch.ones(2, 3, 4, 4)
+COMPILED: dict[str, Callable[[Pooled], Any]] = {
+    "script": torch.jit.script,
+    "trace": lambda module: torch.jit.trace(module, IMAGES),
+    "fx": torch.fx.symbolic_trace,
+    "export": lambda module: torch.export.export(module, (IMAGES,)).module(),
+    "compile": torch.compile,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("how", COMPILED)
+def test_what_a_module_was_compiled_from_counts(how: str) -> None:
+    first, same, other = (code_digest(COMPILED[how](Pooled(by))) for by in (0.5, 0.5, 0.7))
+    assert first == same != other
+
+
+def test_a_pass_of_what_is_compiled_changes_no_hash() -> None:
+    for compiled in (torch.compile(Pooled(0.5), backend="eager"), torch.compile(shift, backend="eager")):
+        before = code_digest(compiled)
+        compiled(IMAGES)
+        assert code_digest(compiled) == before
+
+
+@pytest.mark.parametrize("when", ["forward_pre", "forward", "full_backward", "full_backward_pre"])
+def test_hooks_count(when: str) -> None:
+    def hook(by: float) -> Callable[..., None]:
+        return lambda *args: print(by) if by is None else None
+
+    digests = []
+    for by in (None, 0.5, 0.7):
+        module = Pooled(0.5)
+        if by is not None:
+            getattr(module.head, f"register_{when}_hook")(hook(by))
+        digests.append(code_digest(module))
+    assert len(set(digests)) == 3
+
+
+CONFIG = SimpleNamespace(by=1)
+
+
+class Held:
+    by = 1
+
+
+def configured(pixels: Tensor) -> Tensor:
+    return pixels * CONFIG.by * Held.by
+
+
+def test_settings_that_a_function_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_digest(configured)
+    monkeypatch.setattr(CONFIG, "by", 2)
+    after = code_digest(configured)
+    monkeypatch.setattr(Held, "by", 2)
+    assert len({before, after, code_digest(configured)}) == 3
+    monkeypatch.undo()
+    assert code_digest(configured) == before
+
+
+def test_what_is_attached_to_a_model_that_a_function_holds_counts() -> None:
+    model = tiny_clip()
+
+    def logits(pixels: Tensor) -> Tensor:
+        return model.encode_image(pixels)
+
+    digests = [code_digest(logits)]
+    with training_free(model, alpha=0.5).attach(model):
+        digests.append(code_digest(logits))
+    with InputDefence(scale).attach(model):
+        digests.append(code_digest(logits))
+    assert len(set(digests)) == 3
+    assert code_digest(logits) == digests[0]
+
+
+def test_a_hook_may_name_its_own_model() -> None:
+    model = tiny_clip()
+    before = model.fingerprint
+    model.tower.root.register_forward_hook(lambda *args: print(model.name) if model is None else None)
+    assert model.fingerprint == model.fingerprint != before

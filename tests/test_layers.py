@@ -32,6 +32,7 @@ LAYERS = (
         "images",
         "io",
         "numbers",
+        "origin",
         "precision",
         "registry",
         "schema",

@@ -66,7 +66,7 @@ _PUBLIC = {
 _PACKAGES = {
     *("adapters", "analysis", "attacks", "caching", "classifier", "cli", "data", "errors", "evaluation"),
     *("experiments", "finetuning", "fingerprint", "harness", "hub", "images", "io", "micro", "models", "numbers"),
-    *("precision", "registry", "reports", "results", "schema", "spectral", "text", "training", "types", "ui"),
+    *("origin", "precision", "registry", "reports", "results", "schema", "spectral", "text", "training", "types", "ui"),
 }
 
 __all__ = [

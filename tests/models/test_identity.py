@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tests.models.generative import SIDE, llava_parts, qwen_parts
 from tests.tiny import tiny_clip
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import CLIPMLP
 
 import radapt
 from radapt.adapters import data_driven, graft, shallow, training_free
 from radapt.analysis import frequency_response
 from radapt.errors import AdapterError, InputError, ModelError, SettingsError
 from radapt.evaluation import InputDefence
-from radapt.models import VLM
+from radapt.models import VLM, DualEncoder
 from radapt.models.llava import llava
 from radapt.models.qwen_vl import qwen_vl
 
@@ -60,11 +66,154 @@ def test_recomputing_changes_no_fingerprint() -> None:
     assert model.fingerprint == other.fingerprint
 
 
-def test_a_hook_of_ones_own_still_counts() -> None:
+class Gate(nn.Module):
+    """A layer of one's own around one of the model's; its factors are no buffers."""
+
+    def __init__(self, inner: nn.Module, by: float) -> None:
+        super().__init__()
+        self.inner, self.by = inner, [by]
+
+    def forward(self, states: Tensor) -> Tensor:
+        found: Tensor = self.inner(states)
+        return found * self.by[0]
+
+
+def gate(model: Any, by: float) -> None:
+    layer = model.model.vision_model.encoder.layers[0]
+    layer.mlp = Gate(layer.mlp, by)
+
+
+def method(model: Any, by: float) -> None:
+    mlp = model.model.vision_model.encoder.layers[0].mlp
+    own = mlp.forward
+    mlp.forward = types.MethodType(lambda self, states: own(states) * by, mlp)
+
+
+def hooked(model: Any, by: float) -> None:
+    model.model.vision_model.encoder.layers[0].mlp.register_forward_hook(lambda module, args, output: output * by)
+
+
+def repeated(model: Any, by: float) -> None:
+    layers = model.model.vision_model.encoder.layers
+    layers.append(layers[0 if by < 1 else 1])
+
+
+def scored(model: Any, by: float) -> None:
+    def attention(module: Any, *given: Any, **named: Any) -> Any:
+        output, weights = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *given, **named)
+        return output * by, weights
+
+    ALL_ATTENTION_FUNCTIONS.register("own", attention)
+    model.model.vision_model.config._attn_implementation = "own"
+
+
+def encoded(model: Any, by: float) -> None:
+    whole = model.encode_image
+    model.encode_image = lambda pixels: whole(pixels * by)
+
+
+CHANGES = [gate, method, hooked, repeated, scored, encoded]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_where_outputs_move_the_fingerprint_does(change: Callable[[Any, float], None]) -> None:
+    pixels, found = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)), []
+    for by in (None, 0.5, 1.5, 1.5):
+        model = tiny_clip(factor=10.0)
+        if by is not None:
+            change(model, by)
+        before = model.fingerprint
+        found.append((before, model.encode_image(pixels)))
+        assert model.fingerprint == before
+    for at, (fingerprint, output) in enumerate(found):
+        for other, moved in found[:at]:
+            assert (fingerprint == other) == torch.allclose(output, moved)
+
+
+def test_a_patch_of_a_class_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, whole = tiny_clip(), CLIPMLP.forward
+    digests = [model.fingerprint]
+    for by in (0.5, 0.7):
+        monkeypatch.setattr(CLIPMLP, "forward", lambda self, states, by=by: whole(self, states) * by)
+        digests.append(model.fingerprint)
+    assert len(set(digests)) == 3
+    monkeypatch.undo()
+    assert model.fingerprint == digests[0]
+
+
+def test_a_family_of_ones_own_counts_with_what_it_holds() -> None:
+    class Own(DualEncoder):
+        net: Any = None
+
+        def encode_image(self, pixels: Tensor) -> Tensor:
+            return super().encode_image(self.net(pixels))
+
+    class Other(DualEncoder):
+        net: Any = None
+
+        def encode_image(self, pixels: Tensor) -> Tensor:
+            return super().encode_image(1 - self.net(pixels))
+
+    digests = []
+    for kind, bias in ((DualEncoder, 0.0), (Own, 0.0), (Own, 0.1), (Other, 0.1)):
+        model: Any = tiny_clip()
+        model.__class__ = kind
+        model.net = nn.Conv2d(3, 3, 1)
+        with torch.no_grad():
+            model.net.weight.fill_(0.1)
+            model.net.bias.fill_(bias)
+        digests.append(model.fingerprint)
+    assert len(set(digests)) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_which_low_rank_adapters_are_on_counts() -> None:
     model = tiny_clip()
-    before = model.fingerprint
-    model.model.vision_model.register_forward_hook(lambda module, args, output: output)
-    assert model.fingerprint != before
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    tuned: Any = get_peft_model(model.model, lora)
+    tuned.add_adapter("other", lora)
+    loaded: Any = radapt.load(tuned, name="tuned", tokenizer=model.tokenizer, processor=model.processor)
+    pixels, found = torch.rand(1, 3, 48, 48), []
+
+    def note() -> None:
+        found.append((loaded.fingerprint, loaded.encode_image(pixels)))
+
+    note()
+    tuned.set_adapter("other")
+    note()
+    with tuned.disable_adapter():
+        note()
+    for layer in tuned.modules():
+        if hasattr(layer, "set_scale"):
+            layer.set_scale("other", 3.0)
+    note()
+    assert len({fingerprint for fingerprint, _ in found}) == 4
+    assert all(not torch.allclose(output, found[at][1]) for at, (_, output) in enumerate(found[1:]))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning")
+def test_weights_that_torch_quantised_count() -> None:
+    digests = []
+    for scale in (1.0, 1.0, 2.0):
+        model = tiny_clip()
+        with torch.no_grad():
+            for name, weight in model.model.named_parameters():
+                if name.endswith("fc1.weight"):
+                    weight *= scale
+        model.model = torch.ao.quantization.quantize_dynamic(model.model, {nn.Linear})
+        digests.append(model.fingerprint)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_normalisation_in_an_array_counts() -> None:
+    model: Any = tiny_clip()
+    digests = []
+    for mean in ([0.5] * 3, np.full(3, 0.5), np.full(3, 0.4)):
+        model.processor.image_mean = mean
+        digests.append(model.fingerprint)
+    assert len(set(digests)) >= 2
+    assert digests[2] not in digests[:2]
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 1}, {"alpha": 0}, {"alpha": 0.5, "cutoff": 1}])

@@ -63,7 +63,8 @@ class DualEncoder(Contrastive):
         tower = self._tower(self.model)
         if self.processor is None:
             return tower
-        return replace(tower, mean=self.processor.image_mean, std=self.processor.image_std)
+        mean, std = ([float(each) for each in one] for one in (self.processor.image_mean, self.processor.image_std))
+        return replace(tower, mean=mean, std=std)
 
     @property
     def logit_scale(self) -> float:

@@ -64,7 +64,8 @@ class Generative(VLM):
         tower = self._tower(self.model)
         if self.processor is None:
             return tower
-        return replace(tower, mean=self.processor.image_mean, std=self.processor.image_std)
+        mean, std = ([float(each) for each in one] for one in (self.processor.image_mean, self.processor.image_std))
+        return replace(tower, mean=mean, std=std)
 
     @abstractmethod
     def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:

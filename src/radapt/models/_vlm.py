@@ -15,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from radapt.errors import InputError, ModelError
+from radapt.fingerprint import code_digest, version_of
 from radapt.types import Embeddings, Pixels
 
 from ._identity import identity_of
@@ -94,7 +95,14 @@ class VLM(ABC):
         ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         if ends is not None:  # of a model that speaks
             beside["ends"] = ends
-        return identity_of(self.model, {**beside, "normalisation": normalisation})
+        beside |= {"kind": version_of(type(self)), "normalisation": normalisation}
+        return identity_of(self.model, beside)
+
+    @property
+    def fingerprint_as_it_is(self) -> str:
+        """The fingerprint, and that of the adapter and the input defence that are attached to it now."""
+        mount = self.tower.mounted() if self.defended else None
+        return f"{self.fingerprint} {code_digest([mount, self.input_transform])}"
 
     @property
     def defended(self) -> bool:
