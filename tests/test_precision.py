@@ -18,7 +18,7 @@ from radapt.precision import own_precision
 from radapt.results import Results
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
-SWITCHED_OFF = r"autocast \(cpu\) is switched off here"
+SWITCHED_OFF = "switched off here: autocast on cpu; figures are of the model as it is"
 
 
 def images(n: int = 8) -> Tensor:
@@ -104,9 +104,22 @@ def fails() -> None:
     raise ZeroDivisionError
 
 
-@pytest.mark.filterwarnings("ignore:autocast .cpu. is switched off here:UserWarning")
+@pytest.mark.filterwarnings("ignore:switched off here. autocast on cpu:UserWarning")
 def test_an_error_leaves_autocast_as_it_was() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(ZeroDivisionError):
             fails()
         assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_products_are_not_rounded(precision: str, tiny_vlm: VLM, tmp_path: Path) -> None:
+    wanted = rows_of(tiny_vlm, tmp_path)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with pytest.warns(UserWarning, match="switched off here: products in tf32"):
+            found = rows_of(tiny_vlm, tmp_path)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert str(found) == str(wanted)

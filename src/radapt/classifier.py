@@ -30,6 +30,7 @@ class AnyClassifier:
     def __init__(self, model: Callable[[Pixels], Any], name: str = "the model") -> None:
         self._model, self._name = model, name
         self._precision: torch.dtype | None = None
+        self._known: torch.dtype | None = None  # of the weights, when that was found out
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Logits in float32, differentiable with respect to the pixels.
@@ -47,9 +48,9 @@ class AnyClassifier:
         return logits.float()
 
     def _output(self, pixels: Pixels) -> Any:
-        if self._precision is None:
-            self._precision = pixels.dtype
-            weights = self._weights()
+        weights = self._weights()
+        if self._precision is None or weights != self._known:
+            self._precision, self._known = pixels.dtype, weights
             if weights not in (None, pixels.dtype):
                 try:
                     return self._model(pixels.clone())

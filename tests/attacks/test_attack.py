@@ -95,7 +95,7 @@ def test_success_that_the_fresh_pass_does_not_confirm_does_not_count() -> None:
     assert outcome.unconfirmed.tolist() == [False, True, False]
 
 
-@pytest.mark.filterwarnings("ignore:autocast .cpu. is switched off here:UserWarning")
+@pytest.mark.filterwarnings("ignore:switched off here. autocast on cpu:UserWarning")
 def test_all_passes_are_in_the_models_own_precision() -> None:
     kinds: set[torch.dtype] = set()
     weight = torch.randn(48, 3, generator=torch.Generator().manual_seed(0))

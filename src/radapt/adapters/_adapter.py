@@ -262,8 +262,13 @@ def _check_delta(name: str, delta: Delta) -> None:
 
 def adapter_of(model: VLM | nn.Module) -> Adapter | None:
     """The adapter that a model carries, equal to the one that was attached; None without one."""
-    mount = tower_of(model).mounted()
-    return Adapter(mount.settings, mount.anchor, mount.deltas) if isinstance(mount, AdapterMount) else None
+    tower = tower_of(model)
+    mount = tower.mounted()
+    if not isinstance(mount, AdapterMount):
+        return None
+    found = Adapter(mount.settings, mount.anchor, mount.deltas)
+    Attachment(tower, mount, found._attachments)  # which it takes off again
+    return found
 
 
 def attached(model: VLM | nn.Module) -> bool:

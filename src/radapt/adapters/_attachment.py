@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from radapt.errors import AdapterError
 from radapt.models import Tower
 
 from ._mount import AdapterMount
@@ -16,7 +17,8 @@ class Attachment:
 
     def __init__(self, tower: Tower, mount: AdapterMount, all_of_it: list[Attachment]) -> None:
         self._tower, self._mount, self._all_of_it = tower, mount, all_of_it
-        tower.mount(mount)
+        if not self.active:
+            tower.mount(mount)
         all_of_it.append(self)
 
     @property
@@ -32,6 +34,13 @@ class Attachment:
             self._all_of_it.remove(self)
 
     def __enter__(self) -> Attachment:
+        """Itself, for a ``with`` block.
+
+        Raises:
+            AdapterError: the adapter is off the model already.
+        """
+        if not self.active:
+            raise AdapterError("this attachment has ended, and the model is without its adapter; attach it again")
         return self
 
     def __exit__(

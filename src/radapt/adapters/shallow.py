@@ -208,7 +208,18 @@ def _beginning(model: VLM, names: list[str], start: Adapter | None, rank: int | 
 
 @contextmanager
 def _open(model: VLM, deltas: Mapping[str, Delta]) -> Iterator[tuple[VLM, dict[str, _Added]]]:
-    """A copy of a model whose weights have trainable deltas, and these by name."""
+    """A copy of a model whose weights have trainable deltas, and these by name.
+
+    Raises:
+        AdapterError: one of the weights is computed from others; a copy would share its class with the model.
+    """
+    for name in deltas:
+        holder = model.tower.root.get_submodule(name.rpartition(".")[0].partition(".parametrizations")[0])
+        if parametrize.is_parametrized(holder):
+            raise AdapterError(
+                f"{name} of {model.name} is computed by a parametrization (weight_norm, say), and deltas are of plain "
+                "weights; take it off with torch.nn.utils.parametrize.remove_parametrizations, or leave the layer out"
+            )
     tuned = copy.copy(model)
     tuned.model = copy.deepcopy(model.model).requires_grad_(False)
     root, added = tuned.tower.root, dict[str, _Added]()

@@ -112,10 +112,10 @@ class Dataset:
         numbers = (number for number in range(len(self) + len(self.left_out)) if number not in self.left_out)
         return tuple(f"{self.name}/{self.split}/{number}" for number in islice(numbers, len(self)))
 
-    @cached_property
+    @property
     def digests(self) -> tuple[str, ...]:
-        """Hash of each sample, of its image and of what is true of it; of a question ``IMAGE.SAMPLE``, so that results
-        know which questions are about one image."""
+        """Hash of each sample as it is now, of its image and of what is true of it; of a question ``IMAGE.SAMPLE``, so
+        that results know which questions are about one image."""
         truths = self.labels.tolist() or self.captions or self.questions
         images = [[hashlib.sha256(image.tobytes()).hexdigest(), image.shape] for image in self.images]
         first = [f"{digest_of(image)}." for image in images] if self.questions else [""] * len(images)

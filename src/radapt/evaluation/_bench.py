@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from radapt.errors import InputError
+from radapt.models import VLM
 from radapt.results import Example, Sample
 from radapt.types import Pixels
 
@@ -44,6 +45,7 @@ class Bench:
         self._units, self._live = planned(request, models)
         self._seed, self._batch_size = request.seed, request.batch_size
         self._bound: dict[tuple[object, ...], BoundTask] = {}
+        self._seen = set[tuple[Task, VLM]]()
         self._transferred = Transferred(request.transferred, request.batch_size)
 
     def units(self) -> list[Unit]:
@@ -150,11 +152,12 @@ class Bench:
             self._bound[key] = task.bind(candidate.model)
         return self._bound[key]
 
-    @staticmethod
-    def _look(live: Live) -> None:
-        """Let a task see the models without their defences."""
+    def _look(self, live: Live) -> None:
+        """Let a task see the models without their defences, once in an evaluation."""
         for each in (live.candidate, *([] if live.source is None else [live.source])):
-            live.task.before(each.model)
+            if (live.task, each.model) not in self._seen:
+                live.task.before(each.model)
+                self._seen.add((live.task, each.model))
 
     def _attack(
         self, unit: Unit, live: Live, chunk: Sequence[int], positions: Sequence[int], tally: Tally

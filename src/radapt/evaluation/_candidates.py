@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from radapt.adapters import Adapter, micro_adapters
-from radapt.errors import ModelError, SettingsError, UnknownModelError, shown
+from radapt.errors import CheckError, ModelError, SettingsError, UnknownModelError, shown
 from radapt.io import expanded
 from radapt.models import VLM, ClassifierModel, load, micro_models, supports
 from radapt.registry import nearest
@@ -51,9 +51,22 @@ class Candidate:
                     f"or give evaluate names: {{{shown(self.method)}: ('micro/clip', 'my-adapter')}}"
                 )
 
-    def defended(self) -> AbstractContextManager[Any]:
-        """The candidate with its defence, for the time of a ``with`` block."""
-        return nullcontext() if self.adapter is None else self.adapter.attach(self.model)
+    @contextmanager
+    def defended(self) -> Iterator[None]:
+        """The candidate with its defence, for the time of a ``with`` block.
+
+        Raises:
+            CheckError: something else was put on the model or taken off it meanwhile, by another thread, say.
+        """
+        before = self.model.attached
+        with nullcontext() if self.adapter is None else self.adapter.attach(self.model):
+            there = self.model.attached
+            yield
+            if before != (None, None) or any(a is not b for a, b in zip(there, self.model.attached, strict=True)):
+                raise CheckError(
+                    f"something was put on {self.model.name} or taken off it while {self.method} was measured; give "
+                    "every thread a model of its own: radapt.load, or copy.deepcopy"
+                )
 
 
 CandidateLike = Candidate | ModelLike | tuple[ModelLike, "str | Path | Defence | Callable[..., Any]"]
@@ -79,7 +92,7 @@ class Models:
     ) -> None:
         self.settings, self.image_size, self._before = dict(settings or {}), image_size, before
         self._loaded: dict[str, VLM] = {}
-        self._wrapped: dict[int, VLM] = {}
+        self._wrapped: dict[int, tuple[object, VLM]] = {}  # with what is wrapped, which keeps its number
 
     def get(self, model: ModelLike, label: str | None = None) -> VLM:
         """A model, loaded or wrapped where it is not one yet.
@@ -101,8 +114,8 @@ class Models:
                 self._loaded[name] = load(name, **self.settings)
             return self._loaded[name]
         if id(model) not in self._wrapped:
-            self._wrapped[id(model)] = self._wrap(model, label)
-        return self._wrapped[id(model)]
+            self._wrapped[id(model)] = model, self._wrap(model, label)
+        return self._wrapped[id(model)][1]
 
     def _wrap(self, model: nn.Module | Callable[..., Any], label: str | None) -> VLM:
         if isinstance(model, nn.Module) and supports(model):

@@ -51,8 +51,8 @@ class Captioning(Task):
         return digest_of([self.data.content, self.data.corpus or texts, _goals_of(texts)])
 
     def before(self, model: VLM) -> None:
-        if model not in self.own:
-            undefended_answers(self.bind(model), self.own)
+        self.own.pop(model, None)
+        undefended_answers(self.bind(model), self.own)
 
     def gradients(self, source: VLM) -> str:
         return gradients_of(source)

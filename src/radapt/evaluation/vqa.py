@@ -63,8 +63,8 @@ class VQA(Task):
         return [[text for text, _ in Counter(filter(None, own)).most_common(_FREQUENT)] for own in asked]
 
     def before(self, model: VLM) -> None:
-        if model not in self.own:
-            undefended_answers(self.bind(model), self.own)
+        self.own.pop(model, None)
+        undefended_answers(self.bind(model), self.own)
 
     def gradients(self, source: VLM) -> str:
         return gradients_of(source)

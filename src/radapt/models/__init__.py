@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,11 +116,24 @@ def tower_of(model: VLM | nn.Module) -> Tower:
 
 
 def _inside(model: nn.Module) -> nn.Module:
-    """The model that ``torch.compile`` or PEFT wraps, whose modules are the same."""
-    module = getattr(model, "_orig_mod", model)
-    base: Any = getattr(module, "get_base_model", None)
-    found: nn.Module = base() if callable(base) else module
-    return found
+    """The model that ``torch.compile``, ``DataParallel`` or PEFT wraps, whose modules are the same.
+
+    Raises:
+        ModelError: PEFT adds more than changes of weights.
+    """
+    while True:
+        module = getattr(model, "_orig_mod", model)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        base: Any = getattr(module, "get_base_model", None)
+        if callable(base):
+            kind = getattr(module, "active_peft_config", None)
+            if getattr(kind, "is_prompt_learning", False):
+                raise ModelError(f"{type(kind).__name__} of PEFT adds prompts to a model, which are not supported here")
+            module = base()
+        if module is model:
+            return module
+        model = module
 
 
 def supports(model: nn.Module) -> bool:
@@ -192,6 +206,7 @@ def load(
             loaded = _read(source, tokenizer, processor, base, place, kind, device_map)
             check_model(loaded)
     if name is not None:
+        loaded = copy.copy(loaded) if loaded is model else loaded
         loaded.name = name
     if checkpointing:
         if not isinstance(loaded, Generative):

@@ -67,8 +67,8 @@ class ClassifierModel(ZeroShotModel):
         return nullcontext()
 
     @property
-    def defended(self) -> bool:
-        return self.input_transform is not None
+    def attached(self) -> tuple[None, Callable[[Tensor], Tensor] | None]:
+        return None, self.input_transform
 
     @property
     def fingerprint(self) -> str:

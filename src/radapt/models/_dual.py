@@ -114,7 +114,8 @@ class DualEncoder(Contrastive):
         pad = "max_length" if self._pad else True
         # SigLIP was trained on lower case, and not every tokenizer of its checkpoints sees to that.
         cased = [text.lower() if self._pad else text for text in texts]
-        tokens = self.tokenizer(cased, padding=pad, truncation=True, max_length=longest, return_tensors="pt")
+        how = {"padding": pad, "padding_side": "right", "truncation": True, "max_length": longest}
+        tokens = self.tokenizer(cased, **how, return_tensors="pt")
         ids, end = tokens["input_ids"], getattr(self.model.config.text_config, "eos_token_id", None)
         # CLIP takes the embedding at the end of a text: at this token, or for 2, by tradition, at the largest one.
         if not self._pad and end != 2 and (not isinstance(end, int) or not (ids == end).any(1).all()):

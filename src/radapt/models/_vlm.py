@@ -18,6 +18,7 @@ from radapt.errors import InputError, ModelError
 from radapt.fingerprint import code_digest, version_of
 from radapt.types import Embeddings, Pixels
 
+from ._hooks import Mount
 from ._identity import identity_of
 from ._mode import evaluating
 from ._tower import Tower
@@ -101,13 +102,17 @@ class VLM(ABC):
     @property
     def fingerprint_as_it_is(self) -> str:
         """The fingerprint, and that of the adapter and the input defence that are attached to it now."""
-        mount = self.tower.mounted() if self.defended else None
-        return f"{self.fingerprint} {code_digest([mount, self.input_transform])}"
+        return f"{self.fingerprint} {code_digest(self.attached)}"
+
+    @property
+    def attached(self) -> tuple[Mount | None, Callable[[Tensor], Tensor] | None]:
+        """What changes its outputs: an adapter, and a transform of its input; None where there is none."""
+        return self.tower.mounted(), self.input_transform
 
     @property
     def defended(self) -> bool:
         """Whether something that changes its outputs is attached: an adapter, or a transform of its input."""
-        return self.input_transform is not None or self.tower.mounted() is not None
+        return self.attached != (None, None)
 
     @contextmanager
     def undefended(self) -> Iterator[None]:
@@ -142,7 +147,13 @@ class VLM(ABC):
 
     def transformed(self, pixels: Pixels) -> Pixels:
         """What the input transform, if there is one, makes of a copy of pixels in [0, 1]."""
-        return pixels if self.input_transform is None else self.input_transform(pixels.clone())
+        if self.input_transform is None:
+            return pixels
+        found = self.input_transform(pixels.clone())
+        if not isinstance(found, Tensor) or found.shape != pixels.shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(f"a defence maps images to images of the same shape, {tuple(pixels.shape)}; got {got}")
+        return found
 
     @abstractmethod
     def encode_image(self, pixels: Pixels) -> Embeddings:
