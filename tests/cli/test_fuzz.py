@@ -270,7 +270,7 @@ def refused(run: Run, model: str, words: list[str], part: str) -> None:
     assert "fault of radapt" not in lines[0]
     assert lines[0].isprintable()
     assert len(lines[0]) < 2500
-    assert part.replace("MODEL", model) in lines[0]
+    assert part.replace("MODEL", model).lower() in lines[0].lower()  # older versions of typer write arguments large
 
 
 @pytest.mark.parametrize(("line", "part"), QUICK, ids=lambda value: ascii(value)[1:60])

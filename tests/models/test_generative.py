@@ -312,7 +312,8 @@ def test_chat_templates_end_tokens_end_an_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["saved", "object", "processor", "named"])
 def test_the_chat_template_is_that_of_the_checkpoint_however_it_comes(how: str, tmp_path: Path) -> None:
-    from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     radapt.load("micro/llava").save_pretrained(tmp_path / "model")
     template = (tmp_path / "model/chat_template.jinja").read_text()
@@ -328,7 +329,7 @@ def test_the_chat_template_is_that_of_the_checkpoint_however_it_comes(how: str, 
     else:
         loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-        images = AutoImageProcessor.from_pretrained(tmp_path / "model")
+        images = CLIPImageProcessorPil.from_pretrained(tmp_path / "model")
         given: dict[str, Any] = {"tokenizer": tokenizer}
         if how == "processor":
             loaded.config._name_or_path = ""
