@@ -17,7 +17,10 @@ from radapt.models import VLM
 from radapt.precision import own_precision
 from radapt.results import Results
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*came without an image processor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:shapes has images of .48, 48.:UserWarning"),
+]
 SWITCHED_OFF = "switched off here: autocast on cpu; figures are of the model as it is"
 
 

@@ -168,3 +168,13 @@ def test_a_second_name_is_that_of_a_second_object() -> None:
     other = radapt.load(model, name="other")
     assert (model.name, other.name) == ("tiny", "other")
     assert other.model is model.model
+
+
+def test_images_of_another_size_are_told_or_refused(tmp_path: Path) -> None:
+    data = radapt.load_dataset("shapes", n=4, size=64)
+    with pytest.warns(UserWarning, match=r"shapes has images of \(64, 64\), and tiny was made for \(48, 48\)"):
+        clean(tiny_clip(), data, tmp_path / "r.sqlite")
+    speaker: Any = llava("tiny", *llava_parts())
+    other = radapt.load_dataset("shapeworld-vqa", n=2, size=2 * speaker.image_size[0])
+    with pytest.raises(ModelError, match=r"tiny takes images of \d+ x \d+ pixels, got"):
+        clean(speaker, other, tmp_path / "r.sqlite")

@@ -24,6 +24,7 @@ from radapt.errors import ResultsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.results import WORST_CASE, Results, Sample, with_worst_cases
 
+pytestmark = pytest.mark.filterwarnings("ignore:shapes has images of .48, 48.:UserWarning")
 ADDS = 6
 DYING = f"""
 import os, signal, sys, torch

@@ -115,6 +115,7 @@ def test_autoattack_gives_up_unless_something_else_is_asked_for_and_is_not_what_
     assert (_transferred(first).make(), _transferred(first).source) == (first.make(), "undefended")
 
 
+@pytest.mark.filterwarnings("ignore:shapes has images of .48, 48.:UserWarning")
 def test_a_check_compares_what_it_is_of_whatever_its_folder_holds(
     tiny_vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

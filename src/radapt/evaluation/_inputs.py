@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from radapt.attacks import Attack
 from radapt.data import Dataset, card, load_dataset
 from radapt.errors import SettingsError
 from radapt.io import fraction
-from radapt.models import VLM, common_image_size
+from radapt.models import VLM, DualEncoder, common_image_size
 from radapt.registry import nearest
 from radapt.types import Norm, Split
 
@@ -61,6 +62,9 @@ def datasets_of(
     Raises:
         SettingsError: an unknown name, too few samples, models that take images of different sizes, or two datasets of
             one name with different samples, prompts or classes, whose results would be one.
+
+    Warns:
+        UserWarning: images that are given as an object have another size than a model's.
     """
     size = common_image_size(models)
     sets: list[Dataset | Task] = []
@@ -78,6 +82,14 @@ def datasets_of(
                 f"two datasets with {what} are called {data.name!r}, so that their results would be one; "
                 "give one of the cards or folders another name"
             )
+        for model in models:
+            if isinstance(model, DualEncoder) and data.image_size != model.image_size:
+                warnings.warn(
+                    f"{data.name} has images of {data.image_size}, and {model.name} was made for {model.image_size}: "
+                    "between its positions it is interpolated, and so another model; read the dataset with "
+                    f"size={model.image_size[0]}",
+                    stacklevel=2,
+                )
     return sets
 
 

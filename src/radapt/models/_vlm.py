@@ -145,6 +145,19 @@ class VLM(ABC):
             )
         return self.tower.normalize(self.transformed(pixels))
 
+    def check_size(self, pixels: Pixels) -> None:
+        """Refuse images of another size than the model's, where it takes no other.
+
+        Raises:
+            ModelError: they are.
+        """
+        if tuple(pixels.shape[-2:]) != self.image_size:
+            (height, width), got = self.image_size, tuple(pixels.shape[-2:])
+            raise ModelError(
+                f"{self.name} takes images of {height} x {width} pixels, got {got[0]} x {got[1]}; read the dataset in "
+                f"that size: radapt.load_dataset(..., size={height})"
+            )
+
     def transformed(self, pixels: Pixels) -> Pixels:
         """What the input transform, if there is one, makes of a copy of pixels in [0, 1]."""
         if self.input_transform is None:

@@ -56,6 +56,7 @@ class Llava(Generative):
     """LLaVA 1.5: one square image, whose patches are tokens of the prompt."""
 
     def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:
+        self.check_size(pixels)
         return {"pixel_values": self.normalize(pixels).to(self.model.dtype)}
 
     def image_tokens(self, height: int, width: int) -> int:

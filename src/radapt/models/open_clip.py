@@ -141,6 +141,7 @@ class OpenClip(Contrastive):
         return {name: p for name, p in self.model.named_parameters() if name.startswith("visual.")}
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
+        self.check_size(pixels)
         normalized = self.normalize(pixels).to(self.model.visual.conv1.weight.dtype)
         embedding: Tensor = self.model.encode_image(normalized)
         return embedding
