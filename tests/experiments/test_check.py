@@ -20,6 +20,8 @@ from radapt.errors import SettingsError
 from radapt.experiments.check import _threats, _transferred
 from radapt.models import VLM
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* has images of .48, 48.:UserWarning")
+
 Run = Callable[..., Result]
 QUICK: dict[str, Any] = {"attack": ["pgd", "square"], "options": {"pgd.steps": 3, "square.steps": 10}, "quiet": True}
 
@@ -115,7 +117,6 @@ def test_autoattack_gives_up_unless_something_else_is_asked_for_and_is_not_what_
     assert (_transferred(first).make(), _transferred(first).source) == (first.make(), "undefended")
 
 
-@pytest.mark.filterwarnings("ignore:shapes has images of .48, 48.:UserWarning")
 def test_a_check_compares_what_it_is_of_whatever_its_folder_holds(
     tiny_vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,9 +50,7 @@ def identity_of(module: nn.Module, attributes: Mapping[str, object]) -> str:
     facts = {
         "tensors": [sorted(tensors), digest(tensors[name] for name in sorted(tensors))],
         "modules": [[name, *_structure(each)] for name, each in parts],
-        "classes": {
-            f"{each.__module__}.{each.__qualname__}": [version_of(each), *patches_of(each)] for each in classes
-        },
+        "classes": {_name(each): [version_of(each), *patches_of(each)] for each in classes},
         "config": _described(getattr(module, "config", None)),
         "attention": [[name, *_attention(each)] for name, each in parts if hasattr(each, "config")],
         "attributes": {name: _described(value) for name, value in attributes.items()},
@@ -91,7 +89,7 @@ def _packed(module: nn.Module) -> dict[str, Tensor]:
 def _structure(module: nn.Module) -> Iterator[object]:
     """Class, attributes and hooks of one module, without those of its submodules."""
     kind = type(module)
-    yield f"{kind.__module__}.{kind.__qualname__}"
+    yield _name(kind)
     values = {name: value for name, value in sorted(vars(module).items()) if not name.startswith("_")}
     yield [
         [name, value if isinstance(value, _PLAIN) else _called(value)]
@@ -109,6 +107,10 @@ def _structure(module: nn.Module) -> Iterator[object]:
     for hook in hooks_of(module):
         if not isinstance(getattr(hook, "__self__", None), PixelHook):
             yield code_digest(hook, lenient=True)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _said(value: object) -> bool:
@@ -145,9 +147,11 @@ def _described(value: Any) -> object:
         return [_described(each) for each in value]
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, nn.Module | types.FunctionType | types.MethodType):
+    if isinstance(value, nn.Module):
         return code_digest(value, lenient=True)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return _called(value)
+    kind = _name(type(value))
     if hasattr(value, "backend_tokenizer"):
         content = json.loads(value.backend_tokenizer.to_str())
         # What the last call set, and every call sets anew.
@@ -165,4 +169,4 @@ def _described(value: Any) -> object:
         return [kind, digest_of(dict(value.encoder), default=repr), digest_of(ranks), *cleaned]
     if callable(getattr(value, "to_dict", None)):
         return [kind, _described(value.to_dict())]
-    return kind if not callable(value) else code_digest(value, lenient=True)
+    return code_digest(value, lenient=True) if callable(value) and not is_installed(type(value)) else kind
