@@ -16,7 +16,7 @@ from radapt.adapters import Adapter, cutoff_from_d0, with_shares
 from radapt.attacks import Attack
 from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
-from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.evaluation import Candidate, Threat, check_loading, evaluate
 from radapt.io import fraction
 from radapt.models import VLM, load
 from radapt.numbers import check_batch_size, check_seed, number, whole
@@ -133,13 +133,14 @@ def tune(
         loading: ``device``, ``dtype`` and whatever else :func:`radapt.load` takes, for a model by name.
 
     Raises:
-        SettingsError: a test split, nothing to try, shares for an adapter without deltas, a setting out of range, or a
-            model that carries an adapter.
+        SettingsError: a test split, nothing to try, shares for an adapter without deltas, a setting out of range, an
+            unknown keyword, or a model that carries an adapter.
         AdapterError: the adapter is for another tower.
         ResultsError: the results file cannot be used.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise SettingsError(f"weight must lie in [0, 1], got {weight!r}")
+    check_loading(tune, loading, (model,))
     check_seed(seed)
     check_batch_size(batch_size)
     whole("n", n)
