@@ -18,12 +18,13 @@ from ._defence import Defence, InputDefence
 from ._evaluate import estimate_cost, evaluate
 from ._executor import check_executor, one_cluster
 from ._inputs import threats_of
-from ._plan import REGISTRY
+from ._plan import REGISTRY, RESERVED
 from ._task import Answer, BoundTask, Task
 from ._threat import Threat
 
 __all__ = [
     "REGISTRY",
+    "RESERVED",
     "Answer",
     "BoundTask",
     "Candidate",
