@@ -28,7 +28,7 @@ from radapt.schema import STRICT, parse, read_json, read_yaml
 
 from .artifacts import trained_adapter
 from .parts import Names, listed, names, number_of
-from .tune import front, mean_of
+from .tune import best_first, front, mean_of
 
 __all__ = ["Rung", "SearchSpec", "Trial", "search"]
 
@@ -252,9 +252,9 @@ def _drawn(plan: SearchSpec) -> dict[str, dict[str, Any]]:
 
 def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
     first = [trial.name for trial in front(trials)]
-    others = [trial.name for trial in sorted(trials, key=lambda each: -each.score) if trial.name not in first]
+    others = [trial.name for trial in best_first(trials) if trial.name not in first]
     if len(first) > keep:  # the front itself is too long: its best by score
-        first = [trial.name for trial in sorted(front(trials), key=lambda each: -each.score)]
+        first = [trial.name for trial in best_first(front(trials))]
     return set([*first, *others][:keep])
 
 
