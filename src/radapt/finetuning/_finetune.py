@@ -134,6 +134,9 @@ def finetune(
             differs is named), or an optional package that is missing.
         CheckError: the loss or the weights are not finite; the last checkpoint is kept.
         ModelError: the twin cannot be saved; the checkpoint is kept.
+
+    Warns:
+        UserWarning: the images are of a test split.
     """
     chosen = make(method) if isinstance(method, str) else method
     plan = recipe_of(chosen.name, chosen.recipes, recipe).with_options(
@@ -228,6 +231,7 @@ def finetune(
         "recipe": recipe,
         "model": vlm.name,
         "data": images.name,
+        "split": images.split,
         "n": len(images),
         "layers": layers,
         **plan.values(schedule),
