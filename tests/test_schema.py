@@ -40,6 +40,12 @@ def test_aliases_are_read(tmp_path: Path) -> None:
     assert read_yaml(write(tmp_path, text)) == {"base": base, "x": {"y": [base, base]}, "w": base}
 
 
+def test_keys_are_as_they_are_written(tmp_path: Path) -> None:
+    text = "{744: a, 0: b, -3: c, 'no': d, \"010\": e, !!str 1.0: f, y: g, é x: h}"
+    read = read_yaml(write(tmp_path, text))
+    assert [str(key) for key in read] == ["744", "0", "-3", "no", "010", "1.0", "y", "é x"]
+
+
 @pytest.mark.parametrize("read", [read_json, read_yaml, read_text])
 def test_what_is_no_text_file_is_refused(tmp_path: Path, read: Read) -> None:
     with pytest.raises(SettingsError, match=r"cannot read the card .*absent"):
@@ -82,6 +88,19 @@ CHAIN = "a0: &a0 [x]\n" + "".join(f"a{at}: &a{at} [*a{at - 1}]\n" for at in rang
         ("a: *b", "line 1: found undefined alias"),
         ("n: 5\nname: x\nn: 500", "line 3: 'n' stands twice in one mapping"),
         ("a: {b: 1, 'b': 2}", "'b' stands twice"),
+        ("a: 1\nno: x", "line 2: the key 'no' is no text to YAML, but bool; quote it"),
+        ("a: {010: x}", "the key '010' is no text to YAML, but int"),
+        ("1:30: x", "the key '1:30' is no text to YAML, but int"),
+        ("{1: a, 1.0: b}", "the key '1.0' is no text to YAML, but float"),
+        ("{1: a, +1: b}", r"the key '\+1' is no text"),
+        ("{1000: a, 1_000: b}", "the key '1_000' is no text"),
+        ("{0x10: a}", "the key '0x10' is no text"),
+        ("{-0: a}", "the key '-0' is no text"),
+        ("{2024-01-01: a}", "the key '2024-01-01' is no text to YAML, but timestamp"),
+        ("{~: a}", "the key '~' is no text to YAML, but null"),
+        ("{? : a}", "the key '' is no text to YAML, but null"),
+        ("{1: a, '1': b}", "'1' stands twice"),
+        ("a: &k no\nb: {*k : 1}", "the key 'no' is no text"),
         ('a: "\\ud800"', r"'\\ud800' holds half of a character"),
         ('{"\\udfff": 1}', "holds half of a character"),
         ('a: "\\U00ffffff"', "not valid YAML"),

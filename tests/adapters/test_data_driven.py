@@ -350,6 +350,13 @@ def test_adapt_removes_the_checkpoint_when_the_adapter_is_saved(
     assert [path.name for path in tmp_path.iterdir()] == ["plus"]
 
 
+def test_adapt_warns_of_test_images(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    with pytest.warns(UserWarning, match="shapes: training on a test split"):
+        adapt("data-driven", tiny_vlm, data=tiny_shapes(8, "test"), steps=1, **SHORT)
+    with pytest.warns(UserWarning, match="shapes: training on a test split"):
+        adapt("training-free", tiny_vlm, data=tiny_shapes(8, "test"), image="mean")
+
+
 @pytest.mark.parametrize("path", ["file", "file/adapter", "/dev/null", "x" * 300])
 @pytest.mark.parametrize("method", ["data-driven", "training-free"])
 def test_adapt_checks_its_destination_first(

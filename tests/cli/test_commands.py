@@ -43,7 +43,7 @@ CARD = {
 TRIAL = {"alpha", "cutoff", "shares", "clean", "robust", "clean_interval", "robust_interval", "score"}
 SHALLOW = {"layers", "rank", "weight_decay", "clean_weight", "ema", "share", "start"}
 TWIN = {
-    "method", "options", "recipe", "model", "data", "n", "layers", "eps", "attack_steps", "step_size",
+    "method", "options", "recipe", "model", "data", "split", "n", "layers", "eps", "attack_steps", "step_size",
     "attack_momentum", "last_iterate", "steps", "batch_size", "accumulate", "workers", "optimizer", "lr", "warmup",
     "warmup_steps", "weight_decay", "decayed", "max_grad_norm", "ema", "precision", "seed", "device", "log",
     "report_to", "first_loss", "last_loss",

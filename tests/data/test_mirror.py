@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -111,3 +112,9 @@ def test_what_cannot_be_joined_is_refused() -> None:
         joined([one, load_dataset("shapeworld-captions", n=2)])
     with pytest.raises(InputError, match="no datasets"):
         joined([])
+    for other in ("validation", "test"):
+        late = replace(_set("dtd", ("lacelike", "cat"), [0]), split=other)
+        for sets in ([one, late], [late, one], [one, one, late]):
+            with pytest.raises(InputError, match=rf"need one split, got .*dtd \({other}\)"):
+                joined(sets)
+    assert joined([late, late]).split == "test"

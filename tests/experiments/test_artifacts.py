@@ -21,6 +21,7 @@ from radapt.errors import SettingsError
 from radapt.experiments import artifacts
 from radapt.experiments.artifacts import trained_adapter, trained_twin
 from radapt.experiments.parts import TrainingSpec
+from radapt.finetuning import _finetune
 from radapt.finetuning.fare import FARE
 from radapt.models import VLM
 from radapt.models._dual import DualEncoder
@@ -134,6 +135,30 @@ def test_a_kill_while_the_twin_is_saved_loses_nothing(
     assert said == (f"what lies in {folder} has another recipe; it is trained again" if there else "")
     assert [path.name for path in tmp_path.iterdir()] == ["twin"]
     assert twin()[1] == ""
+
+
+def test_a_twin_that_is_trained_for_minutes_goes_on_after_a_kill(
+    twin: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, loss, steps = replace(SPEC, settings={**SETTINGS, "minutes": 1}), FARE.loss, iter([22, 25])
+    del spec.settings["steps"]  # type: ignore[attr-defined]
+    monkeypatch.setattr(_finetune, "steps_within", lambda *given, **named: next(steps))
+    seen = list[int]()
+
+    def dies(self: FARE, *given: Any) -> torch.Tensor:
+        seen.append(len(seen))
+        if len(seen) > 20:
+            raise KeyboardInterrupt
+        return loss(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FARE, "loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            twin(spec)
+    made, said = twin(spec)
+    assert said == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["twin"]
+    assert torch.equal(weights(made), weights(twin(replace(SPEC, settings={**SETTINGS, "steps": 22}))[0]))
 
 
 def test_labels_words_and_configuration_are_a_part_of_a_twin(

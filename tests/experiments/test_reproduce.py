@@ -17,7 +17,7 @@ from radapt.errors import SettingsError
 from radapt.evaluation import Threat
 from radapt.experiments import Experiment, experiments, read
 from radapt.experiments.candidates import Builder
-from radapt.experiments.parts import DefenceSpec, TrainingSpec
+from radapt.experiments.parts import DefenceSpec, Sweep, TrainingSpec
 from radapt.models import VLM
 from radapt.results import Results
 from radapt.schema import parse
@@ -45,6 +45,8 @@ PROFILE: dict[str, Any] = {
 }
 
 
+PGD = PROFILE["attacks"][0]
+TRAINED = {"method": "fare", "data": "objects"}
 TEXTS = {"title": "T", "description": "D", "published": "P"}
 
 
@@ -122,6 +124,11 @@ def test_wrong_settings_are_said_before_anything_is_made(changes: dict[str, Any]
     wrong = {"T": TrainingSpec(method="fare", data=("objects",), settings={"step": 3})}
     with pytest.raises(SettingsError, match=r"T: unknown setting 'step'.*steps"):
         build(trained=wrong)
+    with pytest.raises(SettingsError, match="unknown dataset 'objets'; did you mean 'objects'"):
+        build(trained={"T": TrainingSpec(method="fare", data=("objets",))})
+    for over, value in (("data", 3), ("data", ["objects", "3"])):
+        with pytest.raises(SettingsError, match="unknown dataset '3'"):
+            build(sweep=Sweep(over=over, values=("objects", value), label="x"))
     assert not touched
     assert not (tmp_path / "made").exists()
 
@@ -210,6 +217,25 @@ def test_experiments_are_listed_those_of_the_paper_first(run: Run) -> None:
         ),
         ({"sweep": {"over": "attack", "values": [1, 2], "label": "x"}}, "one value for each of the 1 attacks"),
         ({"sweep": {"over": "alpha", "values": [1]}}, "sweep: missing label"),
+        ({"sweep": {"over": "d0", "values": [0.4, "2/5"], "label": "x"}}, r"sweep: .*values: 0\.4 stands twice"),
+        ({"sweep": {"over": "n", "values": [1, 2, 1.0], "label": "x"}}, r"values: 1\.0 stands twice"),
+        ({"sweep": {"over": "mix", "values": ["add", 1, "add"], "label": "x"}}, "values: add stands twice"),
+        (
+            {"sweep": {"over": "attack", "values": [2, 2], "label": "x"}, "attacks": [PGD, {**PGD, "options": {}}]},
+            r"values: 2\.0 stands twice",
+        ),
+        ({"sweep": {"over": "alpha", "values": [1, "much"], "label": "x"}}, "alpha must be numbers, got 'much'"),
+        ({"sweep": {"over": "data", "values": [None], "label": "x"}}, "sweep over data: 0: input should be .*got None"),
+        ({"sweep": {"over": "data", "values": [{"objects": 1}], "label": "x"}}, "sweep over data: 0: input should"),
+        ({"sweep": {"over": "n", "values": [8, "many"], "label": "x"}}, "sweep over n: input should be .*got 'many'"),
+        ({"sweep": {"over": "guide", "values": [3], "label": "x"}}, "sweep over guide: input should be a valid string"),
+        ({"trained": {"FARE": TRAINED}}, "'FARE' is the label of two of models, twins, trained and defences"),
+        ({"models": {"FARE": "micro/clip"}}, "'FARE' is the label of two"),
+        ({"trained": {"CLIP": TRAINED}}, "'CLIP' is the label of two"),
+        ({"trained": {"R-Adapt": TRAINED}}, "'R-Adapt' is the label of two"),
+        ({"twins": {"R-Adapt+": "micro/fare"}}, r"'R-Adapt\+' is the label of two"),
+        ({"models": {"self": "micro/clip"}}, "'self' is a source of attacks"),
+        ({"defences": {"undefended": {"adapter": "a"}}}, "'undefended' is a source of attacks"),
         (
             {
                 "sweep": {"over": "attack", "values": [1], "label": "x"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +16,14 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radapt.adapters import Adapter
-from radapt.errors import SettingsError
-from radapt.experiments import SearchSpec, Trial, front, search
+from radapt.adapters import Adapter, AdapterMethod
+from radapt.errors import CheckError, InputError, SettingsError
+from radapt.experiments import SearchSpec, Trial, artifacts, front, search
 from radapt.experiments.search import _drawn, _kept
 from radapt.results import Results
 from radapt.schema import parse
 
+module = importlib.import_module("radapt.experiments.search")
 SPEC: dict[str, Any] = {
     "data": "objects",
     "n": 8,
@@ -97,6 +100,111 @@ def test_every_trial_is_tried_and_the_best_go_on(tmp_path: Path) -> None:
     # Again: nothing is trained or measured, and the seconds are those of the first time.
     again = search(spec(), out=tmp_path, quiet=True)
     assert again == trials
+
+
+class Trainings:
+    """A method that takes ten seconds a step on a clock of its own, and fails where the learning rate is too large."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.made, self.diverges, self.dies = 0.0, list[float](), True, False
+        self.adapter = Adapter.from_pretrained("micro/shallow")
+        method = SimpleNamespace(get=lambda name: AdapterMethod(self.make, needs_images=True))
+        monkeypatch.setattr(module, "METHODS", method)
+        monkeypatch.setattr(module, "_measured", self.measured)
+        monkeypatch.setattr(module, "mean_of", lambda results, kind: (50.0, 40.0, 60.0))
+        monkeypatch.setattr(artifacts, "code_digest", lambda make: "")  # what is counted here is no change of the code
+        monkeypatch.setattr(artifacts, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def make(
+        self, model: Any, pixels: Any, *, lr: float, steps: int, seed: int, checkpoint: Path, quiet: bool
+    ) -> Adapter:
+        self.made.append(lr)
+        self.now += 10 * steps
+        if self.dies:
+            checkpoint.write_text("half")
+            raise KeyboardInterrupt
+        if lr == 1000 and self.diverges:
+            raise CheckError("the loss is nan")
+        return self.adapter
+
+    def measured(self, plan: SearchSpec, model: Any, adapter: Adapter, name: str, *given: Any) -> list[Any]:
+        if name == name_of(2000) and self.diverges:
+            raise InputError("logits that are no numbers")
+        return []
+
+
+def name_of(lr: float) -> str:
+    (name,) = _drawn(spec(space={"lr": [lr]}))
+    return name
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    return Trainings(monkeypatch)
+
+
+LR: dict[str, Any] = {"space": {"lr": [0.5, 1000, 0.25, 2000]}, "settings": {}}
+
+
+def seconds(trials: list[Trial]) -> list[float | None]:
+    return [trial.seconds for trial in trials]
+
+
+def test_a_trial_that_fails_costs_the_others_nothing_and_is_tried_again(trainings: Trainings, tmp_path: Path) -> None:
+    chosen, told = spec(**LR, rungs=[{"steps": 1, "n": 2, "keep": 4}, {"steps": 2, "n": 2}]), list[str]()
+    trials = search(chosen, out=tmp_path, progress=told.append, quiet=True)
+    assert [(trial.rung, trial.settings["lr"]) for trial in trials] == [(0, 0.5), (0, 0.25), (1, 0.5), (1, 0.25)]
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    failed = {row["name"]: row["failed"] for row in rows if "failed" in row}
+    assert failed == {name_of(1000): "the loss is nan", name_of(2000): "logits that are no numbers"}
+    assert [row["name"] for row in rows if "failed" not in row] == [trial.name for trial in trials]
+    assert told[-1].startswith("2 of 6 trials failed and are left out: ")
+    assert all(name in told[-1] and reason in told[-1] for name, reason in failed.items())
+    with pytest.warns(UserWarning, match="2 of 6 trials failed"):
+        assert search(chosen, out=tmp_path, quiet=True) == trials
+    trainings.made, trainings.diverges = [], False
+    again = search(chosen, out=tmp_path, quiet=True)
+    assert trainings.made == [1000, 1000, 2000]  # what is there is not trained again
+    assert len(again) == 8
+    assert "failed" not in (tmp_path / "trials.json").read_text()
+
+
+def test_where_every_trial_fails_there_is_one_error(trainings: Trainings, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"every trial of round 1 failed.*trial-.*the loss is nan.*'lr': 1000"):
+        search(spec(space={"lr": [1000]}, settings={}), out=tmp_path, quiet=True)
+    (row,) = json.loads((tmp_path / "trials.json").read_text())
+    assert row["failed"] == "the loss is nan"
+
+
+def test_seconds_are_those_of_the_training_that_made_the_adapter(trainings: Trainings, tmp_path: Path) -> None:
+    trainings.diverges = False
+
+    def run(steps: int, progress: Callable[[str], None] = lambda text: None) -> list[Trial]:
+        return search(spec(**LR, rungs=[{"steps": steps, "n": 2}]), out=tmp_path, progress=progress, quiet=True)
+
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    assert seconds(run(12)) == [120.0] * 4
+    assert seconds(run(1)) == [10.0] * 4
+    with pytest.raises(KeyboardInterrupt):
+        run(1, stop)
+    assert seconds(run(1)) == [10.0] * 4
+    trainings.dies = True
+    with pytest.raises(KeyboardInterrupt):
+        run(3)
+    trainings.dies = False
+    assert seconds(run(3)) == [None, 30.0, 30.0, 30.0]  # of the first there was only the rest
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    assert [row["seconds"] for row in rows] == [None, 30.0, 30.0, 30.0]
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_is_named(tmp_path: Path) -> None:
+    chosen = spec(space={"lr": ["3e-4", 1000, "1e-3"]}, rungs=[{"steps": 6, "n": 2}])
+    with pytest.warns(UserWarning, match=r"1 of 3 trials failed.*'lr': 1000"):
+        trials = search(chosen, out=tmp_path, quiet=True)
+    assert [trial.settings["lr"] for trial in trials] == [3e-4, 1e-3]
 
 
 def test_several_spaces_are_drawn_from_together() -> None:

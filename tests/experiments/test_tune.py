@@ -41,7 +41,7 @@ def result(
 @pytest.fixture
 def rigged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accuracies (clean, robust) that hang on alpha and cut-off only: 0.5 is the best compromise."""
-    table = {0.1: (90.0, 10.0), 0.5: (80.0, 60.0), 0.9: (20.0, 70.0)}
+    table = {0.1: (90.0, 10.0), 0.5: (80.0, 60.0), 0.9: (20.0, 70.0), 0.8: (19.0, 70.0), 0.6: (80.0, 58.0)}
 
     def measured(candidate: Candidate, *, data: Sequence[Dataset], **given: Any) -> list[Result]:
         settings = candidate.adapter.settings  # type: ignore[union-attr]
@@ -83,6 +83,26 @@ def test_the_weight_says_what_counts(tiny_vlm: Any, tiny_shapes: Any, weight: fl
     tuned = tune(tiny_vlm, training_free(tiny_vlm, cutoff=0.2), weight=weight, **options)
     assert tuned.adapter.settings.alpha == best
     assert tuned.adapter.settings.cutoff == 0.2  # the adapter's own
+
+
+@pytest.mark.usefixtures("rigged")
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_the_best_is_on_the_front_whatever_the_order(tiny_vlm: Any, tiny_shapes: Any, weight: float) -> None:
+    options = {"data": [tiny_shapes(4, "validation")], "attack": PGD, "weight": weight}
+    for alphas in ([0.8, 0.9, 0.6, 0.5], [0.5, 0.6, 0.9, 0.8]):  # one of each pair is beaten in one accuracy alone
+        tuned = tune(tiny_vlm, training_free(tiny_vlm, cutoff=0.2), alphas=alphas, **options)
+        assert tuned.trials[0] in tuned.front
+        assert tuned.adapter.settings.alpha == (0.9 if weight == 1 else 0.5)
+
+
+@pytest.mark.usefixtures("rigged")
+def test_what_can_be_read_once_is_tried_with_everything(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    options = {"data": [tiny_shapes(4, "validation")], "attack": PGD}
+    filters = ({"cutoffs": iter([None, 0.2])}, {"d0s": iter([0, 0.2 * 224])})
+    for given in filters:
+        tuned = tune(tiny_vlm, training_free(tiny_vlm), alphas=map(float, ("0.1", "0.5")), **given, **options)
+        tried = {(trial.alpha, trial.cutoff) for trial in tuned.trials}
+        assert tried == {(0.1, None), (0.5, None), (0.1, 0.2), (0.5, 0.2)}
 
 
 def test_accuracies_are_those_of_the_adapted_model(tiny_vlm: Any, tiny_shapes: Any) -> None:
@@ -241,7 +261,9 @@ def test_shares_of_deltas_are_tried_by_part(tiny_vlm: Any, tiny_shapes: Any, gra
             torch.testing.assert_close(full(tuned.adapter.deltas[name]), share * full(delta))
         else:
             assert name not in tuned.adapter.deltas
-    whole = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=[1])
+    once = tune(tiny_vlm, grafted, data=data, attack=PGD, shares={part: iter(all_) for part, all_ in shares.items()})
+    assert once.trials == tuned.trials
+    whole = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=iter([1]))
     assert whole.adapter.fingerprint == grafted.fingerprint
     drawn = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=shares, trials=2, seed=3)
     again = tune(tiny_vlm, grafted, data=data, attack=PGD, shares=shares, trials=2, seed=3)

@@ -235,6 +235,19 @@ def test_several_datasets_are_joined_by_name_or_as_objects(method: str, names: i
         assert made.losses == whole.losses
 
 
+def test_a_twin_of_test_images_warns_and_its_recipe_says_so(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    for split in ("train", "validation"):
+        assert finetune("fare", tiny_vlm, tiny_shapes(8, split), steps=1, **SHORT).recipe["split"] == split
+    sets = [tiny_shapes(8, "test"), tiny_shapes(4, "test")]
+    for data in (sets[0], sets[:1], sets):
+        with pytest.warns(UserWarning, match="shapes: training on a test split"):
+            made = finetune("fare", tiny_vlm, data, steps=1, **SHORT)
+        assert made.recipe["split"] == "test"
+    for mixed in ([tiny_shapes(8), sets[0]], [sets[0], tiny_shapes(8)]):
+        with pytest.raises(InputError, match="need one split"):
+            finetune("fare", tiny_vlm, mixed, steps=1, **SHORT)
+
+
 def test_one_number_of_images_is_for_each_dataset_by_name(tiny_shapes: Any) -> None:
     options: dict[str, Any] = {"steps": 1, "batch_size": 4, "attack_steps": 1, "quiet": True}
     model, data = load("micro/clip"), load_dataset("colours", split="train", n=2)

@@ -19,6 +19,7 @@ from radapt.attacks import EmbeddingObjective, SearchAttack
 from radapt.errors import SettingsError
 from radapt.finetuning import Method, Recipe, Twin, _finetune, finetune
 from radapt.finetuning._attack import TrainingPGD
+from radapt.finetuning.fare import FARE
 from radapt.models import VLM
 from radapt.training import Schedule
 
@@ -197,6 +198,36 @@ def test_minutes_take_the_place_of_a_recipe_s_steps_or_epochs(
     # The same number of steps by itself is the same training.
     again = finetune(name, tiny_vlm, tiny_shapes(8), recipe=recipe, steps=3, **options)
     assert (again.losses, again.recipe) == (made.losses, made.recipe)
+
+
+def test_a_killed_training_of_minutes_keeps_its_steps(
+    tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data, file, loss = tiny_shapes(8), tmp_path / "checkpoint", FARE.loss
+    options: dict[str, Any] = {"batch_size": 4, "attack_steps": 1, "quiet": True}
+    whole = finetune("fare", tiny_vlm, data, steps=22, **options)
+    counts, seen = iter([22]), list[int]()
+    monkeypatch.setattr(_finetune, "steps_within", lambda *given, **named: next(counts))  # once
+
+    def dies(self: FARE, *given: Any) -> Tensor:
+        seen.append(len(seen))
+        if len(seen) > 20:
+            raise KeyboardInterrupt
+        return loss(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FARE, "loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            finetune("fare", tiny_vlm, data, minutes=1, checkpoint=file, **options)
+    assert file.exists()
+    for other, message in (({"batch_size": 2}, "batch 4 instead of 2"), ({"minutes": 2}, "minutes 1 instead of 2")):
+        with pytest.raises(SettingsError, match=message):
+            finetune("fare", tiny_vlm, data, checkpoint=file, **{**options, "minutes": 1, **other})
+    resumed = finetune("fare", tiny_vlm, data, minutes=1, checkpoint=file, **options)
+    assert (resumed.losses, resumed.recipe) == (whole.losses, whole.recipe)
+    file.write_bytes(b"half")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        finetune("fare", tiny_vlm, data, minutes=1, checkpoint=file, **options)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def joined(sets: Sequence[Dataset]) -> Dataset:
     returned as it is, of whatever task.
 
     Raises:
-        InputError: there is no set, one without labels, or images of different sizes.
+        InputError: there is no set, one without labels, images of different sizes, or sets of different splits.
     """
     if not sets:
         raise InputError("there are no datasets to join")
@@ -33,6 +33,9 @@ def joined(sets: Sequence[Dataset]) -> Dataset:
         raise InputError(f"only zero-shot sets can be joined; {', '.join(unlabelled)} has no classes")
     if len(sizes := {each.image_size for each in sets}) > 1:
         raise InputError(f"datasets that are joined need images of one size, got {sorted(sizes)}")
+    if len({each.split for each in sets}) > 1:
+        got = ", ".join(f"{each.name} ({each.split})" for each in sets)
+        raise InputError(f"datasets that are joined need one split, got {got}; what is of test stays apart")
     classes = tuple(dict.fromkeys(chain.from_iterable(each.classes for each in sets)))
     places = [torch.tensor([classes.index(name) for name in each.classes], device="cpu") for each in sets]
     names = "-".join(each.name for each in sets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def training_images(
     Raises:
         SettingsError: nothing that is a dataset, a number of numbers that does not match, or as :func:`load_dataset`.
         InputError: several sets that cannot be joined.
+
+    Warns:
+        UserWarning: images of a test split.
     """
     given, numbers = listed(data), listed(n)
     for each in numbers:
@@ -58,4 +62,8 @@ def training_images(
         else load_dataset(str(each), split="train", n=next(counts), size=size, quiet=quiet)
         for each in given
     ]
-    return joined(sets)
+    images = joined(sets)
+    if images.split == "test":
+        text = f"{images.name}: training on a test split; what it is judged on must be other images (split='train')"
+        warnings.warn(text, stacklevel=3)
+    return images

@@ -20,7 +20,7 @@ from radapt.results import WORST_CASE, Result, Results, Run, take_over, with_wor
 from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
-from ._candidates import CandidateLike, ModelLike, Models
+from ._candidates import CandidateLike, ModelLike, Models, check_loading
 from ._cost import Cost, costs_of
 from ._executor import check_executor, crew
 from ._inputs import DEFAULT_ATTACK, DataLike
@@ -123,12 +123,14 @@ def evaluate(
     Raises:
         SettingsError: nothing to evaluate, two candidates of one name or with the same results, a candidate that is
             called like a source, a model that carries an adapter already, an unknown source, or a dataset of a task
-            that cannot be evaluated; or a shard that is not of the form ``i/k``.
+            that cannot be evaluated; a shard that is not of the form ``i/k``; or an unknown keyword, or one of
+            :func:`radapt.load` where no model is loaded with it.
         InputError: a model puts out nothing that is a number.
         CheckError: of Ray: workers died again and again, or found other models or data than were planned with.
     """
     _check_numbers(batch_size, chunk_size, seed)
     part = (0, 1) if shard is None else _part(shard)
+    check_loading(evaluate, loading, (candidates, undefended), models)
     check_executor(executor, workers, resources, loading)
     for path in _files(reuse):
         Results(path, read_only=True).close()  # what cannot be read is said before anything is loaded
@@ -199,8 +201,9 @@ def estimate_cost(
     taken = inspect.signature(evaluate).parameters
     if useless := [name for name in ("shard", "executor", "workers", "resources") if settings.get(name) is not None]:
         raise SettingsError(f"{useless[0]} has no part in a cost on this device; leave it out, or divide the seconds")
-    own = {name: value for name, value in settings.items() if name in taken}
-    loading = {name: value for name, value in settings.items() if name not in taken}
+    own = {name: value for name, value in settings.items() if name in taken and name != "loading"}
+    loading = {name: value for name, value in settings.items() if name not in own}
+    check_loading(evaluate, loading, (candidates, own.get("undefended")), models)
     asked = {
         entry.name: own.get(entry.name, taken[entry.name].default)
         for entry in fields(Request)

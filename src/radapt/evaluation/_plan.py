@@ -26,10 +26,11 @@ from ._task import Task
 from ._threat import Threat, depends_on, setting_of
 from ._units import Unit
 
-__all__ = ["REGISTRY", "Live", "Request", "identity_of", "planned"]
+__all__ = ["REGISTRY", "RESERVED", "Live", "Request", "identity_of", "planned"]
 
 REGISTRY = Registry("radapt.evaluation", "task", "TASK")
-_RESERVED = ("self", "undefended")
+RESERVED = ("self", "undefended")
+"""What candidates are not called: these are sources of attacks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +124,7 @@ def _check_candidates(candidates: Sequence[Candidate], undefended: VLM | None) -
                 "adapter, so their results would be one; leave one out, or give different models different names"
             )
     for name in names:
-        if name in _RESERVED:
+        if name in RESERVED:
             raise SettingsError(f"a candidate cannot be called {name!r}, which is a source; give it another name")
     models = {candidate.method: candidate.model for candidate in candidates}
     for name, model in (models if undefended is None else {**models, "undefended": undefended}).items():
@@ -238,6 +239,6 @@ def _source(candidate: Candidate, threat: Threat, by_name: dict[str, Candidate],
     if threat.source == "undefended":
         return Candidate(method="undefended", model=undefended or candidate.model)
     if threat.source not in by_name:
-        allowed = (*_RESERVED, *by_name)
+        allowed = (*RESERVED, *by_name)
         raise SettingsError(f"unknown source {threat.source!r}{nearest(threat.source, allowed)}")
     return by_name[threat.source]

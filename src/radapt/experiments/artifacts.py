@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from radapt.types import Pixels
 
 from .parts import DefenceSpec, TrainingSpec
 
-__all__ = ["Report", "identity", "images_of", "trained_adapter", "trained_twin"]
+__all__ = ["Report", "identity", "images_of", "seconds_of", "trained_adapter", "trained_twin"]
 
 _Kind = TypeVar("_Kind")
 _RECIPE = "recipe.json"
@@ -75,6 +76,12 @@ def trained_adapter(
     )
 
 
+def seconds_of(folder: Path) -> float | None:
+    """How long the training took whose adapter or twin lies in a folder; None where it was interrupted."""
+    seconds = read_json(folder / _RECIPE).get("seconds")
+    return seconds if isinstance(seconds, float) else None
+
+
 def images_of(spec: TrainingSpec | DefenceSpec, model: VLM, *, quiet: bool) -> Dataset:
     """The training images of a twin or an anchor: those of its datasets, one set after the other."""
     return training_images(spec.data, spec.n, size=model.image_size[0], quiet=quiet)
@@ -123,7 +130,8 @@ def _once(
     """What lies in a folder if it was made by this recipe, is complete and can be read; else what is made there now.
 
     Args:
-        folder: the folder; its ``recipe.json`` holds the recipe and a hash of each of the other files.
+        folder: the folder; its ``recipe.json`` holds the recipe, a hash of each of the other files, and the seconds
+            that the making took, unless it was interrupted.
         read: reads what lies there.
         make: makes it, with a checkpoint that is removed when all is saved.
         save: saves it to a folder.
@@ -141,11 +149,13 @@ def _once(
         report(f"{problem}; it is trained again")
     check_writable(folder, folder=True)
     checkpoint = checkpoint_path(folder)
+    resumed, began = checkpoint.exists(), time.monotonic()
     thing = make(checkpoint)
+    seconds = None if resumed else time.monotonic() - began
     # The recipe takes its place last: until then, what lies there counts as unfinished.
     with replacing_folder(folder, last=_RECIPE) as staged:
         save(thing, staged)
-        write_json(staged / _RECIPE, {"recipe": wanted, "files": _hashes(staged)})
+        write_json(staged / _RECIPE, {"recipe": wanted, "files": _hashes(staged), "seconds": seconds})
     checkpoint.unlink(missing_ok=True)
     return thing
 

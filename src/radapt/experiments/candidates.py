@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, cutoff_from_d0
 from radapt.analysis import DIAGRAMS as REPLACEMENTS
 from radapt.analysis import stage_candidates
+from radapt.data import card
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat
 from radapt.finetuning import finetune
@@ -20,10 +22,10 @@ from radapt.results.sweep import Position
 from radapt.schema import check_keywords
 
 from .artifacts import Report, images_of, trained_adapter, trained_twin
-from .parts import AttackSpec, DefenceSpec, Sweep
+from .parts import AttackSpec, DefenceSpec, Sweep, TrainingSpec, names
 from .spec import Profile
 
-__all__ = ["Builder", "Comparison", "Diagram", "axis_of"]
+__all__ = ["Builder", "Comparison", "Diagram"]
 
 _CHANGED = ("alpha", "mix")
 """Settings of an adapter that are changed on it as it was made; ``d0`` is one, too."""
@@ -61,13 +63,6 @@ class Comparison:
     diagrams: list[Diagram]
 
 
-def axis_of(sweep: Sweep) -> tuple[list[float], tuple[str, ...]]:
-    """Places of a sweep's values, and their names where they are no numbers."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in sweep.values):
-        return [float(value) for value in sweep.values], ()
-    return [float(at) for at in range(len(sweep.values))], tuple(map(str, sweep.values))
-
-
 _HANDED = ("n", "device", "out", "half", "checkpoint", "log", "quiet")
 """What fine-tuning takes from the experiment around it."""
 
@@ -83,7 +78,7 @@ class Builder:
         quiet: no progress bars.
 
     Raises:
-        SettingsError: a setting that a method does not take, before anything is made.
+        SettingsError: a setting that a method does not take, or a dataset that there is not, before anything is made.
     """
 
     def __init__(
@@ -103,6 +98,10 @@ class Builder:
                 self._method(title, spec.method, spec.settings)
         for label, training in profile.trained.items():
             check_keywords(label, finetune, training.settings, without=_HANDED)
+        parts: list[DefenceSpec | TrainingSpec] = [*profile.defences.values(), *profile.trained.values()]
+        swept = profile.sweep.values if profile.sweep is not None and profile.sweep.over == "data" else ()
+        for each in chain(*(part.data for part in parts), *map(names, swept)):
+            card(each)
 
     def twins(self) -> dict[str, VLM]:
         """The twins of the profile's first model by label, those that it trains included."""
@@ -145,7 +144,7 @@ class Builder:
             else:
                 positions += self._swept(title, spec, sweep, model, candidates)
         if sweep is not None:
-            axis, ticks = axis_of(sweep)
+            axis, ticks = sweep.axis
             if sweep.over == "attack":
                 positions = [
                     Position(method=each.method, line=each.method, x=x, attack=_measured_with(part))
@@ -171,7 +170,7 @@ class Builder:
     ) -> Iterator[Position]:
         """Add a defence with every value of a sweep; equal adapters are one candidate at several positions."""
         known = {(each.model.name, each.adapter.fingerprint): each.method for each in candidates if each.adapter}
-        for value, x in zip(sweep.values, axis_of(sweep)[0], strict=True):
+        for value, x in zip(sweep.values, sweep.axis[0], strict=True):
             method = f"{title}, {sweep.over} {value}"
             adapter = self._with_setting(title, spec, base, sweep.over, value)
             key = base.name, adapter.fingerprint
@@ -182,8 +181,6 @@ class Builder:
 
     def _with_setting(self, title: str, spec: DefenceSpec, base: VLM, over: str, value: Any) -> Adapter:
         """A defence with another value of one setting."""
-        if over in ("d0", "alpha") and not isinstance(value, int | float):
-            raise SettingsError(f"the values of a sweep over {over} must be numbers, got {value!r}")
         if over == "d0":
             return self.adapter(title, spec, base).change(cutoff=cutoff_from_d0(value) if value else None)
         if over in _CHANGED:
@@ -191,7 +188,7 @@ class Builder:
         if spec.method is None:
             raise SettingsError(f"{title}: {over} belongs to the making of an adapter, and {spec.adapter} is there")
         if over == "data":
-            return self.adapter(title, replace(spec, data=(value,) if isinstance(value, str) else tuple(value)), base)
+            return self.adapter(title, replace(spec, data=names(value)), base)
         if over in ("n", "guide", "made_on"):
             return self.adapter(title, replace(spec, **{over: value}), base)
         kept = {key: each for key, each in spec.settings.items() if (over, key) != ("cutoff", "d0")}  # one of the two

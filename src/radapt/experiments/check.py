@@ -17,6 +17,7 @@ from radapt.evaluation import (
     Models,
     Threat,
     candidates_of,
+    check_loading,
     evaluate,
     one_cluster,
     threats_of,
@@ -147,11 +148,12 @@ def check(
         seed, batch_size, executor, workers, resources, models, quiet, loading: as of :func:`radapt.evaluate`.
 
     Raises:
-        SettingsError: several models, or a number out of range.
+        SettingsError: several models, a number out of range, or an unknown keyword.
         RadaptError: as of :func:`radapt.evaluate`.
     """
     if fail_under is not None:
         number("fail_under", fail_under, 0, 100)
+    check_loading(check, loading, (model, undefended), models)
     loader = models or Models(loading)
     found = candidates_of(model, loader)
     if len(found) != 1:

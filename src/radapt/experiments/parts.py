@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
-from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, Strict, Tag
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import AdapterMethod
 from radapt.errors import SettingsError
 from radapt.io import fraction
-from radapt.schema import STRICT
+from radapt.schema import STRICT, parse
 from radapt.types import Norm, ReplacementOrder
 
 __all__ = [
@@ -181,6 +182,15 @@ class AttackSpec:
             raise SettingsError("source must name self, too: no result by transfer without its white-box one")
 
 
+_SWEPT: Mapping[str, Any] = {
+    "data": Annotated[Names, MinLen(1)],
+    "n": Annotated[_Count, Strict()],
+    "guide": str,
+    "made_on": str,
+}
+"""What the values of a sweep over a field of the defences may be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """Every defence, once with each value of a setting; or every model, once under each of some options of the attack.
@@ -190,6 +200,9 @@ class Sweep:
             again: ``n``, ``image``, ``block``...), or ``attack`` for the entries of ``attacks``.
         values: the values; for ``attack`` the places of the entries on the axis.
         label: name of the axis.
+
+    Raises:
+        SettingsError: two values have one place on the axis, or one is of the wrong kind.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -197,6 +210,23 @@ class Sweep:
     over: str
     values: Annotated[tuple[Any, ...], BeforeValidator(_numbers), MinLen(1)]
     label: str
+
+    def __post_init__(self) -> None:
+        places, ticks = self.axis
+        if double := [place for place, times in Counter(ticks or places).items() if times > 1]:
+            raise SettingsError(f"values: {double[0]} stands twice, and each has a place of its own on the axis")
+        for value in self.values:
+            if self.over in ("d0", "alpha") and not isinstance(value, int | float):
+                raise SettingsError(f"the values of a sweep over {self.over} must be numbers, got {value!r}")
+            if self.over in _SWEPT:
+                parse(_SWEPT[self.over], value, where=f"values of a sweep over {self.over}")
+
+    @property
+    def axis(self) -> tuple[list[float], tuple[str, ...]]:
+        """Places of the values, and their names where they are no numbers."""
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values):
+            return [float(value) for value in self.values], ()
+        return [float(at) for at in range(len(self.values))], tuple(map(str, self.values))
 
 
 @dataclass(frozen=True, kw_only=True)

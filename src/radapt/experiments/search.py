@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -19,16 +19,16 @@ from torch import Tensor
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, adapt
 from radapt.data import Dataset, load_dataset, training_images
-from radapt.errors import SettingsError
+from radapt.errors import CheckError, InputError, SettingsError
 from radapt.evaluation import Candidate, Threat, evaluate
 from radapt.io import digest_of, expanded, fraction, write_json
 from radapt.models import VLM, load
 from radapt.results import Result, Results
-from radapt.schema import STRICT, parse, read_json, read_yaml
+from radapt.schema import STRICT, parse, read_yaml
 
-from .artifacts import trained_adapter
+from .artifacts import seconds_of, trained_adapter
 from .parts import Names, listed, names, number_of
-from .tune import front, mean_of
+from .tune import best_first, front, mean_of
 
 __all__ = ["Rung", "SearchSpec", "Trial", "search"]
 
@@ -124,7 +124,7 @@ class Trial:
         settings: those of the space.
         clean, robust: mean accuracies over the validation sets, in per cent; ``robust`` is white-box.
         score: ``(1 - weight) clean + weight robust``.
-        seconds: of the training.
+        seconds: of the training; None where it was interrupted.
         images: that the training has seen, repeats included.
         changed: share of the vision encoder's weights that the adapter changes, in per cent.
         folder: of the adapter.
@@ -137,7 +137,7 @@ class Trial:
     clean: float
     robust: float
     score: float
-    seconds: float
+    seconds: float | None
     images: int
     changed: float
     folder: Path
@@ -155,7 +155,9 @@ def search(
     """Try combinations of an adapter's settings by successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943).
 
     Every trial is trained and compared on validation splits, never on test. Those on the front of clean and white-box
-    accuracy go on first, then the others by their score. An interrupted search continues.
+    accuracy go on first, then the others by their score. A trial that fails, as where its training diverges, costs the
+    others nothing: ``trials.json`` says why, and it does not go on. An interrupted search continues, and tries what
+    failed again.
 
     Args:
         spec: what is searched, or the path of a YAML file that says so.
@@ -164,11 +166,15 @@ def search(
         quiet: no progress bars.
 
     Returns:
-        Every trial of every round, in order.
+        Every trial of every round, in order, without those that failed.
 
     Raises:
-        SettingsError: the file is wrong, a setting that the method does not take, or a validation set that is one.
+        SettingsError: the file is wrong, a setting that the method does not take, a validation set that is one, or all
+            trials of a round failed.
         RadaptError: as of the method, and of evaluations.
+
+    Warns:
+        UserWarning: trials failed, and there is no ``progress`` to tell it.
     """
     plan = spec if isinstance(spec, SearchSpec) else _read(Path(spec))
     folder, tell = expanded(out), progress or (lambda text: None)
@@ -189,26 +195,28 @@ def search(
     def beginning(recipe: str) -> Adapter:
         return adapt(model=model, **json.loads(recipe))
 
-    earlier = _seconds(folder / "trials.json")
-    found = list[Trial]()
+    found, failed, rows = list[Trial](), list[str](), list[dict[str, Any]]()
     for number, rung in enumerate(plan.rungs):
         size = model.image_size[0]
         sets = [load_dataset(each, split="validation", n=rung.n, size=size, quiet=quiet) for each in plan.validation]
         trials = list[Trial]()
         for name, settings in drawn.items():
             place = folder / f"rung-{number + 1}" / name
-            known = earlier.get((number, name), 0.0) if (place / "recipe.json").exists() else 0.0
             given = {**_others(plan, settings), "steps": rung.steps, "seed": plan.seed}
             begun = settings.get("start", plan.settings.get("start"))
             if begun is not None:
                 given["start"] = beginning(json.dumps(begun, sort_keys=True))
             pixels = images(names(settings.get("data", plan.data)), settings.get("n", plan.n))
-            began = time.monotonic()
-            adapter = trained_adapter(
-                method, model, pixels, method.settings(name, given), place, report=tell, quiet=quiet
-            )
-            seconds = time.monotonic() - began
-            results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
+            taken = method.settings(name, given)
+            try:
+                adapter = trained_adapter(method, model, pixels, taken, place, report=tell, quiet=quiet)
+                results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
+            except (CheckError, InputError) as error:
+                failed.append(f"round {number + 1}, {name} failed: {error}; {settings}")
+                tell(failed[-1])
+                rows.append({"name": name, "rung": number, "settings": settings, "failed": str(error)})
+                write_json(folder / "trials.json", rows)
+                continue
             (clean, *around), (robust, *about) = (mean_of(results, kind) for kind in ("clean", "white-box"))
             batch = int(adapter.settings.origin["batch"])  # type: ignore[call-overload]
             trial = Trial(
@@ -218,7 +226,7 @@ def search(
                 clean=clean,
                 robust=robust,
                 score=(1 - plan.weight) * clean + plan.weight * robust,
-                seconds=max(known, seconds),
+                seconds=seconds_of(place),
                 images=batch * rung.steps,
                 changed=100 * adapter.changed(model),
                 folder=place,
@@ -227,10 +235,18 @@ def search(
             )
             trials.append(trial)
             tell(f"round {number + 1}, {name}: clean {clean:.1f}, white-box {robust:.1f}; {settings}")
-            write_json(folder / "trials.json", [_row(each) for each in (*found, *trials)])
+            rows.append(_row(trial))
+            write_json(folder / "trials.json", rows)
+        if not trials:
+            raise SettingsError(f"every trial of round {number + 1} failed, so that nothing goes on; {failed[-1]}")
         found += trials
         kept = _kept(trials, rung.keep)
         drawn = {name: settings for name, settings in drawn.items() if name in kept}
+    if failed:
+        text = f"{len(failed)} of {len(rows)} trials failed and are left out: {'; '.join(failed)}"
+        tell(text)
+        if progress is None:
+            warnings.warn(text, stacklevel=2)
     return found
 
 
@@ -252,9 +268,9 @@ def _drawn(plan: SearchSpec) -> dict[str, dict[str, Any]]:
 
 def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
     first = [trial.name for trial in front(trials)]
-    others = [trial.name for trial in sorted(trials, key=lambda each: -each.score) if trial.name not in first]
+    others = [trial.name for trial in best_first(trials) if trial.name not in first]
     if len(first) > keep:  # the front itself is too long: its best by score
-        first = [trial.name for trial in sorted(front(trials), key=lambda each: -each.score)]
+        first = [trial.name for trial in best_first(front(trials))]
     return set([*first, *others][:keep])
 
 
@@ -277,15 +293,6 @@ def _measured(
             sanity=False,  # whoever wins is judged on test, with them
             quiet=quiet,
         )
-
-
-def _seconds(file: Path) -> dict[tuple[int, str], float]:
-    """How long the trainings of an earlier run took, by round and trial."""
-    rows = read_json(file) if file.is_file() else []
-    try:
-        return {(row["rung"], row["name"]): float(row["seconds"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
-        raise SettingsError(f"{file} is not of a search; give another folder as out") from error
 
 
 def _row(trial: Trial) -> dict[str, Any]:

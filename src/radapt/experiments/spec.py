@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, MinLen
 
 from radapt.errors import SettingsError
-from radapt.evaluation import Threat
+from radapt.evaluation import RESERVED, Threat
 from radapt.io import expanded
 from radapt.registry import nearest
 from radapt.schema import STRICT, parse, read_yaml
@@ -51,8 +51,8 @@ class Profile:
         sanity: whether the checks of the attacks run; they take longer than small experiments themselves.
 
     Raises:
-        SettingsError: there is nothing to make, a sweep does not match the attacks, or a defence is put on a model
-            that is none of these.
+        SettingsError: there is nothing to make, a label stands twice or is that of a source, a sweep does not match the
+            attacks, or a defence is put on a model that is none of these.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -75,6 +75,7 @@ class Profile:
         if any(table) != all(table) or not (any(table) or self.analyses):
             raise SettingsError("give data, n and attacks for a table, or analyses")
         labels = [*self.models, *self.twins, *self.trained]
+        _check_labels([*labels, *self.defences])
         for title, defence in self.defences.items():
             if defence.to is not None and defence.to not in labels:
                 raise SettingsError(f"{title}: unknown model {defence.to!r}{nearest(defence.to, labels)}")
@@ -93,6 +94,15 @@ class Profile:
             for eps in part.eps
             for source in part.source
         ]
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    """Each label is one line of the table: of two, one would take the place of the other."""
+    for at, label in enumerate(labels):
+        if label in labels[:at]:
+            raise SettingsError(f"{label!r} is the label of two of models, twins, trained and defences; rename one")
+        if label in RESERVED:
+            raise SettingsError(f"{label!r} is a source of attacks, and no label; give it another name")
 
 
 def _check_attacks(sweep: Sweep, attacks: Sequence[AttackSpec]) -> None:

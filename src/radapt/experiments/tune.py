@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from radapt.adapters import Adapter, cutoff_from_d0, with_shares
 from radapt.attacks import Attack
 from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
-from radapt.evaluation import Candidate, Threat, evaluate
+from radapt.evaluation import Candidate, Threat, check_loading, evaluate
 from radapt.io import fraction
 from radapt.models import VLM, load
 from radapt.numbers import check_batch_size, check_seed, number, whole
@@ -24,7 +24,7 @@ from radapt.results import WORST_CASE, Kind, Result, Results
 from radapt.results.intervals import mean_interval
 from radapt.types import Norm
 
-__all__ = ["Tuned", "TuningTrial", "front", "mean_of", "tune"]
+__all__ = ["Tuned", "TuningTrial", "best_first", "front", "mean_of", "tune"]
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
@@ -66,6 +66,9 @@ class _Compared(Protocol):
     @property
     def robust(self) -> float: ...
 
+    @property
+    def score(self) -> float: ...
+
 
 _Kind = TypeVar("_Kind", bound=_Compared)
 
@@ -74,6 +77,11 @@ def front(trials: Sequence[_Kind]) -> list[_Kind]:
     """The Pareto front: trials that no other one beats both clean and white-box, by clean accuracy."""
     best = [a for a in trials if not any(_beats(b, a) for b in trials)]
     return sorted(best, key=lambda trial: (-trial.clean, -trial.robust))
+
+
+def best_first(trials: Iterable[_Kind]) -> list[_Kind]:
+    """By score; of one score by both accuracies, so that none stands before one that beats it."""
+    return sorted(trials, key=lambda trial: (-trial.score, -trial.clean, -trial.robust))
 
 
 def _beats(one: _Compared, other: _Compared) -> bool:
@@ -91,10 +99,10 @@ def tune(
     eps: float | str | None = None,
     norm: Norm | None = None,
     options: Mapping[str, object] | None = None,
-    alphas: Sequence[float] | None = None,
-    cutoffs: Sequence[float | None] | None = None,
-    d0s: Sequence[float] | None = None,
-    shares: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    alphas: Iterable[float] | None = None,
+    cutoffs: Iterable[float | None] | None = None,
+    d0s: Iterable[float] | None = None,
+    shares: Iterable[float] | Mapping[str, Iterable[float]] | None = None,
     trials: int = 64,
     weight: float = 0.5,
     results: str | Path | Results = "tuning.sqlite",
@@ -133,13 +141,14 @@ def tune(
         loading: ``device``, ``dtype`` and whatever else :func:`radapt.load` takes, for a model by name.
 
     Raises:
-        SettingsError: a test split, nothing to try, shares for an adapter without deltas, a setting out of range, or a
-            model that carries an adapter.
+        SettingsError: a test split, nothing to try, shares for an adapter without deltas, a setting out of range, an
+            unknown keyword, or a model that carries an adapter.
         AdapterError: the adapter is for another tower.
         ResultsError: the results file cannot be used.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise SettingsError(f"weight must lie in [0, 1], got {weight!r}")
+    check_loading(tune, loading, (model,))
     check_seed(seed)
     check_batch_size(batch_size)
     whole("n", n)
@@ -148,9 +157,10 @@ def tune(
     threat = Threat(attack=attack, eps=radius, norm=norm, source="self", options=options)
     filters = _cutoffs(cutoffs, d0s)
     start = adapter if isinstance(adapter, Adapter) else Adapter.from_pretrained(adapter)
-    weights = (_ALPHAS if start.anchor is not None else (0.0,)) if alphas is None else alphas
+    weights = (_ALPHAS if start.anchor is not None else (0.0,)) if alphas is None else tuple(alphas)
     kept = [start.settings.cutoff] if filters is None else filters
-    every = [(a, c, s) for c in kept for a in weights for s in _combinations(start, shares)]
+    combined = _combinations(start, shares)
+    every = [(a, c, s) for c in kept for a in weights for s in combined]
     for alpha, cutoff, _ in every:
         start.change(alpha=alpha, cutoff=cutoff)  # refuses what is out of range
     vlm = model if isinstance(model, VLM) else load(model, **loading)
@@ -200,7 +210,7 @@ def tune(
                     robust_interval=(about[0], about[1]),
                 )
             )
-    tried.sort(key=lambda trial: -trial.score)
+    tried = best_first(tried)
     best = tried[0]
     return Tuned(adapter=changed(best.alpha, best.cutoff, best.shares), trials=tuple(tried))
 
@@ -211,12 +221,13 @@ def mean_of(results: Sequence[Result], kind: Kind) -> tuple[float, float, float]
     return mean_interval([(each.percent, each.low, each.high) for each in own])
 
 
-def _cutoffs(cutoffs: Sequence[float | None] | None, d0s: Sequence[float] | None) -> Sequence[float | None] | None:
+def _cutoffs(cutoffs: Iterable[float | None] | None, d0s: Iterable[float] | None) -> list[float | None] | None:
     """The cut-offs to try, however they are given; None: the adapter's own."""
     if d0s is None:
-        return cutoffs
+        return None if cutoffs is None else list(cutoffs)
     if cutoffs is not None:
         raise SettingsError("give the cut-offs as cutoffs or as d0s, not both")
+    d0s = list(d0s)
     for d0 in d0s:
         number("d0", d0, 0)
     return [cutoff_from_d0(d0) if d0 else None for d0 in d0s]
@@ -229,14 +240,15 @@ def _name(alpha: float, cutoff: float | None, portions: Mapping[str, float]) -> 
 
 
 def _combinations(
-    adapter: Adapter, shares: Sequence[float] | Mapping[str, Sequence[float]] | None
+    adapter: Adapter, shares: Iterable[float] | Mapping[str, Iterable[float]] | None
 ) -> list[dict[str, float]]:
     """Every combination of shares by part."""
     if shares is None:
         return [{}]
     if not adapter.deltas:
         raise SettingsError("shares are of an adapter's deltas, and this one has none")
-    parts_ = shares if isinstance(shares, Mapping) else {"all": shares}
+    given = shares if isinstance(shares, Mapping) else {"all": shares}
+    parts_ = {part: list(values) for part, values in given.items()}
     for part, values in parts_.items():
         for value in values:
             number(f"the share of {part}", value, 0, 1)

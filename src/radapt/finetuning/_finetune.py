@@ -17,7 +17,7 @@ from radapt.fingerprint import code_digest, digest
 from radapt.io import check_writable, checkpoint_path, digest_of
 from radapt.models import VLM, load, zero_shot
 from radapt.numbers import check_seed, number, whole
-from radapt.training import check_log, epoch_rows, fit, steps_within, workers
+from radapt.training import check_log, epoch_rows, fit, steps_of, steps_within, workers
 from radapt.types import Classifier, Decayed, OptimizerName, Precision, ReportTo
 
 from ._layers import open_layers
@@ -103,7 +103,7 @@ def finetune(
             last point rather than the one with the largest loss.
         steps: optimiser steps.
         minutes: how long to train, instead of ``steps``, a recipe's own too: their number follows from the speed that
-            is measured first. A killed run is continued with that number of steps.
+            is measured first. A killed run is continued with the number it was begun with.
         batch_size: images that are attacked together.
         accumulate: batches per step and process; a step sees batch_size x accumulate x processes images.
         optimizer: ``adamw`` or ``sgd`` (with momentum 0.9).
@@ -134,6 +134,9 @@ def finetune(
             differs is named), or an optional package that is missing.
         CheckError: the loss or the weights are not finite; the last checkpoint is kept.
         ModelError: the twin cannot be saved; the checkpoint is kept.
+
+    Warns:
+        UserWarning: the images are of a test split.
     """
     chosen = make(method) if isinstance(method, str) else method
     plan = recipe_of(chosen.name, chosen.recipes, recipe).with_options(
@@ -209,10 +212,12 @@ def finetune(
             return chosen.loss(twin, *attacked[part])
 
     if minutes is not None:
-        steps = steps_within(minutes, trained.parameters, loss, schedule, dual=dual, cycle=chosen.updates)
+        steps = steps_of(file)  # as many as it was begun with, whatever the speed is now
+        if steps is None:
+            steps = steps_within(minutes, trained.parameters, loss, schedule, dual=dual, cycle=chosen.updates)
         schedule = replace(schedule, steps=steps)
     settings: dict[str, Any] = {"model": vlm.name, "data": [images.name, images.split, len(images)], "batch": batch}
-    settings |= {"seed": seed, "layers": layers, **plan.of_the_batches()}
+    settings |= {"minutes": minutes, "seed": seed, "layers": layers, **plan.of_the_batches()}
     if file is not None:
         settings |= _digests(chosen, vlm, images, classifier)
     history = fit(
@@ -228,6 +233,7 @@ def finetune(
         "recipe": recipe,
         "model": vlm.name,
         "data": images.name,
+        "split": images.split,
         "n": len(images),
         "layers": layers,
         **plan.values(schedule),

@@ -101,7 +101,12 @@ def _dataclass_in(hint: Any) -> Any:
 
 
 def check_keywords(
-    where: str, function: Callable[..., Any], settings: Mapping[str, Any], *, without: Collection[str] = ()
+    where: str,
+    function: Callable[..., Any],
+    settings: Mapping[str, Any],
+    *,
+    without: Collection[str] = (),
+    beside: Callable[..., Any] | None = None,
 ) -> None:
     """Refuse settings that a function does not take by keyword, and values of another kind than it declares.
 
@@ -110,17 +115,19 @@ def check_keywords(
         function: the function.
         settings: what is to be given to it.
         without: what it takes by keyword, but is no setting.
+        beside: the function that passes them on, among whose own keywords the nearest valid name is looked for, too.
 
     Raises:
         SettingsError: an unknown setting, or a text where a number belongs, or nothing where it may not be missing.
     """
-    taken = inspect.signature(function).parameters
-    known = {
-        name: each
-        for name, each in taken.items()
-        if each.kind is inspect.Parameter.KEYWORD_ONLY and name not in without
-    }
+    known = {name: each for name, each in _keywords(function).items() if name not in without}
     for name in settings:
         if name not in known:
-            raise SettingsError(f"{where}: unknown setting {shown(name)}{nearest(str(name), known)}")
+            allowed = {**known, **({} if beside is None else _keywords(beside))}
+            raise SettingsError(f"{where}: unknown setting {shown(name)}{nearest(str(name), allowed)}")
     check_kinds(where, {name: str(each.annotation) for name, each in known.items()}, settings)
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters.items()
+    return {name: each for name, each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}

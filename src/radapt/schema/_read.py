@@ -26,6 +26,7 @@ _PARTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
 """Texts of JSON, and its brackets outside of texts."""
 _CONTRADICTIONS = (ValueError, LookupError, AttributeError, OverflowError, RecursionError)
 """What PyYAML raises for values that are not what they say, such as the date 2024-13-45."""
+_WHOLE = re.compile("0|-?[1-9][0-9]*")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -101,6 +102,8 @@ def read_yaml(
 ) -> Any:
     """The plain values of a YAML file: bounded as those of :func:`read_json`, what aliases repeat counted each time.
 
+    Keys are texts, or whole numbers as they are written.
+
     Args:
         path: the file.
         what: what to call it in messages.
@@ -148,10 +151,21 @@ class _Loader(yaml.SafeLoader):
             keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             if any(key.tag.endswith(":merge") for key in keys):  # PyYAML 6.0.4 gives a wrong value for some of them
                 raise _problem("merged keys (<<) are not read; write the keys out", node)
+            wrong = next((key for key in keys if not _is_plain(key)), None)
+            if wrong is not None:  # as a text it would be another one: no is false, 010 is 8, 1:30 is 90
+                kind = wrong.tag.rpartition(":")[2]
+                raise _problem(f"the key {shown(wrong.value)} is no text to YAML, but {kind}; quote it", wrong)
             again = _again([key.value for key in keys])
             if again is not None:
                 raise _problem(f"{shown(keys[again].value)} stands twice in one mapping", keys[again])
         return node
+
+
+def _is_plain(key: yaml.ScalarNode) -> bool:
+    """Whether a key is a text, or a whole number as it is written: two of them differ wherever their texts do."""
+    if key.tag.endswith(":str"):
+        return True
+    return key.tag.endswith(":int") and _WHOLE.fullmatch(key.value) is not None
 
 
 def _problem(text: str, node: yaml.Node) -> yaml.MarkedYAMLError:

@@ -1,6 +1,6 @@
 """Training: the loop that every trained part shares, its checkpoints, and the processes that share the work."""
 
-from .checkpoint import resume, save
+from .checkpoint import resume, save, steps_of
 from .distributed import Workers, workers
 from .fit import epoch_rows, fit
 from .log import Log, check_log, open_log
@@ -18,6 +18,7 @@ __all__ = [
     "open_log",
     "resume",
     "save",
+    "steps_of",
     "steps_within",
     "workers",
 ]

@@ -17,12 +17,13 @@ from torch import Tensor
 from radapt.errors import SettingsError
 from radapt.io import replacing
 
-__all__ = ["resume", "save"]
+__all__ = ["resume", "save", "steps_of"]
 
 # Settings that came later: a checkpoint that lacks them was made with these values.
 _BEFORE = {
     "accumulate": 1, "ema": 0.0, "optimizer": "adamw", "workers": 1, "layers": "all", "precision": "float32",
     "warmup_steps": None, "decayed": "matrices", "step_size": None, "attack_momentum": 0.0, "last_iterate": False,
+    "minutes": None,
 }  # fmt: skip
 _AFRESH = "remove it to start afresh"
 
@@ -74,13 +75,7 @@ def resume(
     """
     if path is None or not path.exists():
         return []
-    try:
-        if not path.is_file():
-            raise OSError("it is a folder or a device, not a file")
-        file: Any = safe_open(path, "pt")
-    except (SafetensorError, OSError) as error:
-        raise SettingsError(f"the checkpoint {path} cannot be read ({error}); {_AFRESH}") from error
-    with file:
+    with _opened(path) as file:
         found, history = _facts(path, file.metadata() or {})
         differing = _differences({**_BEFORE, **found}, json.loads(json.dumps({**_BEFORE, **recipe})))
         if differing:
@@ -105,6 +100,28 @@ def resume(
             tensor.copy_(tensors[name])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return history
+
+
+def steps_of(path: Path | None) -> int | None:
+    """How many steps the training of a checkpoint has in all; None without a file.
+
+    Raises:
+        SettingsError: the file cannot be read, or is none of a training.
+    """
+    if path is None or not path.exists():
+        return None
+    with _opened(path) as file:
+        steps = _facts(path, file.metadata() or {})[0].get("steps")
+    return steps if type(steps) is int else None
+
+
+def _opened(path: Path) -> Any:
+    try:
+        if not path.is_file():
+            raise OSError("it is a folder or a device, not a file")
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise SettingsError(f"the checkpoint {path} cannot be read ({error}); {_AFRESH}") from error
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object], list[float]]:
