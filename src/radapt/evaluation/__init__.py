@@ -9,7 +9,6 @@ from ._candidates import (
     ModelLike,
     Models,
     candidates_of,
-    check_loading,
     defence_of,
     split_candidate,
 )
@@ -18,6 +17,7 @@ from ._defence import Defence, InputDefence
 from ._evaluate import estimate_cost, evaluate
 from ._executor import check_executor, one_cluster
 from ._inputs import threats_of
+from ._loading import check_loading
 from ._plan import REGISTRY, RESERVED
 from ._task import Answer, BoundTask, Task
 from ._threat import Threat

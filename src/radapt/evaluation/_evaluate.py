@@ -20,11 +20,12 @@ from radapt.results import WORST_CASE, Result, Results, Run, take_over, with_wor
 from radapt.types import Executor, Norm, Split
 
 from ._bench import Bench
-from ._candidates import CandidateLike, ModelLike, Models, check_loading
+from ._candidates import CandidateLike, ModelLike, Models
 from ._cost import Cost, costs_of
 from ._executor import check_executor, crew
 from ._inputs import DEFAULT_ATTACK, DataLike
 from ._ledger import Ledger
+from ._loading import check_loading
 from ._pace import progress
 from ._plan import Request
 from ._ray import Crew
