@@ -72,6 +72,7 @@ def test_a_figure_that_transfer_beats_is_lowered_and_leads_nothing(store: Result
 def test_a_flagged_worst_case_leads_nothing_though_one_attack_alone_is_as_low(store: Results) -> None:
     add(store, "honest", 160, None, 80)
     add(store, "masked", 160, None, 100)
+    measure(store, setting("honest", source="self", attack="square"), 120)
     square = measure(store, setting("masked", source="self", attack="square"), 120)
     store.flag(square, {"square beats gradients": "masked gradients?"})
     (verdict,) = verdicts(table_of(store))

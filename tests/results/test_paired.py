@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.reports.conftest import setting
 
-from radapt.results import Comparison, Results, Sample, paired_tests
+from radapt.results import CHECKS, Comparison, Results, Sample, paired_tests
 
 Entry = tuple[str, str, str, Sequence[float]]
 
@@ -63,6 +63,29 @@ def test_robustness_is_compared_by_the_worst_case(compare: Callable[..., list[Co
     )  # fmt: skip
     assert (found.first, found.second, found.kind) == ("a", "b", "white-box")
     assert (found.only_first, found.only_second) == (1, 1)
+
+
+def test_worst_cases_over_different_attacks_are_not_compared(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+
+        def attacked(method: str, attack: str, right: int, **options: object) -> None:
+            chosen = setting(method, source="self", n=9, attack=attack, options=options)
+            store.begin(chosen)
+            store.add(chosen, [Sample(position=at, label=0, prediction=0, score=float(at < right)) for at in range(9)])
+
+        def pairs(*, uneven: bool = False) -> set[str]:
+            return {each.first + each.second for each in paired_tests(store, uneven=uneven)}
+
+        for method in "abc":
+            attacked(method, "fgsm", 8)
+            attacked(method, CHECKS, 7, of="fgsm", square=method)
+        attacked("a", "pgd", 1, steps=5)
+        assert pairs() == {"bc"}
+        assert pairs(uneven=True) == {"ab", "ac", "bc"}
+        attacked("b", "pgd", 2, steps=5, dtype="float16")  # the model's own precision, not the attack's
+        assert pairs() == {"ab"}
+        attacked("c", "pgd", 1, steps=6)
+        assert pairs() == {"ab"}
 
 
 def test_other_images_and_scores_between_right_and_wrong_are_not_compared(

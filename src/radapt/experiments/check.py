@@ -210,7 +210,7 @@ def _compared(store: Results, own: Sequence[Result], base: Sequence[Result]) -> 
         found = setting.attack == CHECKS and (setting.ball, dict(setting.options)) in beside
         return setting.key in asked or setting.ball in balls or found
 
-    return paired_tests(store, [each for each in store.all(checks=True) if counts(each)])
+    return paired_tests(store, [each for each in store.all(checks=True) if counts(each)], uneven=True)
 
 
 def _threats(

@@ -26,7 +26,7 @@ _Outcome = Literal["holds", "weakened", "flagged", "seems", "falls", "unknown"]
 _MEANING: dict[_Outcome, str] = {
     "holds": "Holds against an attacker who knows it (keeps at least half of its clean result)",
     "weakened": "Weakened by an attacker who knows it (keeps a tenth to a half of its clean result)",
-    "flagged": "Not to be trusted: the checks raised flags, so the true figure is at most this, and may be far lower",
+    "flagged": "Not to be trusted: it has flags, so the true figure is at most this, and may be far lower",
     "seems": "Only seems to hold: it withstands transferred attacks, and falls to an attacker who knows it",
     "falls": "Falls to an attacker who knows it (keeps less than a tenth of its clean result)",
     "unknown": "Not known: never attacked by one who knows it, so nothing can be claimed",
@@ -134,7 +134,7 @@ def _headline(panel: Panel, points: list[Point]) -> str:
     flagged = [point.method for _, point in measured if point.marks]
     left_out = f" Flagged, and so not compared: {', '.join(flagged)}." if flagged else ""
     if not trusted:
-        return f"{where}: the sanity checks raise flags on every white-box result, so none is to be trusted."
+        return f"{where}: there are flags on every white-box result, so none is to be trusted."
     percent, best = max(trusted, key=lambda pair: pair[0])
     if percent < FALLS * best.clean[0]:
         several = "every method that was attacked white-box falls" if len(trusted) > 1 else f"{best.method} falls"

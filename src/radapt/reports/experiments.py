@@ -121,7 +121,7 @@ def _shown(part: Part, anchor: str) -> _Shown:
         figures=figures,
         table=table,
         folded=table is not None and sum(len(section.lines) for section in table.sections) > _LONG,
-        flagged=flagged(results, table.notes) if table else [],
+        flagged=flagged(table) if table else [],
         unchecked=sum(not result.checked for result in results),
         total=len(results),
         headlines=sentences(table) if table else [],

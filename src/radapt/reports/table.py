@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any, cast
 
 from radapt.errors import ResultsError
 from radapt.results import WORST_CASE, Result, Setting
 from radapt.results.intervals import mean_interval
-from radapt.results.labels import places_of, title_of
+from radapt.results.labels import attack_text, places_of, title_of
+from radapt.results.worst_case import Attacks, attacks_of, fewer_attacks, in_one_ball
 
 from ._columns import Column, columns_of, identify, options_text, ordered, plain, worst_of
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "plain", "rows", "tabulate"]
 
 _MOST_NAMED = 20
+
+_At = tuple[Any, Any, Any]
+"""Place, line and threat of a result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,8 @@ def tabulate(results: Sequence[Result]) -> Table:
     """Arrange results in a table.
 
     Where several attacks are known in a ball, their worst case (see ``with_worst_cases``) is the robust accuracy, and
-    no attack alone is called that. A method's name is split by model, adapter and weights where it has several (see
+    no attack alone is called that. One over fewer white-box attacks than that of another line has a footnote. A
+    method's name is split by model, adapter and weights where it has several (see
     :func:`radapt.results.labels.names_of`), and a column by the attack's options and seed where two results would
     otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
 
@@ -100,7 +107,7 @@ def tabulate(results: Sequence[Result]) -> Table:
     places = places_of(settings)
     lesser = {place for place, result in zip(places, results, strict=True) if not result.main}
     lines, threats = identify(settings, places)
-    grid: dict[tuple[Any, Any, Any], Result] = {}
+    grid: dict[_At, Result] = {}
     for place, line, threat, result in zip(places, lines, threats, results, strict=True):
         known = grid.get((place, line, threat))
         # The last one registered wins, and of several worst cases the lowest.
@@ -111,6 +118,7 @@ def tabulate(results: Sequence[Result]) -> Table:
     for (place, line, threat), result in sorted(grid.items(), key=lambda entry: entry[1].percent):
         if threat[0] == "white-box" and worst_of(threat) in order:
             grid.setdefault((place, line, worst_of(threat)), result)
+    fewer = _fewer(grid, order, results)
     columns = _numbered(columns_of(order, {place[0] for place in places}), order, threats, settings)
     names = {line: plain(line) for line in dict.fromkeys(lines)}
     notes: dict[str, int] = {}
@@ -119,7 +127,9 @@ def tabulate(results: Sequence[Result]) -> Table:
         measured = []
         for place in [place for place in dict.fromkeys(places) if place[0] == task]:
             blocks = {
-                name: _pair(columns, [_cell(grid.get((place, line, threat)), notes) for threat in order])
+                name: _pair(
+                    columns, [_cell(grid.get(at := (place, line, threat)), notes, fewer.get(at)) for threat in order]
+                )
                 for line, name in names.items()
             }
             measured.append(replace(_section(plain(title_of(place, places)), task, blocks), main=place not in lesser))
@@ -151,10 +161,29 @@ def _numbered(
     )
 
 
-def _cell(result: Result | None, notes: dict[str, int]) -> Cell | None:
+def _fewer(grid: Mapping[_At, Result], order: Sequence[Any], results: Sequence[Result]) -> dict[_At, str]:
+    """Of the robust figures those over fewer white-box attacks than others at their place have, and what they lack."""
+    balls = {(group[0].setting.ball, group[0].setting.metric): group for group in in_one_ball(results)}
+    found: dict[Any, dict[_At, Attacks]] = defaultdict(dict)
+    for at, shown in grid.items():
+        place, _, threat = at
+        if threat[0] == "white-box" and (threat[4] == WORST_CASE or worst_of(threat) not in order):
+            own = [each.setting for each in balls[shown.setting.ball, shown.setting.metric]]
+            if shown.setting.attack == WORST_CASE:  # of images that were replaced since, an attack says nothing
+                named = cast("Sequence[str]", shown.setting.options["attacks"])
+                own = [each for each in own if f"{attack_text(each)} from self" in named]
+            found[place, threat[2:4]][at] = attacks_of(own)
+    texts = dict[_At, str]()
+    for beside in found.values():
+        every = reduce(or_, beside.values())
+        texts |= {at: text for at, own in beside.items() if (text := fewer_attacks(own, every))}
+    return texts
+
+
+def _cell(result: Result | None, notes: dict[str, int], fewer: str | None) -> Cell | None:
     if result is None:
         return None
-    texts = [plain(f"{name}: {value}") for name, value in result.flags.items()]
+    texts = [plain(f"{name}: {value}") for name, value in result.flags.items()] + ([plain(fewer)] if fewer else [])
     return Cell(
         percent=result.percent,
         low=result.low,
