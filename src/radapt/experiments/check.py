@@ -68,11 +68,11 @@ class Check:
         low = min(self.figures, key=lambda figure: figure.robust[0])
         if low.robust[0] < self.fail_under:
             asked = f"{self.fail_under:g} % were asked for"
-            return f"on {low.dataset} {low.robust[0]:.1f} % withstand every attack, and {asked}"
+            return f"on {low.title} {low.robust[0]:.1f} % withstand every attack, and {asked}"
         doubtful = next((figure for figure in self.figures if not figure.trusted), None)
         if doubtful is None:
             return ""
-        return f"on {doubtful.dataset} {doubtful.doubt}, so that {doubtful.robust[0]:.1f} % is no more than a bound"
+        return f"on {doubtful.title} {doubtful.doubt}, so that {doubtful.robust[0]:.1f} % is no more than a bound"
 
     @property
     def passed(self) -> bool:

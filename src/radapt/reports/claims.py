@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from radapt.results import WORST_CASE, Comparison, Result
-from radapt.results.labels import attack_text
+from radapt.results.labels import attack_text, places_of
 
 from ._summary import FALLS, HOLDS, LEVEL
 
@@ -25,7 +25,9 @@ class Figure:
     """What a model keeps on one dataset, in per cent with 95 % intervals.
 
     Args:
-        dataset: the dataset.
+        title: what texts call it: the dataset, with its split where that is not ``test``, and its task where there are
+            several (and the metric, where a task has several).
+        dataset, split, task, metric: what was asked, and what is measured.
         n: its samples.
         clean: right without an attack: the figure, and the limits of its interval.
         transfer: right under the attacks that were made on the undefended model; None where there is none but itself.
@@ -35,7 +37,11 @@ class Figure:
         checked: whether they ran.
     """
 
+    title: str
     dataset: str
+    split: str
+    task: str
+    metric: str
     n: int
     clean: tuple[float, float, float]
     transfer: tuple[float, float, float] | None
@@ -70,19 +76,24 @@ class Claim:
 
 
 def figures_of(results: Sequence[Result]) -> Iterator[Figure]:
-    """What one candidate keeps on each dataset, in one ball.
+    """What one candidate keeps on each dataset, by split, task and metric, in one ball.
 
     Args:
         results: of that candidate, worst cases included.
     """
     main = [each for each in results if each.main]
-    for clean in (each for each in main if each.kind == "clean"):
-        own = [each for each in main if each.setting.dataset == clean.setting.dataset and each.kind != "clean"]
+    tasks = [task for task, *_ in places_of([each.setting for each in main])]
+    for clean, task in ((each, task) for each, task in zip(main, tasks, strict=True) if each.kind == "clean"):
+        place, setting = _place(clean), clean.setting
+        own = [each for each in main if _place(each) == place and each.kind != "clean"]
         white = [each for each in own if each.kind == "white-box"]
         worst = next((each for each in white if each.setting.attack == WORST_CASE), None) or white[0]
         transfer = next((each for each in own if each.kind == "transfer"), None)
         yield Figure(
-            dataset=clean.setting.dataset,
+            title=setting.dataset
+            + f" ({setting.split})" * (setting.split != "test")
+            + f", {task}" * (len(set(tasks)) > 1),
+            **place,
             n=clean.n,
             clean=_interval(clean),
             transfer=None if transfer is None else _interval(transfer),
@@ -91,6 +102,11 @@ def figures_of(results: Sequence[Result]) -> Iterator[Figure]:
             flags={**clean.flags, **worst.flags},
             checked=worst.checked and clean.checked,
         )
+
+
+def _place(result: Result) -> dict[str, str]:
+    setting = result.setting
+    return {"dataset": setting.dataset, "split": setting.split, "task": setting.task, "metric": setting.metric}
 
 
 def _interval(result: Result) -> tuple[float, float, float]:
@@ -127,7 +143,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     yield Claim(
         claim="The attacks on it can be trusted",
         answer="no" if any(figure.flags for figure in figures) else "not shown" if silent else "yes",
-        why="; ".join(f"on {figure.dataset} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
+        why="; ".join(f"on {figure.title} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
     )
 
 
@@ -143,7 +159,7 @@ def _kept(shares: Sequence[float]) -> Answer:
 
 def _listed(kept: Sequence[tuple[Figure, tuple[float, float, float]]]) -> str:
     texts = (
-        f"{figure.dataset} {it[0]:.1f} [{it[1]:.1f}, {it[2]:.1f}] of {figure.clean[0]:.1f} % (n = {figure.n})"
+        f"{figure.title} {it[0]:.1f} [{it[1]:.1f}, {it[2]:.1f}] of {figure.clean[0]:.1f} % (n = {figure.n})"
         for figure, it in kept
     )
     return "It keeps: " + "; ".join(texts)
