@@ -16,7 +16,7 @@ from radapt.reports._summary import verdicts
 from radapt.reports._sweeps import sweeps_of
 from radapt.reports.html import page
 from radapt.reports.table import Table, tabulate
-from radapt.results import Results, Run, paired_tests, with_worst_cases
+from radapt.results import Results, Run, Sample, paired_tests, with_worst_cases
 
 
 @pytest.fixture
@@ -123,6 +123,35 @@ def test_the_verdict_says_whether_the_first_is_told_apart(store: Results) -> Non
     measure(store, setting("second", source="self"), 40)
     (verdict,) = verdicts(table_of(store), paired_tests(store))
     assert "first is better than every other method" in verdict.certainty
+
+
+def test_the_verdict_says_with_whom_the_first_is_not_compared(store: Results) -> None:
+    """Of a rival on other images nothing is known, nor of one on a part of the data sets."""
+
+    def measured(method: str, white_box: int, *datasets: str, image: str = "") -> None:
+        for dataset in datasets:
+            for source, right in (("", 160), ("self", white_box)):
+                chosen = setting(method, dataset, source)
+                store.begin(chosen)
+                scores = [float(at < right) for at in range(N)]
+                samples = (Sample(position=at, label=1, prediction=1, score=each, data=f"{at}{image}")
+                           for at, each in enumerate(scores))  # fmt: skip
+                store.add(chosen, list(samples))
+
+    def certainty() -> str:
+        (verdict,) = verdicts(table_of(store), paired_tests(store))
+        return re.sub(r" \(.*?\)", "", verdict.certainty)
+
+    measured("first", 150, "shapes", "digits")
+    measured("last", 20, "shapes", "digits")
+    assert certainty() == "first is better than every other method that may be trusted."
+    measured("part", 60, "shapes")
+    assert certainty() == "first is better than last. It is not compared with part."
+    measured("other", 40, "shapes", "digits", image="another")
+    measured("second", 149, "shapes", "digits")
+    assert certainty() == (
+        "first cannot be told apart from second. It is better than last. It is not compared with part or other."
+    )
 
 
 def test_methods_are_in_the_order_of_their_worst_case(store: Results) -> None:

@@ -85,12 +85,14 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
             f"{best.method} leads in the figure that is shown, but on the samples that both were measured on "
             f"{_listed(ahead)} is ahead ({how} < {LEVEL:g}): measure both on the same samples."
         )
+    beaten = [name for name in others if name not in alike]
+    unknown = [point.method for point in rivals if point.method not in pairs]
+    whom = _listed(beaten, "and") if beaten and unknown else "every other method that may be trusted"
+    rest = f" It is not compared with {_listed(unknown)}." if unknown else ""
     if not alike:
-        return f"{best.method} is better than every other method that may be trusted ({how} < {LEVEL:g})."
-    rest = f" It is better than every other method that may be trusted (p < {LEVEL:g})."
-    return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g})." + (
-        rest if len(alike) < len(others) else ""
-    )
+        return f"{best.method} is better than {whom} ({how} < {LEVEL:g}).{rest}"
+    better = f" It is better than {whom} (p < {LEVEL:g})." if beaten else ""
+    return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g}).{better}{rest}"
 
 
 def _leads(method: str, pair: Comparison) -> bool:
@@ -98,9 +100,9 @@ def _leads(method: str, pair: Comparison) -> bool:
     return pair.difference > 0 if plain(pair.first) == method else pair.difference < 0
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], word: str = "or") -> str:
     """Names in a row, as after "apart from"."""
-    return f"{'; '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+    return f"{'; '.join(names[:-1])} {word} {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _outcome(point: Point) -> _Outcome:
