@@ -244,6 +244,18 @@ def test_csv_holds_the_unrounded_numbers(results_file: Path) -> None:
     assert by_place["digits", "R-Adapt_CLIP", "white-box"]["flags"] == "zero gradients: 31 % of the pixels"
 
 
+def test_csv_tells_what_was_checked_from_what_was_not(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for dataset, checked in (("shapes", 10), ("digits", 9)):
+            chosen = setting("x", dataset, n=10)
+            attacked_rows(store, chosen, set())
+            store.flag(chosen, {}, checked=checked)
+        lines = list(csv.DictReader(io.StringIO(csv_text(tabulate(store.all())))))
+    assert {(line["section"], line["flags"], line["checked"]) for line in lines} == {
+        ("shapes", "", "true"), ("digits", "", "false"), ("mean over 2 data sets", "", "false"),
+    }  # fmt: skip
+
+
 NASTY = [
     "a|b",
     "[x](y)",
