@@ -254,12 +254,14 @@ def _saved(store: Results, results: Sequence[Result], folder: Path) -> list[Path
         if result.kind == "clean" or setting.attack == WORST_CASE or not result.main:
             continue
         for example in store.examples(setting):
-            stem = f"{setting.dataset}-{setting.attack}-from-{setting.source}-{example.position}"
+            stem = f"{setting.dataset}-{setting.attack}-from-{setting.source}-{setting.key[:12]}-{example.position}"
             stem = re.sub(r"[^\w.-]+", "_", stem)
             names = {which: f"{stem}-{which}.png" for which in ("clean", "adversarial")}
             written += [write_bytes(folder / names[which], getattr(example, which)) for which in names]
             rows.append(
-                {"dataset": setting.dataset, "attack": setting.attack, "source": setting.source, "eps": setting.eps}
+                {"dataset": setting.dataset, "split": setting.split, "task": setting.task}
+                | {"attack": setting.attack, "source": setting.source, "norm": setting.norm, "eps": setting.eps}
+                | {"options": dict(setting.options), "seed": setting.seed}
                 | {"position": example.position, "truth": example.truth, "before": example.before}
                 | {"after": example.after, **names}
             )
