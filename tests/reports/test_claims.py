@@ -173,6 +173,16 @@ def test_a_difference_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
     assert claim.why.startswith("+0.0 points [+0.0, +1.0]")
 
 
+def test_without_a_test_of_all_datasets_together_each_counts() -> None:
+    found = [replace(comparison("white-box", at, 0.01), datasets=((name, split),)) for at, name, split in (
+        (-5, "shapes", "test"), (20, "shapes", "validation"))]  # fmt: skip
+    for tests in (found, found[::-1]):
+        claim = answers([figure(60)], tests, "mine", "base")["It is more robust than base"]
+        assert claim.answer == "no"
+        assert "shapes: -5.0 points" in claim.why
+        assert "shapes (validation): +20.0 points" in claim.why
+
+
 def test_a_comparison_of_several_tasks_is_as_good_as_the_worst_of_them() -> None:
     found = replace(comparison("white-box", -5, 0.5), task="retrieval")
     claim = answers([figure(60)], [found, comparison("white-box", 20, 0.01)], "mine", "base")

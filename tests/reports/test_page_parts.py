@@ -134,7 +134,7 @@ def test_the_verdict_says_with_whom_the_first_is_not_compared(store: Results) ->
                 chosen = setting(method, dataset, source)
                 store.begin(chosen)
                 scores = [float(at < right) for at in range(N)]
-                samples = (Sample(position=at, label=1, prediction=1, score=each, data=f"{at}{image}")
+                samples = (Sample(position=at, label=1, prediction=1, score=each, data=f"{dataset}{at}{image}")
                            for at, each in enumerate(scores))  # fmt: skip
                 store.add(chosen, list(samples))
 

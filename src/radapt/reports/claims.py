@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ __all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
 
 Answer = Literal["yes", "in part", "no", "not shown"]
 _WEAKEST: tuple[Answer, ...] = ("no", "not shown", "yes")
+_Tested = tuple[str, tuple[tuple[str, str], ...]]
+"""The task of a comparison, and its datasets, each with its split."""
 _MARGIN = 2.0
 """Points of clean accuracy that count as none."""
 _CLEAN = "No check found a sign of masked gradients, or of an attack that had not converged."
@@ -119,7 +121,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     Args:
         figures: what it keeps.
         tests: of its results and those of another model, on the same samples; of these datasets and this threat alone.
-            Of each task, that over all datasets counts.
+            Of each task, that over all datasets counts; where there is none, the worst of those over each.
         name, base: of the two candidates; None: there is no other one.
     """
     doubtful = [figure for figure in figures if not figure.trusted]
@@ -169,17 +171,25 @@ def _compared(
     tests: Sequence[Comparison], name: str, base: str, kind: str, words: str, doubtful: Sequence[Figure]
 ) -> Claim:
     """Whether a model is more robust than another one, or no less accurate, on the same samples."""
-    together: dict[str, Comparison] = {}
-    for each in sorted(tests, key=lambda test: len(test.datasets)):
-        if each.kind == kind and {each.first, each.second} == {name, base}:
-            together[each.task] = each
+    own = [each for each in tests if each.kind == kind and {each.first, each.second} == {name, base}]
+    most = {task: max(len(each.datasets) for each in own if each.task == task) for task in {each.task for each in own}}
+    # Of datasets that share images there is no test together: the claim is one about each.
+    together = {(each.task, each.datasets): each for each in own if len(each.datasets) == most[each.task]}
     claim = f"{words} {base}"
     if not together:
         return Claim(claim=claim, answer="not shown", why="Their scores are not right or wrong, so no test was made.")
-    found = {task: _answer(test, name, kind, doubtful) for task, test in together.items()}
-    whys = [f"{task}: {why}" if len(found) > 1 else why for task, (_, why) in found.items()]
+    found = {place: _answer(test, name, kind, doubtful) for place, test in together.items()}
+    whys = [f"{_of(place, found)}: {why}" if len(found) > 1 else why for place, (_, why) in found.items()]
     answer = min((each for each, _ in found.values()), key=_WEAKEST.index)
     return Claim(claim=claim, answer=answer, why="; ".join(whys) + ".")
+
+
+def _of(place: _Tested, places: Collection[_Tested]) -> str:
+    """What a comparison is of, as far as it tells it from others."""
+    task, ((name, split), *_) = place
+    tasks = [other for other, _ in places]
+    alone = name + f" ({split})" * (split != "test")
+    return task if tasks.count(task) == 1 else alone + f", {task}" * (len(set(tasks)) > 1)
 
 
 def _answer(test: Comparison, name: str, kind: str, doubtful: Sequence[Figure]) -> tuple[Answer, str]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from radapt._version import __version__
 from radapt.results import Comparison, Result, Results, Run, paired_tests, with_worst_cases
 from radapt.results.labels import eps_text
+from radapt.results.shared import Shared, shared_images
 
 from ._data import data_of
 from ._gallery import Gallery, gallery_of
@@ -36,6 +37,7 @@ class Content:
     gallery: Gallery
     adapters: Mapping[str, Mapping[str, float | str]]
     runs: Sequence[Run]
+    shared: Shared
 
 
 def content_of(store: Results, *, max_examples: int = 96) -> Content:
@@ -59,6 +61,7 @@ def content_of(store: Results, *, max_examples: int = 96) -> Content:
             gallery=gallery_of(store, results, max_examples),
             adapters=store.notes.adapters(),
             runs=store.notes.runs(),
+            shared=shared_images(store, results),
         )
 
 
@@ -74,7 +77,7 @@ def page(content: Content | Results, *, title: str = "Robustness report") -> str
     """
     content = content_of(content) if isinstance(content, Results) else content
     results = content.results
-    table = ranked(tabulate(results))
+    table = ranked(tabulate(results, content.shared))
     shared, varying = settings(results)
     sweeps = sweeps_of(table, content.adapters)
     colours = [marker_of(index)[0] for index in range(len(table.methods))]

@@ -13,6 +13,7 @@ from radapt.errors import ResultsError
 from radapt.results import WORST_CASE, Result, Setting
 from radapt.results.intervals import mean_interval
 from radapt.results.labels import attack_text, places_of, title_of
+from radapt.results.shared import Place, Shared, overlaps
 from radapt.results.worst_case import Attacks, attacks_of, fewer_attacks, in_one_ball
 
 from ._columns import Column, columns_of, identify, options_text, ordered, plain, worst_of
@@ -32,7 +33,8 @@ class Cell:
     Args:
         percent, low, high: the result and its 95 % interval.
         n: number of samples; of all datasets together in a mean.
-        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``); empty for nothing.
+        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``), or that datasets of a mean share images;
+            empty for nothing.
         unpaired: for a transfer result, what is missing of its white-box partner; empty for nothing.
         marks: numbers of the footnotes that belong to it: a result with one is not to be trusted.
         checked: whether the sanity checks ran on it.
@@ -89,7 +91,7 @@ def rows(results: Iterable[Result]) -> list[dict[str, object]]:
     return [result.row() for result in results]
 
 
-def tabulate(results: Sequence[Result]) -> Table:
+def tabulate(results: Sequence[Result], shared: Shared = frozenset()) -> Table:
     """Arrange results in a table.
 
     Where several attacks are known in a ball, their worst case (see ``with_worst_cases``) is the robust accuracy, and
@@ -97,6 +99,10 @@ def tabulate(results: Sequence[Result]) -> Table:
     method's name is split by model, adapter and weights where it has several (see
     :func:`radapt.results.labels.names_of`), and a column by the attack's options and seed where two results would
     otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
+
+    Args:
+        results: what ``with_worst_cases`` gave.
+        shared: which datasets share images; see :func:`radapt.results.shared.shared_images`.
 
     Raises:
         ResultsError: there are no results.
@@ -124,7 +130,7 @@ def tabulate(results: Sequence[Result]) -> Table:
     notes: dict[str, int] = {}
     sections: list[Section] = []
     for task in dict.fromkeys(place[0] for place in places):
-        measured = []
+        measured: dict[Place, Section] = {}
         for place in [place for place in dict.fromkeys(places) if place[0] == task]:
             blocks = {
                 name: _pair(
@@ -132,8 +138,10 @@ def tabulate(results: Sequence[Result]) -> Table:
                 )
                 for line, name in names.items()
             }
-            measured.append(replace(_section(plain(title_of(place, places)), task, blocks), main=place not in lesser))
-        sections += [_mean(measured, columns, task, places), *measured] if len(measured) > 1 else measured
+            section = _section(plain(title_of(place, places)), task, blocks)
+            measured[place] = replace(section, main=place not in lesser)
+        sections += [_mean(measured, columns, task, places, shared)] if len(measured) > 1 else []
+        sections += measured.values()
     carriers = defaultdict(set)
     for line, setting in zip(lines, settings, strict=True):
         carriers[names[line]].add((setting.model, setting.adapter))
@@ -213,12 +221,14 @@ def _section(title: str, task: str, blocks: Mapping[str, tuple[Cell | None, ...]
     return Section(title=title, task=task, n=sizes.pop() if len(sizes) == 1 else None, lines=lines, mean=mean)
 
 
-def _mean(sections: Sequence[Section], columns: Sequence[Column], task: str, places: Sequence[Any]) -> Section:
+def _mean(
+    sections: Mapping[Place, Section], columns: Sequence[Column], task: str, places: Sequence[Any], shared: Shared
+) -> Section:
     blocks: dict[str, tuple[Cell | None, ...]] = {}
-    for name in dict.fromkeys(line.method for section in sections for line in section.lines):
-        lines = [line for section in sections for line in section.lines if line.method == name]
+    for name in dict.fromkeys(line.method for section in sections.values() for line in section.lines):
+        lines = {at: line for at, section in sections.items() for line in section.lines if line.method == name}
         cells = [
-            _mean_cell([cell for line in lines if (cell := line.cells[index])], len(sections))
+            _mean_cell({at: cell for at, line in lines.items() if (cell := line.cells[index])}, len(sections), shared)
             for index in range(len(columns))
         ]
         blocks[name] = _pair(columns, cells)
@@ -227,12 +237,14 @@ def _mean(sections: Sequence[Section], columns: Sequence[Column], task: str, pla
     return _section(title, task, blocks, mean=True)
 
 
-def _mean_cell(cells: Sequence[Cell], total: int) -> Cell | None:
+def _mean_cell(of: Mapping[Place, Cell], total: int, shared: Shared) -> Cell | None:
+    cells = list(of.values())
     if not cells:
         return None
     percent, low, high = mean_interval([(cell.percent, cell.low, cell.high) for cell in cells])
     missing = [f"{len(cells)} of {total} data sets"] if len(cells) < total else []
     missing += ["not all samples"] if any(cell.partial for cell in cells) else []
+    missing += ["its data sets share images: the interval is too narrow"] if overlaps(list(of), shared) else []
     marks = tuple(sorted({mark for cell in cells for mark in cell.marks}))
     n = sum(cell.n for cell in cells)
     checked = all(cell.checked for cell in cells)

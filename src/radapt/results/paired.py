@@ -10,6 +10,7 @@ from itertools import combinations
 from .differences import Pair, difference_of, holm
 from .labels import names_of, places_of
 from .records import Kind, Result, Sample, image_of
+from .shared import overlaps, shared_images
 from .store import Results
 from .worst_case import Attacks, attacks_of, in_one_ball, lowest_scores
 
@@ -69,10 +70,10 @@ class Comparison:
 def paired_tests(store: Results, results: Sequence[Result] | None = None, *, uneven: bool = False) -> list[Comparison]:
     """Every two methods of a results file on the same samples, clean and under white-box attack.
 
-    For each dataset, and for all datasets of a task together where there are several; samples of which the image
-    differs are left out, and so are worst cases over different white-box attacks. Only scores that are right or wrong
-    can be compared so; other metrics have no test. Transfer results have none either: they say nothing about how robust
-    a method is.
+    For each dataset, and for all datasets of a task together where there are several and no two of them share images.
+    Samples of which the image differs are left out, and so are worst cases over different white-box attacks. Only
+    scores that are right or wrong can be compared so; other metrics have no test. Transfer results have none either:
+    they say nothing about how robust a method is.
 
     Args:
         store: an open results file.
@@ -84,7 +85,7 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None, *, une
     """
     with store.snapshot():
         every = store.all(checks=True) if results is None else results
-        scores = _scores(store, every)
+        scores, shared = _scores(store, every), shared_images(store, every)
     compared = []
     for (task, kind, norm, eps), places in scores.items():
         threat = (task, kind, norm, eps)
@@ -98,7 +99,11 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None, *, une
                     tables.setdefault(dataset, []).append(_comparison(names, threat, {dataset: (metric, pairs)}))
         families = list(tables.values())
         if len(places) > 1:
-            several = ((names, parts) for names, parts in pooled.items() if len(parts) > 1)
+            several = (
+                (names, parts)
+                for names, parts in pooled.items()
+                if len(parts) > 1 and not overlaps([(task, *place) for place in parts], shared)
+            )
             families.insert(0, [_comparison(names, threat, parts) for names, parts in several])
         compared += [each for family in families for each in _adjusted(family)]
     return compared
