@@ -183,6 +183,32 @@ def test_settings_of_attacks_are_swept(store: Results) -> None:
     assert [point.white_box[0] for _, point in line if point.white_box] == [45, 25]
 
 
+def test_a_sweep_holds_everything_else_of_the_attack(store: Results) -> None:
+    for steps, loss, white_box in ((2, "ce", 90), (6, "dlr", 50), (8, "dlr", 40)):
+        add(store, "m", 160, None, white_box, options={"steps": steps, "loss": loss})
+    (sweep,) = sweeps_of(table_of(store), {})
+    assert (sweep.name, sweep.values) == ("steps of apgd", (6, 8))
+    add(store, "m", 160, None, 95, options={"steps": 3, "loss": "ce"})
+    found = {sweep.name: sweep.values for sweep in sweeps_of(table_of(store), {})}
+    assert found == {'steps of apgd (loss="ce")': (2, 3), 'steps of apgd (loss="dlr")': (6, 8)}
+
+
+def test_a_sweep_of_transferred_images_is_of_one_source(store: Results) -> None:
+    measure(store, setting("m"), 160)
+    for source, all_steps in (("undefended", (2, 6)), ("FARE", (2,)), ("TeCoA", (6,)), ("self", (2, 6))):
+        for steps in all_steps:
+            options: dict[str, object] = {"steps": steps}
+            if source != "self":
+                options["source_model"] = f"model {source}"
+            right = {"undefended": 100, "FARE": 60, "TeCoA": 60, "self": 50}[source] - steps
+            measure(store, setting("m", source=source, options=options), right)
+    found = [sweep for sweep in sweeps_of(table_of(store), {}) if "undefended" in sweep.name]
+    assert [sweep.name for sweep in found] == ["steps of apgd (transfer from undefended)"]
+    ((_, line),) = found[0].charts[0].lines.items()
+    ends = [(x, *(end and end[0] for end in (point.transfer, point.white_box))) for x, point in line]
+    assert ends == [(2, 49, 24), (6, 47, 22)]
+
+
 def test_numbers_in_names_are_swept_from_three_on(store: Results) -> None:
     for alpha in ("0", "0.4", "1.2"):
         add(store, f"A, alpha {alpha}", 160, None, 50)

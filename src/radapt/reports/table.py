@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -158,15 +159,21 @@ def tabulate(results: Sequence[Result], shared: Shared = frozenset()) -> Table:
 def _numbered(
     columns: Sequence[Column], order: Sequence[Any], threats: Sequence[Any], settings: Sequence[Setting]
 ) -> tuple[Column, ...]:
-    """The columns with those settings of their attacks that are numbers."""
-    options: dict[Any, list[dict[str, float]]] = defaultdict(list)
+    """The columns with the settings of their attacks, as far as all results of a column share them."""
+    options: dict[Any, list[dict[str, object]]] = defaultdict(list)
     for threat, setting in zip(threats, settings, strict=True):
-        numbers = {name: each for name, each in setting.options.items() if type(each) in (int, float)}
-        options[threat].append(cast("dict[str, float]", numbers))
-    return tuple(
-        replace(column, numbers=own[0]) if (own := options[threat]) and own.count(own[0]) == len(own) else column
-        for column, threat in zip(columns, order, strict=True)
-    )
+        options[threat].append({name: each for name, each in setting.options.items() if name != "dtype"})
+    return tuple(_with(column, options[threat]) for column, threat in zip(columns, order, strict=True))
+
+
+def _with(column: Column, options: Sequence[Mapping[str, object]]) -> Column:
+    texts = [{name: json.dumps(each, sort_keys=True) for name, each in own.items()} for own in options]
+    differs = {name for own in texts for name in own if any(other.get(name) != own[name] for other in texts)}
+    if not options or differs - {"source_model"}:  # each may have an undefended model of its own
+        return column
+    numbers = {name: each for name, each in options[0].items() if type(each) in (int, float)}
+    words = {name: each for name, each in texts[0].items() if name not in numbers and name not in differs}
+    return replace(column, numbers=cast("dict[str, float]", numbers), words=words)
 
 
 def _fewer(grid: Mapping[_At, Result], order: Sequence[Any], results: Sequence[Result]) -> dict[_At, str]:
