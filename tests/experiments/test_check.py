@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from radapt.attacks.pgd import PGD
 from radapt.errors import SettingsError
 from radapt.experiments.check import _threats, _transferred
 from radapt.models import VLM
+from radapt.results import Results
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has images of .48, 48.:UserWarning")
 
@@ -143,6 +145,33 @@ def test_a_check_compares_what_it_is_of_whatever_its_folder_holds(
     # Another defence was checked in this folder, with an attack that the model without one withstands less.
     claims("one", theirs, attack="pgd", options={"steps": 5})
     assert claims("one") == small
+
+
+def test_the_images_of_every_attack_are_kept(tiny_vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radapt.evaluation._bench.check_white_box", lambda *given, **named: ({}, {}))
+    test = own_labels(tiny_vlm, 4)
+    data = [test, replace(test, split="validation", images=test.images[::-1].copy(), labels=test.labels.flip(0))]
+    attacks = [PGD(eps=8 / 255, steps=1), PGD(eps=8 / 255, steps=3)]
+    found = radapt.check(
+        tiny_vlm, data=data, n=None, attack=attacks, out=tmp_path, images=tmp_path / "seen", quiet=True
+    )
+    listed = json.loads((tmp_path / "seen" / "images.json").read_text())
+    with Results(found.file, read_only=True) as store:
+        attacked = [each.setting for each in found.results if each.setting.attack == "pgd"]
+        kept = {
+            (each.split, each.options["steps"], example.position): (example.clean, example.adversarial)
+            for each in attacked
+            for example in store.examples(each)
+        }
+    assert len(kept) == 16
+    assert len(set(kept.values())) > 8
+    seen = {
+        (each["split"], each["options"]["steps"], each["position"]): tuple(
+            (tmp_path / "seen" / each[name]).read_bytes() for name in ("clean", "adversarial")
+        )
+        for each in listed
+    }
+    assert seen == kept
 
 
 def test_attacks_in_several_balls_are_no_check(tiny_vlm: VLM, tmp_path: Path) -> None:

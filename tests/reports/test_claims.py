@@ -12,9 +12,13 @@ from radapt.reports import Claim, Figure, claims_of, figures_of
 from radapt.results import WORST_CASE, Comparison, Result, Setting
 
 
-def result(attack: str, percent: float, *, source: str = "self", dataset: str = "shapes", **changes: Any) -> Result:
+def result(
+    attack: str, percent: float, *, source: str = "self", dataset: str = "shapes",
+    split: str = "test", task: str = "zero-shot", metric: str = "top-1", **changes: Any,
+) -> Result:  # fmt: skip
     ball = {"attack": attack, "norm": "linf", "eps": 0.1, "source": source} if attack else {}
-    setting = Setting(method="mine", model="m", dataset=dataset, n=100, version="1", **ball)
+    place = {"dataset": dataset, "split": split, "task": task, "metric": metric}
+    setting = Setting(method="mine", model="m", n=100, version="1", **place, **ball)
     numbers = {"n": 100, "percent": percent, "low": percent - 5, "high": percent + 5}
     passes = {"seconds": 1.0, "forwards": 1, "backwards": 1}
     return Result(setting=setting, **{**numbers, **passes, "flags": {}, "checked": True, **changes})
@@ -24,7 +28,11 @@ def figure(
     robust: float, *, transfer: float | None = 80, flags: Mapping[str, object] | None = None, checked: bool = True
 ) -> Figure:
     return Figure(
+        title="shapes",
         dataset="shapes",
+        split="test",
+        task="zero-shot",
+        metric="top-1",
         n=100,
         clean=(90, 85, 95),
         transfer=None if transfer is None else (transfer, 70, 85),
@@ -51,6 +59,27 @@ def test_the_worst_case_counts_and_transfer_stands_beside_it() -> None:
     assert not shapes.trusted
     assert shapes.doubt == "the checks say: more steps help (three more)"
     assert (digits.transfer, digits.robust[0], digits.doubt) == (None, 30, "the sanity checks did not run")
+
+
+def test_splits_tasks_and_metrics_of_one_dataset_have_figures_of_their_own() -> None:
+    places = [{}, {"split": "validation"}, {"task": "retrieval", "metric": "recall@1"}, {"metric": "mean-per-class"}]
+    results = [
+        result(attack, robust + at, **place)
+        for attack, robust in (("", 80), (WORST_CASE, 40), ("pgd", 50))
+        for at, place in enumerate(places)
+    ]
+    figures = list(figures_of(results))
+    assert [(each.clean[0], each.robust[0]) for each in figures] == [(80, 40), (81, 41), (82, 42), (83, 43)]
+    assert [each.title for each in figures] == [
+        "shapes, zero-shot, top-1", "shapes (validation), zero-shot, top-1", "shapes, retrieval",
+        "shapes, zero-shot, mean-per-class",
+    ]  # fmt: skip
+    assert [(each.split, each.task, each.metric) for each in figures[1:3]] == [
+        ("validation", "zero-shot", "top-1"), ("test", "retrieval", "recall@1"),
+    ]  # fmt: skip
+    alone = list(figures_of([each for each in results if each.setting.split == "validation"]))
+    (claim, *_) = claims_of(alone, [], "mine", None)
+    assert "It keeps: shapes (validation) 41.0" in claim.why
 
 
 def answers(*given: Any, **settings: Any) -> dict[str, Claim]:
@@ -142,6 +171,16 @@ def test_a_difference_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
     )  # fmt: skip
     (claim,) = (each for each in claims_of([figure(50)], [test], "mine", "base") if "accurate" in each.claim)
     assert claim.why.startswith("+0.0 points [+0.0, +1.0]")
+
+
+def test_without_a_test_of_all_datasets_together_each_counts() -> None:
+    found = [replace(comparison("white-box", at, 0.01), datasets=((name, split),)) for at, name, split in (
+        (-5, "shapes", "test"), (20, "shapes", "validation"))]  # fmt: skip
+    for tests in (found, found[::-1]):
+        claim = answers([figure(60)], tests, "mine", "base")["It is more robust than base"]
+        assert claim.answer == "no"
+        assert "shapes: -5.0 points" in claim.why
+        assert "shapes (validation): +20.0 points" in claim.why
 
 
 def test_a_comparison_of_several_tasks_is_as_good_as_the_worst_of_them() -> None:

@@ -16,7 +16,7 @@ from radapt.reports._summary import verdicts
 from radapt.reports._sweeps import sweeps_of
 from radapt.reports.html import page
 from radapt.reports.table import Table, tabulate
-from radapt.results import Results, Run, paired_tests, with_worst_cases
+from radapt.results import Results, Run, Sample, paired_tests, with_worst_cases
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def test_a_figure_that_transfer_beats_is_lowered_and_leads_nothing(store: Result
 def test_a_flagged_worst_case_leads_nothing_though_one_attack_alone_is_as_low(store: Results) -> None:
     add(store, "honest", 160, None, 80)
     add(store, "masked", 160, None, 100)
+    measure(store, setting("honest", source="self", attack="square"), 120)
     square = measure(store, setting("masked", source="self", attack="square"), 120)
     store.flag(square, {"square beats gradients": "masked gradients?"})
     (verdict,) = verdicts(table_of(store))
@@ -124,6 +125,35 @@ def test_the_verdict_says_whether_the_first_is_told_apart(store: Results) -> Non
     assert "first is better than every other method" in verdict.certainty
 
 
+def test_the_verdict_says_with_whom_the_first_is_not_compared(store: Results) -> None:
+    """Of a rival on other images nothing is known, nor of one on a part of the data sets."""
+
+    def measured(method: str, white_box: int, *datasets: str, image: str = "") -> None:
+        for dataset in datasets:
+            for source, right in (("", 160), ("self", white_box)):
+                chosen = setting(method, dataset, source)
+                store.begin(chosen)
+                scores = [float(at < right) for at in range(N)]
+                samples = (Sample(position=at, label=1, prediction=1, score=each, data=f"{dataset}{at}{image}")
+                           for at, each in enumerate(scores))  # fmt: skip
+                store.add(chosen, list(samples))
+
+    def certainty() -> str:
+        (verdict,) = verdicts(table_of(store), paired_tests(store))
+        return re.sub(r" \(.*?\)", "", verdict.certainty)
+
+    measured("first", 150, "shapes", "digits")
+    measured("last", 20, "shapes", "digits")
+    assert certainty() == "first is better than every other method that may be trusted."
+    measured("part", 60, "shapes")
+    assert certainty() == "first is better than last. It is not compared with part."
+    measured("other", 40, "shapes", "digits", image="another")
+    measured("second", 149, "shapes", "digits")
+    assert certainty() == (
+        "first cannot be told apart from second. It is better than last. It is not compared with part or other."
+    )
+
+
 def test_methods_are_in_the_order_of_their_worst_case(store: Results) -> None:
     add(store, "none", 160, 150, None)
     add(store, "flagged", 160, 150, 140)
@@ -151,6 +181,32 @@ def test_settings_of_attacks_are_swept(store: Results) -> None:
     assert (sweep.name, sweep.values) == ("steps of apgd", (10, 100))
     ((_, line),) = sweep.charts[0].lines.items()
     assert [point.white_box[0] for _, point in line if point.white_box] == [45, 25]
+
+
+def test_a_sweep_holds_everything_else_of_the_attack(store: Results) -> None:
+    for steps, loss, white_box in ((2, "ce", 90), (6, "dlr", 50), (8, "dlr", 40)):
+        add(store, "m", 160, None, white_box, options={"steps": steps, "loss": loss})
+    (sweep,) = sweeps_of(table_of(store), {})
+    assert (sweep.name, sweep.values) == ("steps of apgd", (6, 8))
+    add(store, "m", 160, None, 95, options={"steps": 3, "loss": "ce"})
+    found = {sweep.name: sweep.values for sweep in sweeps_of(table_of(store), {})}
+    assert found == {'steps of apgd (loss="ce")': (2, 3), 'steps of apgd (loss="dlr")': (6, 8)}
+
+
+def test_a_sweep_of_transferred_images_is_of_one_source(store: Results) -> None:
+    measure(store, setting("m"), 160)
+    for source, all_steps in (("undefended", (2, 6)), ("FARE", (2,)), ("TeCoA", (6,)), ("self", (2, 6))):
+        for steps in all_steps:
+            options: dict[str, object] = {"steps": steps}
+            if source != "self":
+                options["source_model"] = f"model {source}"
+            right = {"undefended": 100, "FARE": 60, "TeCoA": 60, "self": 50}[source] - steps
+            measure(store, setting("m", source=source, options=options), right)
+    found = [sweep for sweep in sweeps_of(table_of(store), {}) if "undefended" in sweep.name]
+    assert [sweep.name for sweep in found] == ["steps of apgd (transfer from undefended)"]
+    ((_, line),) = found[0].charts[0].lines.items()
+    ends = [(x, *(end and end[0] for end in (point.transfer, point.white_box))) for x, point in line]
+    assert ends == [(2, 49, 24), (6, 47, 22)]
 
 
 def test_numbers_in_names_are_swept_from_three_on(store: Results) -> None:

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from radapt import reports
 from radapt.errors import ResultsError, SettingsError
 from radapt.reports._rank import ranked
 from radapt.reports.table import tabulate
-from radapt.results import Result, Results, with_worst_cases
+from radapt.results import Results, with_worst_cases
 
 NAMES = {
     "table.md", "table.csv", "table.tex", "results.json", "tradeoff.png", "tradeoff_datasets.png", "tradeoff.svg",
@@ -138,12 +138,12 @@ def test_all_parts_of_a_report_show_the_file_at_one_time(
     file = Path(shutil.copy(results_file, tmp_path))
     tabulate, calls = reports.tabulate, 0
 
-    def while_another_process_writes(results: Sequence[Result]) -> Any:
+    def while_another_process_writes(*given: Any) -> Any:
         nonlocal calls
         calls += 1
         with sqlite3.connect(file) as other:  # every row is damaged now: whoever reads again finds that out
             other.execute("UPDATE samples SET score = 1 - score")
-        return tabulate(results)
+        return tabulate(*given)
 
     monkeypatch.setattr(reports, "tabulate", while_another_process_writes)
     reports.write_report(file, tmp_path / "out", formats=("json", "html"))

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from tests.reports.conftest import setting
 
-from radapt.results import Comparison, Results, Sample, paired_tests
+from radapt.reports import write_report
+from radapt.reports.table import tabulate
+from radapt.results import CHECKS, Comparison, Results, Sample, paired_tests, with_worst_cases
+from radapt.results.shared import shared_images
 
 Entry = tuple[str, str, str, Sequence[float]]
 
@@ -18,8 +21,9 @@ def compare(tmp_path: Path) -> Callable[..., list[Comparison]]:
             for method, dataset, source, scores in entries:
                 chosen = setting(method, dataset, source, n=len(scores), **(changes if source else {}))
                 store.begin(chosen)
+                image = f"{dataset}{data if method == 'b' else ''}"
                 samples = [
-                    Sample(position=at, label=0, prediction=0, score=score, data=f"{at}{data if method == 'b' else ''}")
+                    Sample(position=at, label=0, prediction=0, score=score, data=f"{image}{at}")
                     for at, score in enumerate(scores)
                 ]
                 store.add(chosen, samples)
@@ -65,11 +69,65 @@ def test_robustness_is_compared_by_the_worst_case(compare: Callable[..., list[Co
     assert (found.only_first, found.only_second) == (1, 1)
 
 
+def test_worst_cases_over_different_attacks_are_not_compared(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+
+        def attacked(method: str, attack: str, right: int, **options: object) -> None:
+            chosen = setting(method, source="self", n=9, attack=attack, options=options)
+            store.begin(chosen)
+            store.add(chosen, [Sample(position=at, label=0, prediction=0, score=float(at < right)) for at in range(9)])
+
+        def pairs(*, uneven: bool = False) -> set[str]:
+            return {each.first + each.second for each in paired_tests(store, uneven=uneven)}
+
+        for method in "abc":
+            attacked(method, "fgsm", 8)
+            attacked(method, CHECKS, 7, of="fgsm", square=method)
+        attacked("a", "pgd", 1, steps=5)
+        assert pairs() == {"bc"}
+        assert pairs(uneven=True) == {"ab", "ac", "bc"}
+        attacked("b", "pgd", 2, steps=5, dtype="float16")  # the model's own precision, not the attack's
+        assert pairs() == {"ab"}
+        attacked("c", "pgd", 1, steps=6)
+        assert pairs() == {"ab"}
+
+
 def test_other_images_and_scores_between_right_and_wrong_are_not_compared(
     compare: Callable[..., list[Comparison]],
 ) -> None:
     assert compare(("a", "x", "", [1, 1]), ("b", "x", "", [0, 0]), data="another image") == []
     assert compare(("a", "y", "", [0.5, 1]), ("b", "y", "", [0.5, 0])) == []
+
+
+@pytest.mark.parametrize("question", ["", ".{dataset}"])
+def test_datasets_that_share_images_are_not_compared_together(question: str, tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+
+        def measured(dataset: str, images: Sequence[int]) -> list[tuple[str, ...]]:
+            asked = question.format(dataset=dataset)
+            for method in "ab":
+                for source in ("", "self"):
+                    chosen = setting(method, dataset, source, n=len(images))
+                    store.begin(chosen)
+                    samples = [
+                        Sample(position=at, label=0, prediction=0, score=float(method == "a"), data=f"{image}{asked}")
+                        for at, image in enumerate(images)
+                    ]
+                    store.add(chosen, samples)
+            return [tuple(name for name, _ in each.datasets) for each in paired_tests(store) if each.kind == "clean"]
+
+        measured("x", range(4))
+        assert measured("y", range(4, 8)) == [("x", "y"), ("x",), ("y",)]
+        assert measured("y-balanced", [9, 7]) == [("x",), ("y",), ("y-balanced",)]
+        shared = shared_images(store, store.all(checks=True))
+        assert shared == {frozenset({("zero-shot", "y", "test"), ("zero-shot", "y-balanced", "test")})}
+        table = tabulate(with_worst_cases(store), shared)
+    (mean,) = (section for section in table.sections if section.mean)
+    remark = "its data sets share images: the interval is too narrow"
+    assert {cell.partial for line in mean.lines for cell in line.cells if cell} == {remark}
+    for kind, name in (("csv", "table.csv"), ("html", "report.html")):
+        write_report(tmp_path / "r.sqlite", tmp_path, formats=[kind])
+        assert remark in (tmp_path / name).read_text()
 
 
 def test_methods_of_one_name_are_told_apart_by_their_models(tmp_path: Path) -> None:

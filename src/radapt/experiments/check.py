@@ -69,11 +69,11 @@ class Check:
         low = min(self.figures, key=lambda figure: figure.robust[0])
         if low.robust[0] < self.fail_under:
             asked = f"{self.fail_under:g} % were asked for"
-            return f"on {low.dataset} {low.robust[0]:.1f} % withstand every attack, and {asked}"
+            return f"on {low.title} {low.robust[0]:.1f} % withstand every attack, and {asked}"
         doubtful = next((figure for figure in self.figures if not figure.trusted), None)
         if doubtful is None:
             return ""
-        return f"on {doubtful.dataset} {doubtful.doubt}, so that {doubtful.robust[0]:.1f} % is no more than a bound"
+        return f"on {doubtful.title} {doubtful.doubt}, so that {doubtful.robust[0]:.1f} % is no more than a bound"
 
     @property
     def passed(self) -> bool:
@@ -212,7 +212,7 @@ def _compared(store: Results, own: Sequence[Result], base: Sequence[Result]) -> 
         found = setting.attack == CHECKS and (setting.ball, dict(setting.options)) in beside
         return setting.key in asked or setting.ball in balls or found
 
-    return paired_tests(store, [each for each in store.all(checks=True) if counts(each)])
+    return paired_tests(store, [each for each in store.all(checks=True) if counts(each)], uneven=True)
 
 
 def _threats(
@@ -256,12 +256,14 @@ def _saved(store: Results, results: Sequence[Result], folder: Path) -> list[Path
         if result.kind == "clean" or setting.attack == WORST_CASE or not result.main:
             continue
         for example in store.examples(setting):
-            stem = f"{setting.dataset}-{setting.attack}-from-{setting.source}-{example.position}"
+            stem = f"{setting.dataset}-{setting.attack}-from-{setting.source}-{setting.key[:12]}-{example.position}"
             stem = re.sub(r"[^\w.-]+", "_", stem)
             names = {which: f"{stem}-{which}.png" for which in ("clean", "adversarial")}
             written += [write_bytes(folder / names[which], getattr(example, which)) for which in names]
             rows.append(
-                {"dataset": setting.dataset, "attack": setting.attack, "source": setting.source, "eps": setting.eps}
+                {"dataset": setting.dataset, "split": setting.split, "task": setting.task}
+                | {"attack": setting.attack, "source": setting.source, "norm": setting.norm, "eps": setting.eps}
+                | {"options": dict(setting.options), "seed": setting.seed}
                 | {"position": example.position, "truth": example.truth, "before": example.before}
                 | {"after": example.after, **names}
             )

@@ -12,6 +12,7 @@ from rich.console import Console
 from radapt.errors import SettingsError
 from radapt.registry import nearest
 from radapt.results import Results, together, with_worst_cases
+from radapt.results.shared import shared_images
 from radapt.results.sweep import curves
 
 from . import html
@@ -89,15 +90,16 @@ def write_report(
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
-    with together(path) as store:
+    with together(path) as store, store.snapshot():
         content = html.content_of(store) if "html" in formats else None
         results = content.results if content else with_worst_cases(store)
+        shared = content.shared if content else shared_images(store, results)
         made = [] if cards is None else cards_of(results, store, told)
     card_files = {
         name: (json.dumps(asdict(card), indent=2) + "\n").encode()
         for name, card in zip(file_names(made), made, strict=True)
     }
-    table = ranked(tabulate(results))
+    table = ranked(tabulate(results, shared))
     makers: dict[str, Callable[[], dict[str, bytes]]] = {
         "md": lambda: {"table.md": markdown_text(table).encode()},
         "csv": lambda: {"table.csv": csv_text(table).encode()},
@@ -121,7 +123,10 @@ def print_table(store: Results, console: Console) -> None:
     Raises:
         ResultsError: there are no results.
     """
-    console.print(Terminal(ranked(tabulate(with_worst_cases(store)))))
+    with store.snapshot():
+        results = with_worst_cases(store)
+        table = tabulate(results, shared_images(store, results))
+    console.print(Terminal(ranked(table)))
 
 
 def _tradeoffs(table: Table, kind: str) -> dict[str, bytes]:

@@ -30,7 +30,7 @@ def plain(text: object) -> str:
 class Column:
     """``group`` names the threat (empty for the clean column), ``name`` the column within its group; ``robust`` marks
     the one white-box column of a ball whose results are robust accuracies; ``numbers`` are the settings of the attack
-    that are numbers, where all results of the column share them."""
+    that are numbers, where all results of the column share its settings, and ``words`` the others, as JSON."""
 
     kind: Kind
     norm: str = ""
@@ -40,6 +40,7 @@ class Column:
     name: str
     robust: bool = False
     numbers: Mapping[str, float] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def threat(self) -> tuple[str, float]:

@@ -170,7 +170,7 @@ def csv_text(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = ("section", "task", "mean", "method", "column", "kind", "norm", "eps")
-    writer.writerow((*names, "percent", "low", "high", "n", "missing", "white_box", "flags"))
+    writer.writerow((*names, "percent", "low", "high", "n", "missing", "white_box", "flags", "checked"))
     for section in table.sections:
         for line in section.lines:
             for column, cell in zip(table.columns, line.cells, strict=True):
@@ -178,7 +178,7 @@ def csv_text(table: Table) -> str:
                     place = (section.title, section.task, int(section.mean), line.method, column.title, column.kind)
                     numbers = (column.norm, column.eps, cell.percent, cell.low, cell.high, cell.n)
                     flags = "; ".join(table.notes[mark - 1] for mark in cell.marks)
-                    cells = (*place, *numbers, cell.partial, cell.unpaired, flags)
+                    cells = (*place, *numbers, cell.partial, cell.unpaired, flags, "true" if cell.checked else "false")
                     writer.writerow([literal(each) if isinstance(each, str) else each for each in cells])
     return stream.getvalue()
 

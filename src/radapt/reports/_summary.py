@@ -26,7 +26,7 @@ _Outcome = Literal["holds", "weakened", "flagged", "seems", "falls", "unknown"]
 _MEANING: dict[_Outcome, str] = {
     "holds": "Holds against an attacker who knows it (keeps at least half of its clean result)",
     "weakened": "Weakened by an attacker who knows it (keeps a tenth to a half of its clean result)",
-    "flagged": "Not to be trusted: the checks raised flags, so the true figure is at most this, and may be far lower",
+    "flagged": "Not to be trusted: it has flags, so the true figure is at most this, and may be far lower",
     "seems": "Only seems to hold: it withstands transferred attacks, and falls to an attacker who knows it",
     "falls": "Falls to an attacker who knows it (keeps less than a tenth of its clean result)",
     "unknown": "Not known: never attacked by one who knows it, so nothing can be claimed",
@@ -85,12 +85,14 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
             f"{best.method} leads in the figure that is shown, but on the samples that both were measured on "
             f"{_listed(ahead)} is ahead ({how} < {LEVEL:g}): measure both on the same samples."
         )
+    beaten = [name for name in others if name not in alike]
+    unknown = [point.method for point in rivals if point.method not in pairs]
+    whom = _listed(beaten, "and") if beaten and unknown else "every other method that may be trusted"
+    rest = f" It is not compared with {_listed(unknown)}." if unknown else ""
     if not alike:
-        return f"{best.method} is better than every other method that may be trusted ({how} < {LEVEL:g})."
-    rest = f" It is better than every other method that may be trusted (p < {LEVEL:g})."
-    return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g})." + (
-        rest if len(alike) < len(others) else ""
-    )
+        return f"{best.method} is better than {whom} ({how} < {LEVEL:g}).{rest}"
+    better = f" It is better than {whom} (p < {LEVEL:g})." if beaten else ""
+    return f"{best.method} cannot be told apart from {_listed(alike)} ({how} ≥ {LEVEL:g}).{better}{rest}"
 
 
 def _leads(method: str, pair: Comparison) -> bool:
@@ -98,9 +100,9 @@ def _leads(method: str, pair: Comparison) -> bool:
     return pair.difference > 0 if plain(pair.first) == method else pair.difference < 0
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], word: str = "or") -> str:
     """Names in a row, as after "apart from"."""
-    return f"{'; '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+    return f"{'; '.join(names[:-1])} {word} {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _outcome(point: Point) -> _Outcome:
@@ -134,7 +136,7 @@ def _headline(panel: Panel, points: list[Point]) -> str:
     flagged = [point.method for _, point in measured if point.marks]
     left_out = f" Flagged, and so not compared: {', '.join(flagged)}." if flagged else ""
     if not trusted:
-        return f"{where}: the sanity checks raise flags on every white-box result, so none is to be trusted."
+        return f"{where}: there are flags on every white-box result, so none is to be trusted."
     percent, best = max(trusted, key=lambda pair: pair[0])
     if percent < FALLS * best.clean[0]:
         several = "every method that was attacked white-box falls" if len(trusted) > 1 else f"{best.method} falls"

@@ -18,6 +18,10 @@ __all__ = ["Chart", "Sweep", "sweeps_of"]
 _NUMBER = re.compile(r"(?<![\w./-])(\d+(?:\.\d+)?)(?![\w./])")
 _FEWEST_NAMED = 3
 """Methods whose names differ in a number: two of them may be two things."""
+_SOURCE = "source_model"
+"""The setting of a transfer that names the model behind its source."""
+_OWN = "transfer from undefended"
+_Others = tuple[tuple[str, float | str], ...]
 _UNITS = {"cutoff": "cut-off (cycles per pixel)"}
 
 
@@ -81,19 +85,35 @@ def _radii(panels: Sequence[Panel]) -> list[Sweep]:
 
 
 def _options(table: Table) -> list[Sweep]:
-    """Settings of an attack of which several values were measured while the others stayed."""
-    families: dict[tuple[str, str, object], dict[float, list[Column]]] = defaultdict(lambda: defaultdict(list))
+    """Settings of an attack of which several values were measured while the others, and the source, stayed."""
+    families: dict[tuple[str, str], dict[_Others, dict[float, list[Column]]]] = {}
     for column in table.columns:
         for name, value in column.numbers.items():
-            others = tuple(sorted((other, each) for other, each in column.numbers.items() if other != name))
-            families[name, column.attack, others][round(float(value), 9)].append(column)
-    found: dict[str, list[Chart]] = defaultdict(list)
-    for (name, attack, _), values in families.items():
-        if len(values) > 1:
-            tables = {x: narrowed(table, own.__contains__) for x, own in values.items()}
-            at = [(x, panel) for x, part in tables.items() for panel in every_panel(part)]
-            found[f"{name} of {attack}"] += _charts_over(at, "")
-    return [_sweep(name, charts) for name, charts in found.items()]
+            kept: dict[str, float | str] = {**column.numbers, **column.words}
+            others = tuple((other, kept[other]) for other in sorted(kept) if other not in (name, _SOURCE))
+            family = families.setdefault((name, column.attack), {}).setdefault(others, defaultdict(list))
+            family[round(float(value), 9)].append(column)
+    found = []
+    for (name, attack), by_others in families.items():
+        swept = {others: values for others, values in by_others.items() if len(values) > 1}
+        for others, values in swept.items():
+            differs = [f"{other}={each}" for other, each in others if any((other, each) not in own for own in swept)]
+            sources = dict.fromkeys(each for own in values.values() for column in own if (each := _source(column)))
+            for source in sources or [""]:
+                parts = {
+                    x: narrowed(table, [column for column in own if _source(column) in ("", source)].__contains__)
+                    for x, own in values.items()
+                }
+                at = [(x, panel) for x, part in parts.items() for panel in every_panel(part)]
+                note = ", ".join([*differs, *[source] * (len(sources) > 1)])
+                found.append(_sweep(f"{name} of {attack}" + f" ({note})" * bool(note), _charts_over(at, "")))
+    return found
+
+
+def _source(column: Column) -> str:
+    """Where transferred images are from; empty for white-box. The undefended model is each method's own."""
+    model = "" if column.name == _OWN else column.words.get(_SOURCE, "")
+    return column.name + f" ({model})" * bool(model) if column.kind == "transfer" else ""
 
 
 def _charts_over(at: Sequence[tuple[float, Panel]], threat: str) -> list[Chart]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from radapt.results import WORST_CASE, Comparison, Result
-from radapt.results.labels import attack_text
+from radapt.results.labels import attack_text, places_of
 
 from ._summary import FALLS, HOLDS, LEVEL
 
@@ -15,6 +15,8 @@ __all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
 
 Answer = Literal["yes", "in part", "no", "not shown"]
 _WEAKEST: tuple[Answer, ...] = ("no", "not shown", "yes")
+_Tested = tuple[str, tuple[tuple[str, str], ...]]
+"""The task of a comparison, and its datasets, each with its split."""
 _MARGIN = 2.0
 """Points of clean accuracy that count as none."""
 _CLEAN = "No check found a sign of masked gradients, or of an attack that had not converged."
@@ -25,7 +27,9 @@ class Figure:
     """What a model keeps on one dataset, in per cent with 95 % intervals.
 
     Args:
-        dataset: the dataset.
+        title: what texts call it: the dataset, with its split where that is not ``test``, and its task where there are
+            several (and the metric, where a task has several).
+        dataset, split, task, metric: what was asked, and what is measured.
         n: its samples.
         clean: right without an attack: the figure, and the limits of its interval.
         transfer: right under the attacks that were made on the undefended model; None where there is none but itself.
@@ -35,7 +39,11 @@ class Figure:
         checked: whether they ran.
     """
 
+    title: str
     dataset: str
+    split: str
+    task: str
+    metric: str
     n: int
     clean: tuple[float, float, float]
     transfer: tuple[float, float, float] | None
@@ -70,19 +78,24 @@ class Claim:
 
 
 def figures_of(results: Sequence[Result]) -> Iterator[Figure]:
-    """What one candidate keeps on each dataset, in one ball.
+    """What one candidate keeps on each dataset, by split, task and metric, in one ball.
 
     Args:
         results: of that candidate, worst cases included.
     """
     main = [each for each in results if each.main]
-    for clean in (each for each in main if each.kind == "clean"):
-        own = [each for each in main if each.setting.dataset == clean.setting.dataset and each.kind != "clean"]
+    tasks = [task for task, *_ in places_of([each.setting for each in main])]
+    for clean, task in ((each, task) for each, task in zip(main, tasks, strict=True) if each.kind == "clean"):
+        place, setting = _place(clean), clean.setting
+        own = [each for each in main if _place(each) == place and each.kind != "clean"]
         white = [each for each in own if each.kind == "white-box"]
         worst = next((each for each in white if each.setting.attack == WORST_CASE), None) or white[0]
         transfer = next((each for each in own if each.kind == "transfer"), None)
         yield Figure(
-            dataset=clean.setting.dataset,
+            title=setting.dataset
+            + f" ({setting.split})" * (setting.split != "test")
+            + f", {task}" * (len(set(tasks)) > 1),
+            **place,
             n=clean.n,
             clean=_interval(clean),
             transfer=None if transfer is None else _interval(transfer),
@@ -91,6 +104,11 @@ def figures_of(results: Sequence[Result]) -> Iterator[Figure]:
             flags={**clean.flags, **worst.flags},
             checked=worst.checked and clean.checked,
         )
+
+
+def _place(result: Result) -> dict[str, str]:
+    setting = result.setting
+    return {"dataset": setting.dataset, "split": setting.split, "task": setting.task, "metric": setting.metric}
 
 
 def _interval(result: Result) -> tuple[float, float, float]:
@@ -103,7 +121,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     Args:
         figures: what it keeps.
         tests: of its results and those of another model, on the same samples; of these datasets and this threat alone.
-            Of each task, that over all datasets counts.
+            Of each task, that over all datasets counts; where there is none, the worst of those over each.
         name, base: of the two candidates; None: there is no other one.
     """
     doubtful = [figure for figure in figures if not figure.trusted]
@@ -127,7 +145,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     yield Claim(
         claim="The attacks on it can be trusted",
         answer="no" if any(figure.flags for figure in figures) else "not shown" if silent else "yes",
-        why="; ".join(f"on {figure.dataset} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
+        why="; ".join(f"on {figure.title} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
     )
 
 
@@ -143,7 +161,7 @@ def _kept(shares: Sequence[float]) -> Answer:
 
 def _listed(kept: Sequence[tuple[Figure, tuple[float, float, float]]]) -> str:
     texts = (
-        f"{figure.dataset} {it[0]:.1f} [{it[1]:.1f}, {it[2]:.1f}] of {figure.clean[0]:.1f} % (n = {figure.n})"
+        f"{figure.title} {it[0]:.1f} [{it[1]:.1f}, {it[2]:.1f}] of {figure.clean[0]:.1f} % (n = {figure.n})"
         for figure, it in kept
     )
     return "It keeps: " + "; ".join(texts)
@@ -153,17 +171,25 @@ def _compared(
     tests: Sequence[Comparison], name: str, base: str, kind: str, words: str, doubtful: Sequence[Figure]
 ) -> Claim:
     """Whether a model is more robust than another one, or no less accurate, on the same samples."""
-    together: dict[str, Comparison] = {}
-    for each in sorted(tests, key=lambda test: len(test.datasets)):
-        if each.kind == kind and {each.first, each.second} == {name, base}:
-            together[each.task] = each
+    own = [each for each in tests if each.kind == kind and {each.first, each.second} == {name, base}]
+    most = {task: max(len(each.datasets) for each in own if each.task == task) for task in {each.task for each in own}}
+    # Of datasets that share images there is no test together: the claim is one about each.
+    together = {(each.task, each.datasets): each for each in own if len(each.datasets) == most[each.task]}
     claim = f"{words} {base}"
     if not together:
         return Claim(claim=claim, answer="not shown", why="Their scores are not right or wrong, so no test was made.")
-    found = {task: _answer(test, name, kind, doubtful) for task, test in together.items()}
-    whys = [f"{task}: {why}" if len(found) > 1 else why for task, (_, why) in found.items()]
+    found = {place: _answer(test, name, kind, doubtful) for place, test in together.items()}
+    whys = [f"{_of(place, found)}: {why}" if len(found) > 1 else why for place, (_, why) in found.items()]
     answer = min((each for each, _ in found.values()), key=_WEAKEST.index)
     return Claim(claim=claim, answer=answer, why="; ".join(whys) + ".")
+
+
+def _of(place: _Tested, places: Collection[_Tested]) -> str:
+    """What a comparison is of, as far as it tells it from others."""
+    task, ((name, split), *_) = place
+    tasks = [other for other, _ in places]
+    alone = name + f" ({split})" * (split != "test")
+    return task if tasks.count(task) == 1 else alone + f", {task}" * (len(set(tasks)) > 1)
 
 
 def _answer(test: Comparison, name: str, kind: str, doubtful: Sequence[Figure]) -> tuple[Answer, str]:

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from radapt.errors import SettingsError
-from radapt.results import Results, Setting, with_worst_cases
+from radapt.results import Result, Results, Setting, with_worst_cases
 from radapt.results.plots import Plot
+from radapt.results.shared import shared_images
 
 from ._files import slugs, write
 from ._page import inline, render
@@ -99,11 +100,11 @@ def write_experiments(parts: Sequence[Part], out: Path, *, title: str = "Experim
 
 
 def _shown(part: Part, anchor: str) -> _Shown:
-    results = []
+    results, table = list[Result](), None
     if part.results is not None:
-        with Results(part.results, read_only=True) as store:
+        with Results(part.results, read_only=True) as store, store.snapshot():
             results = with_worst_cases(store)
-    table = None if part.results is None else tabulate(results)
+            table = tabulate(results, shared_images(store, results))
     figures = [_figure(plot, f"{anchor}-{at}") for at, plot in enumerate(part.plots)]
     if table and not figures:
         size = (5.0, 3.8)
@@ -121,7 +122,7 @@ def _shown(part: Part, anchor: str) -> _Shown:
         figures=figures,
         table=table,
         folded=table is not None and sum(len(section.lines) for section in table.sections) > _LONG,
-        flagged=flagged(results, table.notes) if table else [],
+        flagged=flagged(table) if table else [],
         unchecked=sum(not result.checked for result in results),
         total=len(results),
         headlines=sentences(table) if table else [],

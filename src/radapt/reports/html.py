@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from radapt._version import __version__
 from radapt.results import Comparison, Result, Results, Run, paired_tests, with_worst_cases
 from radapt.results.labels import eps_text
+from radapt.results.shared import Shared, shared_images
 
 from ._data import data_of
 from ._gallery import Gallery, gallery_of
@@ -20,7 +22,7 @@ from ._rank import ranked
 from ._style import marker_of
 from ._summary import LEVEL, verdicts
 from ._sweeps import sweeps_of
-from .table import plain, tabulate
+from .table import Table, plain, tabulate
 
 __all__ = ["Content", "content_of", "flagged", "page", "settings"]
 
@@ -35,6 +37,7 @@ class Content:
     gallery: Gallery
     adapters: Mapping[str, Mapping[str, float | str]]
     runs: Sequence[Run]
+    shared: Shared
 
 
 def content_of(store: Results, *, max_examples: int = 96) -> Content:
@@ -58,6 +61,7 @@ def content_of(store: Results, *, max_examples: int = 96) -> Content:
             gallery=gallery_of(store, results, max_examples),
             adapters=store.notes.adapters(),
             runs=store.notes.runs(),
+            shared=shared_images(store, results),
         )
 
 
@@ -73,7 +77,7 @@ def page(content: Content | Results, *, title: str = "Robustness report") -> str
     """
     content = content_of(content) if isinstance(content, Results) else content
     results = content.results
-    table = ranked(tabulate(results))
+    table = ranked(tabulate(results, content.shared))
     shared, varying = settings(results)
     sweeps = sweeps_of(table, content.adapters)
     colours = [marker_of(index)[0] for index in range(len(table.methods))]
@@ -87,7 +91,7 @@ def page(content: Content | Results, *, title: str = "Robustness report") -> str
         grids=grids_of(table),
         shades=shades(),
         sweeps=sweeps,
-        flagged=flagged(results, table.notes),
+        flagged=flagged(table),
         unchecked=sum(not result.checked for result in results),
         total=len(results),
         gallery=content.gallery,
@@ -107,17 +111,17 @@ def _shown(run: Run) -> Run:
     return Run(**texts, versions={plain(name): plain(version) for name, version in run.versions.items()})
 
 
-def flagged(results: Sequence[Result], notes: Sequence[str]) -> list[tuple[int, str, list[str]]]:
+def flagged(table: Table) -> list[tuple[int, str, list[str]]]:
     """(footnote number, flag, the results it belongs to)."""
-    places: dict[str, list[str]] = {note: [] for note in notes}
-    for result in results:
-        setting = result.setting
-        kind = result.kind if result.kind != "transfer" else f"transfer from {setting.source}"
-        for name, value in result.flags.items():
-            note = plain(f"{name}: {value}")
-            if note in places:  # superseded results have no place in the table
-                places[note].append(plain(f"{setting.method}, {setting.dataset}, {kind}"))
-    return [(number, note, list(dict.fromkeys(places[note]))) for number, note in enumerate(notes, 1)]
+    places: dict[int, list[str]] = defaultdict(list)
+    for section in table.sections:
+        for line in section.lines:
+            for column, cell in zip(table.columns, line.cells, strict=True):
+                if cell and not section.mean:
+                    kind = column.name if column.kind == "transfer" else column.kind
+                    for mark in cell.marks:
+                        places[mark].append(f"{line.method}, {section.title}, {kind}")
+    return [(number, note, list(dict.fromkeys(places[number]))) for number, note in enumerate(table.notes, 1)]
 
 
 def settings(results: Sequence[Result]) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any, cast
 
 from radapt.errors import ResultsError
 from radapt.results import WORST_CASE, Result, Setting
 from radapt.results.intervals import mean_interval
-from radapt.results.labels import places_of, title_of
+from radapt.results.labels import attack_text, places_of, title_of
+from radapt.results.shared import Place, Shared, overlaps
+from radapt.results.worst_case import Attacks, attacks_of, fewer_attacks, in_one_ball
 
 from ._columns import Column, columns_of, identify, options_text, ordered, plain, worst_of
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "plain", "rows", "tabulate"]
 
 _MOST_NAMED = 20
+
+_At = tuple[Any, Any, Any]
+"""Place, line and threat of a result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +34,8 @@ class Cell:
     Args:
         percent, low, high: the result and its 95 % interval.
         n: number of samples; of all datasets together in a mean.
-        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``); empty for nothing.
+        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``), or that datasets of a mean share images;
+            empty for nothing.
         unpaired: for a transfer result, what is missing of its white-box partner; empty for nothing.
         marks: numbers of the footnotes that belong to it: a result with one is not to be trusted.
         checked: whether the sanity checks ran on it.
@@ -83,13 +92,18 @@ def rows(results: Iterable[Result]) -> list[dict[str, object]]:
     return [result.row() for result in results]
 
 
-def tabulate(results: Sequence[Result]) -> Table:
+def tabulate(results: Sequence[Result], shared: Shared = frozenset()) -> Table:
     """Arrange results in a table.
 
     Where several attacks are known in a ball, their worst case (see ``with_worst_cases``) is the robust accuracy, and
-    no attack alone is called that. A method's name is split by model, adapter and weights where it has several (see
+    no attack alone is called that. One over fewer white-box attacks than that of another line has a footnote. A
+    method's name is split by model, adapter and weights where it has several (see
     :func:`radapt.results.labels.names_of`), and a column by the attack's options and seed where two results would
     otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
+
+    Args:
+        results: what ``with_worst_cases`` gave.
+        shared: which datasets share images; see :func:`radapt.results.shared.shared_images`.
 
     Raises:
         ResultsError: there are no results.
@@ -100,7 +114,7 @@ def tabulate(results: Sequence[Result]) -> Table:
     places = places_of(settings)
     lesser = {place for place, result in zip(places, results, strict=True) if not result.main}
     lines, threats = identify(settings, places)
-    grid: dict[tuple[Any, Any, Any], Result] = {}
+    grid: dict[_At, Result] = {}
     for place, line, threat, result in zip(places, lines, threats, results, strict=True):
         known = grid.get((place, line, threat))
         # The last one registered wins, and of several worst cases the lowest.
@@ -111,19 +125,24 @@ def tabulate(results: Sequence[Result]) -> Table:
     for (place, line, threat), result in sorted(grid.items(), key=lambda entry: entry[1].percent):
         if threat[0] == "white-box" and worst_of(threat) in order:
             grid.setdefault((place, line, worst_of(threat)), result)
+    fewer = _fewer(grid, order, results)
     columns = _numbered(columns_of(order, {place[0] for place in places}), order, threats, settings)
     names = {line: plain(line) for line in dict.fromkeys(lines)}
     notes: dict[str, int] = {}
     sections: list[Section] = []
     for task in dict.fromkeys(place[0] for place in places):
-        measured = []
+        measured: dict[Place, Section] = {}
         for place in [place for place in dict.fromkeys(places) if place[0] == task]:
             blocks = {
-                name: _pair(columns, [_cell(grid.get((place, line, threat)), notes) for threat in order])
+                name: _pair(
+                    columns, [_cell(grid.get(at := (place, line, threat)), notes, fewer.get(at)) for threat in order]
+                )
                 for line, name in names.items()
             }
-            measured.append(replace(_section(plain(title_of(place, places)), task, blocks), main=place not in lesser))
-        sections += [_mean(measured, columns, task, places), *measured] if len(measured) > 1 else measured
+            section = _section(plain(title_of(place, places)), task, blocks)
+            measured[place] = replace(section, main=place not in lesser)
+        sections += [_mean(measured, columns, task, places, shared)] if len(measured) > 1 else []
+        sections += measured.values()
     carriers = defaultdict(set)
     for line, setting in zip(lines, settings, strict=True):
         carriers[names[line]].add((setting.model, setting.adapter))
@@ -140,21 +159,46 @@ def tabulate(results: Sequence[Result]) -> Table:
 def _numbered(
     columns: Sequence[Column], order: Sequence[Any], threats: Sequence[Any], settings: Sequence[Setting]
 ) -> tuple[Column, ...]:
-    """The columns with those settings of their attacks that are numbers."""
-    options: dict[Any, list[dict[str, float]]] = defaultdict(list)
+    """The columns with the settings of their attacks, as far as all results of a column share them."""
+    options: dict[Any, list[dict[str, object]]] = defaultdict(list)
     for threat, setting in zip(threats, settings, strict=True):
-        numbers = {name: each for name, each in setting.options.items() if type(each) in (int, float)}
-        options[threat].append(cast("dict[str, float]", numbers))
-    return tuple(
-        replace(column, numbers=own[0]) if (own := options[threat]) and own.count(own[0]) == len(own) else column
-        for column, threat in zip(columns, order, strict=True)
-    )
+        options[threat].append({name: each for name, each in setting.options.items() if name != "dtype"})
+    return tuple(_with(column, options[threat]) for column, threat in zip(columns, order, strict=True))
 
 
-def _cell(result: Result | None, notes: dict[str, int]) -> Cell | None:
+def _with(column: Column, options: Sequence[Mapping[str, object]]) -> Column:
+    texts = [{name: json.dumps(each, sort_keys=True) for name, each in own.items()} for own in options]
+    differs = {name for own in texts for name in own if any(other.get(name) != own[name] for other in texts)}
+    if not options or differs - {"source_model"}:  # each may have an undefended model of its own
+        return column
+    numbers = {name: each for name, each in options[0].items() if type(each) in (int, float)}
+    words = {name: each for name, each in texts[0].items() if name not in numbers and name not in differs}
+    return replace(column, numbers=cast("dict[str, float]", numbers), words=words)
+
+
+def _fewer(grid: Mapping[_At, Result], order: Sequence[Any], results: Sequence[Result]) -> dict[_At, str]:
+    """Of the robust figures those over fewer white-box attacks than others at their place have, and what they lack."""
+    balls = {(group[0].setting.ball, group[0].setting.metric): group for group in in_one_ball(results)}
+    found: dict[Any, dict[_At, Attacks]] = defaultdict(dict)
+    for at, shown in grid.items():
+        place, _, threat = at
+        if threat[0] == "white-box" and (threat[4] == WORST_CASE or worst_of(threat) not in order):
+            own = [each.setting for each in balls[shown.setting.ball, shown.setting.metric]]
+            if shown.setting.attack == WORST_CASE:  # of images that were replaced since, an attack says nothing
+                named = cast("Sequence[str]", shown.setting.options["attacks"])
+                own = [each for each in own if f"{attack_text(each)} from self" in named]
+            found[place, threat[2:4]][at] = attacks_of(own)
+    texts = dict[_At, str]()
+    for beside in found.values():
+        every = reduce(or_, beside.values())
+        texts |= {at: text for at, own in beside.items() if (text := fewer_attacks(own, every))}
+    return texts
+
+
+def _cell(result: Result | None, notes: dict[str, int], fewer: str | None) -> Cell | None:
     if result is None:
         return None
-    texts = [plain(f"{name}: {value}") for name, value in result.flags.items()]
+    texts = [plain(f"{name}: {value}") for name, value in result.flags.items()] + ([plain(fewer)] if fewer else [])
     return Cell(
         percent=result.percent,
         low=result.low,
@@ -184,12 +228,14 @@ def _section(title: str, task: str, blocks: Mapping[str, tuple[Cell | None, ...]
     return Section(title=title, task=task, n=sizes.pop() if len(sizes) == 1 else None, lines=lines, mean=mean)
 
 
-def _mean(sections: Sequence[Section], columns: Sequence[Column], task: str, places: Sequence[Any]) -> Section:
+def _mean(
+    sections: Mapping[Place, Section], columns: Sequence[Column], task: str, places: Sequence[Any], shared: Shared
+) -> Section:
     blocks: dict[str, tuple[Cell | None, ...]] = {}
-    for name in dict.fromkeys(line.method for section in sections for line in section.lines):
-        lines = [line for section in sections for line in section.lines if line.method == name]
+    for name in dict.fromkeys(line.method for section in sections.values() for line in section.lines):
+        lines = {at: line for at, section in sections.items() for line in section.lines if line.method == name}
         cells = [
-            _mean_cell([cell for line in lines if (cell := line.cells[index])], len(sections))
+            _mean_cell({at: cell for at, line in lines.items() if (cell := line.cells[index])}, len(sections), shared)
             for index in range(len(columns))
         ]
         blocks[name] = _pair(columns, cells)
@@ -198,12 +244,14 @@ def _mean(sections: Sequence[Section], columns: Sequence[Column], task: str, pla
     return _section(title, task, blocks, mean=True)
 
 
-def _mean_cell(cells: Sequence[Cell], total: int) -> Cell | None:
+def _mean_cell(of: Mapping[Place, Cell], total: int, shared: Shared) -> Cell | None:
+    cells = list(of.values())
     if not cells:
         return None
     percent, low, high = mean_interval([(cell.percent, cell.low, cell.high) for cell in cells])
     missing = [f"{len(cells)} of {total} data sets"] if len(cells) < total else []
     missing += ["not all samples"] if any(cell.partial for cell in cells) else []
+    missing += ["its data sets share images: the interval is too narrow"] if overlaps(list(of), shared) else []
     marks = tuple(sorted({mark for cell in cells for mark in cell.marks}))
     n = sum(cell.n for cell in cells)
     checked = all(cell.checked for cell in cells)

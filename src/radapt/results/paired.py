@@ -10,13 +10,17 @@ from itertools import combinations
 from .differences import Pair, difference_of, holm
 from .labels import names_of, places_of
 from .records import Kind, Result, Sample, image_of
+from .shared import overlaps, shared_images
 from .store import Results
-from .worst_case import in_one_ball, lowest_scores
+from .worst_case import Attacks, attacks_of, in_one_ball, lowest_scores
 
 __all__ = ["Comparison", "paired_tests"]
 
 _Scores = dict[int, tuple[float, Sample]]
 """By position the score of a sample, and what was measured on it."""
+
+_Method = tuple[Attacks, _Scores]
+"""By what a method was attacked white-box, and what was left of it."""
 
 _Pairs = tuple[str, list[Pair]]
 """The metric of a dataset, and what two methods made of the samples that they share."""
@@ -63,23 +67,25 @@ class Comparison:
     adjusted: float
 
 
-def paired_tests(store: Results, results: Sequence[Result] | None = None) -> list[Comparison]:
+def paired_tests(store: Results, results: Sequence[Result] | None = None, *, uneven: bool = False) -> list[Comparison]:
     """Every two methods of a results file on the same samples, clean and under white-box attack.
 
-    For each dataset, and for all datasets of a task together where there are several; samples of which the image
-    differs are left out. Only scores that are right or wrong can be compared so; other metrics have no test. Transfer
-    results have none either: they say nothing about how robust a method is.
+    For each dataset, and for all datasets of a task together where there are several and no two of them share images.
+    Samples of which the image differs are left out, and so are worst cases over different white-box attacks. Only
+    scores that are right or wrong can be compared so; other metrics have no test. Transfer results have none either:
+    they say nothing about how robust a method is.
 
     Args:
         store: an open results file.
         results: what ``store.all(checks=True)`` gave; None: it is read here.
+        uneven: whether to compare worst cases over different attacks, too: one over more of them may be lower for that.
 
     Raises:
         ResultsError: a row is damaged.
     """
     with store.snapshot():
         every = store.all(checks=True) if results is None else results
-        scores = _scores(store, every)
+        scores, shared = _scores(store, every), shared_images(store, every)
     compared = []
     for (task, kind, norm, eps), places in scores.items():
         threat = (task, kind, norm, eps)
@@ -87,12 +93,17 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None) -> lis
         pooled: dict[tuple[str, str], dict[tuple[str, str], _Pairs]] = defaultdict(dict)
         for dataset, (metric, methods) in places.items():
             for names in combinations(methods, 2):
-                if pairs := _pairs(*(methods[name] for name in names)):
+                (attacks, first), (others, second) = (methods[name] for name in names)
+                if (uneven or attacks == others) and (pairs := _pairs(first, second)):
                     pooled[names][dataset] = metric, pairs
                     tables.setdefault(dataset, []).append(_comparison(names, threat, {dataset: (metric, pairs)}))
         families = list(tables.values())
         if len(places) > 1:
-            several = ((names, parts) for names, parts in pooled.items() if len(parts) > 1)
+            several = (
+                (names, parts)
+                for names, parts in pooled.items()
+                if len(parts) > 1 and not overlaps([(task, *place) for place in parts], shared)
+            )
             families.insert(0, [_comparison(names, threat, parts) for names, parts in several])
         compared += [each for family in families for each in _adjusted(family)]
     return compared
@@ -125,31 +136,32 @@ def _comparison(names: tuple[str, str], threat: _Threat, parts: Mapping[tuple[st
 
 def _scores(
     store: Results, results: Sequence[Result]
-) -> dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Scores]]]]:
-    """By task and threat, and by dataset: its metric, and of each method the scores of every sample, where they are
-    right or wrong."""
+) -> dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Method]]]]:
+    """By task and threat, and by dataset: its metric, and of each method its attacks and the scores of every sample,
+    where they are right or wrong."""
     places = places_of([result.setting for result in results])
     tasks = {_whose(result): place[0] for result, place in zip(results, places, strict=True)}
     results = [result for result in results if result.main]
     names = {id(each): name for each, name in zip(results, names_of([r.setting for r in results]), strict=True)}
-    measured: list[tuple[Result, _Scores]] = []
+    measured: list[tuple[Result, _Method]] = []
     for result in results:
         if result.kind == "clean":
             samples = store.samples(result.setting)
-            measured.append((result, {s.position: (s.score, s) for s in samples if s.position < result.setting.n}))
+            scores = {s.position: (s.score, s) for s in samples if s.position < result.setting.n}
+            measured.append((result, (attacks_of([]), scores)))
     for group in in_one_ball(results):
         used, lowest = lowest_scores(store, group)
         if used:
             own = next(each for each in group if each.kind == "white-box")
-            measured.append((own, lowest))
-    found: dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Scores]]]] = {}
-    for result, scores in measured:
+            measured.append((own, (attacks_of(each.setting for each, _ in used), lowest)))
+    found: dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Method]]]] = {}
+    for result, (attacks, scores) in measured:
         setting = result.setting
         if all(score in (0.0, 1.0) for score, _ in scores.values()):
             threat = (tasks[_whose(result)], result.kind, setting.norm, setting.eps)
             place = (setting.dataset, setting.split)
             _, methods = found.setdefault(threat, {}).setdefault(place, (setting.metric, {}))
-            methods[names[id(result)]] = scores
+            methods[names[id(result)]] = attacks, scores
     return found
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .labels import attack_text
 from .metrics import summarise
-from .records import CHECKS, Result, Sample, image_of
+from .records import CHECKS, Result, Sample, Setting, image_of
 from .store import Results
 
-__all__ = ["WORST_CASE", "in_one_ball", "lowest_scores", "with_worst_cases"]
+__all__ = ["WORST_CASE", "Attacks", "attacks_of", "fewer_attacks", "in_one_ball", "lowest_scores", "with_worst_cases"]
 
 WORST_CASE = "worst case"
 """Stands for the name of the attack in the results of this file."""
+
+Attacks = Counter[tuple[str, tuple[tuple[str, str], ...]]]
+"""White-box attacks, by their names and settings, and from how many seeds each was made."""
 
 
 def with_worst_cases(store: Results, results: Sequence[Result] | None = None) -> list[Result]:
@@ -83,6 +87,41 @@ def lowest_scores(
             if sample.position not in scores or score < scores[sample.position][0]:
                 scores[sample.position] = score, sample
     return used, scores
+
+
+def attacks_of(settings: Iterable[Setting]) -> Attacks:
+    """The white-box attacks among some settings: what was asked for, whatever the sanity checks tried beside it."""
+    return Counter(
+        (
+            attack_text(each),
+            tuple((name, json.dumps(value)) for name, value in sorted(each.options.items()) if name != "dtype"),
+        )
+        for each in settings
+        if each.kind == "white-box" and each.attack not in (CHECKS, WORST_CASE)
+    )
+
+
+def fewer_attacks(own: Attacks, every: Attacks) -> str:
+    """What a worst case over some attacks lacks, in words; empty for nothing.
+
+    Args:
+        own: the attacks that it is over.
+        every: all that the worst cases are over which it is compared with, its own included.
+    """
+    options: dict[str, set[tuple[tuple[str, str], ...]]] = defaultdict(set)
+    for name, values in every:
+        options[name].add(values)
+
+    def listed(attacks: Attacks, beside: Attacks) -> str:
+        texts = []
+        for name, values in sorted(attacks):
+            common = set.intersection(*map(set, options[name]))
+            differs = ", ".join(f"{option}={value}" for option, value in values if (option, value) not in common)
+            texts.append(name + f" ({differs})" * bool(differs) + " from more seeds" * ((name, values) in beside))
+        return ", ".join(texts)
+
+    missing = every - own
+    return f"attacked by {listed(own, Counter())} alone; others by {listed(missing, own)}, too" if missing else ""
 
 
 def _worst(store: Results, group: Sequence[Result]) -> Result | None:
