@@ -208,7 +208,7 @@ class _Code:
                 self.add([name, value])
         elif is_dataclass(value) or isinstance(value, types.SimpleNamespace | argparse.Namespace):
             self.add([name, value])
-        elif _plain(vars(value) if hasattr(value, "__dict__") else object()):  # settings, and not a logger
+        elif hasattr(value, "__dict__") and _plain(vars(value)):  # settings, and not a logger
             self.add([name, vars(value)])
 
     def add_source(self, kind: Any) -> None:
