@@ -15,7 +15,7 @@ from click.testing import Result
 from radapt.adapters import REGISTRY, AdapterMethod, model_guided
 from radapt.errors import SettingsError
 from radapt.evaluation import Threat
-from radapt.experiments import Experiment, experiments, read
+from radapt.experiments import Experiment, experiments, read, run
 from radapt.experiments.candidates import Builder
 from radapt.experiments.parts import DefenceSpec, Sweep, TrainingSpec
 from radapt.models import VLM
@@ -279,3 +279,19 @@ def test_unknown_names_are_explained(run: Run, tmp_path: Path) -> None:
     result = run("reproduce", "tab4", "--profile", "mikro")
     assert result.exit_code == 2
     assert "micro" in result.output
+
+
+def test_experiments_that_are_put_together_in_code_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    analyses = [{"analysis": "kernels", "data": "shapes"}]
+    looked = {"models": PROFILE["models"], "twins": PROFILE["twins"], "analyses": analyses}
+    first: Experiment = parse(Experiment, {**TEXTS, "profiles": {"micro": looked}}, where="own")
+    other = replace(first, description="Another one, of the same title.")
+    folders = [run(each, quiet=True).folder for each in (first, other, first)]
+    assert folders[0] == folders[2] != folders[1]
+    assert all(each.name.startswith("t-") and each.name.endswith("-micro") for each in folders)
+    page = (folders[1] / "index.html").read_text(encoding="utf-8")
+    assert "Another one" in page
+    assert "radapt reproduce" not in page

@@ -83,7 +83,8 @@ def run(
         experiment: name of the experiment, ``all``, the path of a YAML file, or an experiment itself.
         profile: ``micro`` (ships with the package, minutes), ``photos`` (real photographs, which ``RADAPT_DATA`` must
             name or the hub give) or ``paper`` (its models). With ``all``, experiments without it are left out.
-        out: folder of results and reports; by default ``runs/NAME-PROFILE``.
+        out: folder of results and reports; by default ``runs/NAME-PROFILE``, and for an ``Experiment`` that was put
+            together in code one of its own, by its title and a hash.
         n: samples per dataset, and images of an analysis at most; None: the file's numbers.
         seed: of the attacks.
         batch_size: images per pass of the model.
@@ -103,9 +104,9 @@ def run(
     check_batch_size(batch_size)
     check_seed(seed)
     check_executor(executor, workers, resources, {"device": device})
-    every = experiment == "all"
+    every, in_code = experiment == "all", isinstance(experiment, Experiment)
     if isinstance(experiment, Experiment):
-        name, chosen = experiment.title, {"experiment": experiment}
+        name, chosen = experiment.slug, {experiment.slug: experiment}
     else:
         name = str(experiment)
         chosen = all_experiments() if every else {name: read(experiment)}
@@ -115,7 +116,7 @@ def run(
         raise SettingsError(f"{left_out[0]} has no profile {profile!r}{nearest(profile, known)}")
     chosen = {each: found for each, found in chosen.items() if each not in left_out}
     _check_data([found.profiles[profile] for found in chosen.values()])
-    stem = "experiment" if isinstance(experiment, Experiment) else Path(name).stem
+    stem = name if in_code else Path(name).stem
     folder = expanded(out) if out is not None else Path("runs") / f"{stem}-{profile}"
     tell = progress or (lambda event: None)
     if left_out:
@@ -128,7 +129,7 @@ def run(
             profile=profile,
             folder=folder / Path(each).stem if every else folder,
             artifacts=folder / "made",
-            command=_command(each, profile, n, seed, batch_size, sanity),
+            command="" if in_code else _command(each, profile, n, seed, batch_size, sanity),
             n=n,
             seed=seed,
             batch_size=batch_size,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -12,7 +13,7 @@ from annotated_types import Ge, MinLen
 
 from radapt.errors import SettingsError
 from radapt.evaluation import RESERVED, Threat
-from radapt.io import expanded
+from radapt.io import digest_of, expanded
 from radapt.registry import nearest
 from radapt.schema import STRICT, parse, read_yaml
 
@@ -131,6 +132,12 @@ class Experiment:
     published: str
     profiles: Mapping[str, Profile]
     place: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """A name for the folder of one that is in no file: of its title, and of all that it says."""
+        words = re.sub(r"\W+", "-", self.title.lower()).strip("-")[:40]
+        return f"{words or 'experiment'}-{digest_of(asdict(self), length=6, default=str)}"
 
 
 def experiments() -> dict[str, Path]:

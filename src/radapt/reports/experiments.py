@@ -40,7 +40,7 @@ class Part:
         title: heading.
         description: what was compared, and how.
         published: what others report of the same experiment; empty for nothing.
-        command: the exact command that makes it again.
+        command: the exact command that makes it again; empty for what was put together in code.
         results: its results file; None where it has none.
         plots: its plots; if there are none, the trade-off of its results is drawn.
         note: what a reader must know besides; empty for nothing.
