@@ -11,7 +11,7 @@ from tests.reports.conftest import N, measure, setting
 
 from radapt.errors import ResultsError
 from radapt.reports import curves, draw_plot
-from radapt.results import Result, Results, wilson
+from radapt.results import WORST_CASE, Result, Results, wilson
 from radapt.results.plots import Curves, Line
 from radapt.results.records import Kind
 from radapt.results.sweep import Position
@@ -205,3 +205,18 @@ def test_the_curves_of_a_results_file(tmp_path: Path) -> None:
         (plot,) = drawn(store.all())
     assert points(plot)["CLIP", "white-box"] == [(1, 10), (2, 20)]
     assert isinstance(plot.lines[0], Line)
+
+
+def test_the_worst_case_of_a_ball_where_one_attack_is_known_is_that_attack() -> None:
+    results = [
+        *three("CLIP 1", 80, 60, 30, attack="pgd"),
+        measured("CLIP 1", 20, "self", attack=WORST_CASE),
+        *three("CLIP 2", 78, 70, 25, attack="pgd"),
+        *three("FARE 1", 70, 65, 50, attack="pgd"),
+    ]
+    for order in (results, results[::-1]):
+        by_title = {plot.title: points(plot) for plot in drawn(order)}
+        worst = by_title[f"Alpha: shapes, l∞ 4/255, {WORST_CASE}"]
+        assert worst["CLIP", "white-box"] == [(1, 20), (2, 25)]
+        assert worst["FARE", "white-box"] == [(1, 50)]
+        assert by_title["Alpha: shapes, l∞ 4/255, pgd"]["CLIP", "white-box"] == [(1, 30), (2, 25)]

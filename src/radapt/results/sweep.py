@@ -11,6 +11,7 @@ from .intervals import mean_interval
 from .labels import ball_text, noun, places_of, title_of
 from .plots import Curves, Line
 from .records import KINDS, Kind, Result
+from .worst_case import WORST_CASE
 
 __all__ = ["Position", "curves"]
 
@@ -152,6 +153,15 @@ def _lowest(results: Sequence[Result], positions: Sequence[Position]) -> dict[_P
     for place, point, cell in latest.values():
         cells = lowest.setdefault(place, {})
         cells[point] = min(cell, cells.get(point, cell))
+    threats = {point.threat for cells in lowest.values() for point in cells if point.threat}
+    balls = {threat[:2] for threat in threats if threat[2] == WORST_CASE}
+    for cells in lowest.values():
+        known = list(cells)
+        for point in known:  # where one attack is all that is known in a ball, it is the worst case
+            if point.kind == "white-box" and point.threat and point.threat[:2] in balls:
+                worst = _Point(point.position, point.kind, (*point.threat[:2], WORST_CASE))
+                if worst not in known:
+                    cells[worst] = min(cells[point], cells.get(worst, cells[point]))
     return lowest
 
 
