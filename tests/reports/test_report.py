@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.reports.conftest import setting
+from tests.reports.conftest import measure, setting
 
 from radapt import reports
 from radapt.errors import ResultsError, SettingsError
@@ -39,6 +39,17 @@ def test_only_the_asked_formats_are_written_over_older_ones(results_file: Path, 
     written = reports.write_report(results_file, tmp_path, formats=("csv",))
     assert [path.name for path in written] == ["table.csv"]
     assert (tmp_path / "table.csv").read_text().startswith("section,")
+
+
+@pytest.mark.slow
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    names = ("tradeoff.png", "tradeoff_datasets.png", "tradeoff_datasets.svg")
+    for name in names:
+        (tmp_path / name).write_text("old")
+    with Results(tmp_path / "one.sqlite") as store:
+        measure(store, setting("CLIP", "shapes"), 40)
+    reports.write_report(tmp_path / "one.sqlite", tmp_path, formats=("md", "png"))
+    assert [name for name in names if (tmp_path / name).exists()] == ["tradeoff_datasets.svg"]
 
 
 def test_an_unknown_format_is_named_with_the_nearest(results_file: Path, tmp_path: Path) -> None:

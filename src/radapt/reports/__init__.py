@@ -51,6 +51,7 @@ __all__ = [
 
 FORMATS = ("md", "csv", "tex", "json", "png", "svg", "html")
 """What ``write_report`` can write."""
+_FIGURES = ("tradeoff", "tradeoff_datasets")
 
 
 def write_report(
@@ -67,7 +68,7 @@ def write_report(
     ``tradeoff_datasets`` beside them where there are several datasets) and ``report.html``. Everything is made before
     anything is written, and each file replaces its older version at once. Without a method that has both a clean
     result and one under attack there is no trade-off to draw: its files are then left out, unless nothing else was
-    asked for.
+    asked for. A trade-off of an earlier report that this one lacks is removed.
 
     Args:
         path: the results file, or several.
@@ -114,6 +115,9 @@ def write_report(
         chosen = [name for name in chosen if name not in ("png", "svg")]
     contents = {name: content for kind in chosen for name, content in makers[kind]().items()}
     written = write(Path(out), contents)
+    for name in {f"{figure}.{kind}" for figure in _FIGURES for kind in {"png", "svg"} & set(formats)} - set(contents):
+        if (stale := Path(out, name)).is_file():
+            stale.unlink()
     return written if cards is None else [*written, *write(Path(cards), card_files)]
 
 
@@ -130,8 +134,7 @@ def print_table(store: Results, console: Console) -> None:
 
 
 def _tradeoffs(table: Table, kind: str) -> dict[str, bytes]:
-    figures = {"tradeoff": draw_tradeoff(table)}
-    if any(section.mean for section in table.sections):
-        figures["tradeoff_datasets"] = draw_tradeoff(table, datasets=True)
+    several = any(section.mean for section in table.sections)
+    figures = {name: draw_tradeoff(table, datasets=bool(at)) for at, name in enumerate(_FIGURES[: 1 + several])}
     encode = png if kind == "png" else lambda figure: svg(figure).encode()
     return {f"{name}.{kind}": encode(figure) for name, figure in figures.items()}
