@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -9,9 +10,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from tests.tiny import tiny_clip
 from torch import Tensor
 
-from radapt.adapters import Adapter, adapt, attached, data_driven, training_free
+import radapt
+from radapt.adapters import Adapter, adapt, attached, data_driven, shallow, training_free
 from radapt.adapters._adversarial import TrainingImages
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, make
 from radapt.errors import AdapterError, InputError, ModelError, SettingsError
@@ -392,3 +395,13 @@ def test_labels_may_be_of_any_kind_and_are_checked_before_the_training(tiny_vlm:
     assert len(found) == 1
     with pytest.raises(InputError, match="labels"):
         data_driven(tiny_vlm, images, labels=[0, 1, 2, 3], **settings)
+
+
+@pytest.mark.parametrize("method", [data_driven, partial(shallow, layers="embedding+block:0")])
+def test_an_adapter_says_on_which_images_it_was_trained(method: Any) -> None:
+    model = tiny_clip()
+    data = radapt.load_dataset("shapes", split="validation", n=2)
+    settings: dict[str, Any] = {"steps": 1, "attack_steps": 1, "batch_size": 2, "quiet": True}
+    origin = method(model, data, **settings).settings.origin
+    assert (origin["data"], origin["split"], origin["images"]) == ("shapes", "validation", 2)
+    assert "data" not in method(model, data.pixels(range(2)), **settings).settings.origin

@@ -18,7 +18,7 @@ from radapt.models import VLM, load, zero_shot
 from radapt.training import epoch_rows
 from radapt.types import AnchorLoss, Classifier, Embeddings, Labels, Pixels
 
-__all__ = ["TrainingImages", "loaded"]
+__all__ = ["TrainingImages", "loaded", "named"]
 
 
 @dataclass(eq=False)
@@ -123,3 +123,8 @@ def loaded(model: VLM | nn.Module, loss: AnchorLoss, labels: Labels | None, clas
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )
     return load(model) if isinstance(model, nn.Module) else model
+
+
+def named(pixels: Pixels | Dataset) -> dict[str, object]:
+    """Which dataset and split training images are of, where they come as a dataset."""
+    return {} if isinstance(pixels, Tensor) else {"data": pixels.name, "split": pixels.split}

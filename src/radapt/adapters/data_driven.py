@@ -20,7 +20,7 @@ from radapt.training import Schedule, fit, workers
 from radapt.types import Adversary, AnchorLoss, Classifier, Labels, Mix, Pixels
 
 from ._adapter import Adapter
-from ._adversarial import TrainingImages, loaded
+from ._adversarial import TrainingImages, loaded, named
 from ._build import D0
 from ._gaussian import cutoff_from_d0
 from ._method import AdapterMethod
@@ -143,6 +143,7 @@ def data_driven(
     origin: dict[str, object] = {
         "loss": loss,
         "adversary": adversary,
+        **named(pixels),
         "images": len(pixels),
         "eps": eps,
         "attack": f"PGD-{inner}",

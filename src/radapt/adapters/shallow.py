@@ -23,7 +23,7 @@ from radapt.training import Schedule, fit, workers
 from radapt.types import AnchorLoss, Classifier, Labels, Pixels
 
 from ._adapter import Adapter
-from ._adversarial import TrainingImages, loaded
+from ._adversarial import TrainingImages, loaded, named
 from ._base_weights import base_weights, check_base_weights
 from ._build import adapter_for
 from ._method import AdapterMethod
@@ -136,6 +136,7 @@ def shallow(
         "loss": loss,
         "layers": layers,
         "rank": "full" if rank is None else rank,
+        **named(pixels),
         "images": len(pixels),
         "eps": eps,
         "attack": f"PGD-{attack_steps}",
