@@ -193,3 +193,18 @@ def test_a_method_of_another_family_is_in_evaluation_mode_too() -> None:
     assert torch.equal(other.encode_image(pixels), vlm.encode_image(pixels))
     assert live.training
     assert open_clip()
+
+
+def test_blocks_of_models_that_share_parts_may_overlap() -> None:
+    whole = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5)))
+    part: Any = whole[1]
+    part[1].eval()
+    before = modes(whole)
+    first, second = evaluating(whole), evaluating(part)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert whole[0].training
+    assert not any(modes(part).values())
+    second.__exit__(None, None, None)
+    assert modes(whole) == before

@@ -17,34 +17,33 @@ __all__ = ["evaluating", "random_parts", "recomputing"]
 
 _lock = Lock()
 _switching = RLock()
-_held: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
-"""Of the modules in evaluation mode, how often they are so at the moment, and which parts were in training mode."""
+_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""How many blocks keep a module, which was in training mode, in evaluation mode at the moment."""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """A module with all of its parts in evaluation mode, for the time of a ``with`` block; then each is as it was.
 
-    Blocks may lie in each other, and run in several threads: the last one to end gives the modes back.
+    Blocks may lie in each other, be of models that share parts, and run in several threads: the last one to end gives
+    a part its mode back.
     """
     if torch.compiler.is_compiling():
         yield
         return
     with _lock:
-        count, trained = _held.get(model, (0, []))
-        trained = [*trained, *(module for module in model.modules() if module.training)]
-        for module in trained:
+        held = [module for module in model.modules() if module.training or module in _held]
+        for module in held:
             module.training = False
-        _held[model] = count + 1, trained
+            _held[module] = _held.get(module, 0) + 1
     try:
         yield
     finally:
         with _lock:
-            count, trained = _held.pop(model)
-            if count > 1:
-                _held[model] = count - 1, trained
-            else:
-                for module in trained:
+            for module in held:
+                _held[module] -= 1
+                if not _held[module]:
+                    del _held[module]
                     module.training = True
 
 
