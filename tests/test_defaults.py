@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_an_evaluation_gives_the_same_figures(tmp_path: Path, default: Callable[
 @pytest.mark.parametrize("adversary", ["static", "adaptive"])
 def test_trainings_give_the_same_numbers(adversary: Any, default: Callable[[], None]) -> None:
     model = tiny_clip(factor=6.0)
-    data = own_labels(model, 6)
+    data = replace(own_labels(model, 6), split="train")
 
     def numbers() -> tuple[Any, ...]:
         anchor = radapt.data_driven(

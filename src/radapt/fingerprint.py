@@ -267,6 +267,8 @@ def _marked(value: Any) -> str | None:
     reset = _asked.set(asked | {id(value)})
     try:
         own = getattr(value, "fingerprint_as_it_is", None) or getattr(value, "fingerprint", None)
+    except RuntimeError:  # of objects that look like modules, in torch.fx
+        own = None
     finally:
         _asked.reset(reset)
     return own if isinstance(own, str) else None

@@ -15,14 +15,20 @@ _INSTALLED = (
     str(Path(__file__).parent),
     *(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")),
 )
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
 
 
 def is_installed(thing: Any) -> bool:
     """Whether a function or class is of this library, of Python, or of an installed package."""
     code = getattr(thing, "__code__", None)
     if code is not None:
-        return bool(code.co_filename.startswith(_INSTALLED))
+        return _is_installed_at(code.co_filename)
     return of_installed(getattr(thing, "__module__", None))
+
+
+def _is_installed_at(file: str) -> bool:
+    """Whether a file is of an installed package, of this environment or of one that it builds on."""
+    return file.startswith(_INSTALLED) or not _PACKAGES.isdisjoint(Path(file).parts)
 
 
 def of_installed(name: str | None) -> bool:
@@ -34,7 +40,7 @@ def of_installed(name: str | None) -> bool:
 def is_own_module(thing: Any) -> bool:
     """Whether something is a module that is neither of this library nor of an installed package."""
     file = getattr(thing, "__file__", None) if isinstance(thing, types.ModuleType) else None
-    return file is not None and not str(file).startswith(_INSTALLED)
+    return file is not None and not _is_installed_at(str(file))
 
 
 def unwrapped(member: Any) -> Any:

@@ -47,7 +47,7 @@ def test_training_makes_the_model_harder_to_fool_white_box(tiny_vlm: VLM, pixels
     with torch.no_grad():
         reference = tiny_vlm.encode_image(pixels)
     before = harm(tiny_vlm, pixels, reference)
-    settings = {**SHORT, "steps": 40, "lr": 1e-2, "cutoff": None, "clean_weight": 0, "attack_steps": 4, "rank": rank}
+    settings = {**SHORT, "steps": 100, "lr": 1e-2, "cutoff": None, "clean_weight": 0, "attack_steps": 4, "rank": rank}
     adapter = shallow(tiny_vlm, pixels, **settings)
     with adapter.attach(tiny_vlm):
         after = harm(tiny_vlm, pixels, reference)

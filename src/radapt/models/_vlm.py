@@ -107,7 +107,11 @@ class VLM(ABC):
     @property
     def attached(self) -> tuple[Mount | None, Callable[[Tensor], Tensor] | None]:
         """What changes its outputs: an adapter, and a transform of its input; None where there is none."""
-        return self.tower.mounted(), self.input_transform
+        try:
+            mount = self.tower.mounted()
+        except (NotImplementedError, ModelError):  # without a vision tower that is known here, nothing is mounted
+            mount = None
+        return mount, self.input_transform
 
     @property
     def defended(self) -> bool:
