@@ -33,7 +33,8 @@ ADAPTER = {
     "base_weights", "fingerprint",
 }  # fmt: skip
 TRAINED = {
-    "loss", "adversary", "data", "split", "images", "eps", "attack", "steps", "batch", "lr", "seed", "first_loss", "last_loss",
+    "loss", "adversary", "data", "split", "images", "eps", "attack", "steps", "batch", "lr", "seed", "first_loss",
+    "last_loss",
 }  # fmt: skip
 CARD = {
     "card", "name", "model", "adapter", "settings", "about", "norm", "eps", "source", "results", "versions", "commands",
