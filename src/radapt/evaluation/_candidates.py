@@ -20,15 +20,7 @@ from radapt.registry import nearest
 
 from ._defence import Defence, InputDefence
 
-__all__ = [
-    "Candidate",
-    "CandidateLike",
-    "ModelLike",
-    "Models",
-    "candidates_of",
-    "defence_of",
-    "split_candidate",
-]
+__all__ = ["Candidate", "CandidateLike", "ModelLike", "Models", "candidates_of", "defence_of", "split_candidate"]
 
 ModelLike = str | Path | VLM | nn.Module | Callable[..., Any]
 """A model by name, as an object, or any classifier from pixels to logits."""

@@ -67,10 +67,6 @@ class ClassifierModel(ZeroShotModel):
         return nullcontext()
 
     @property
-    def attached(self) -> tuple[None, Callable[[Tensor], Tensor] | None]:
-        return None, self.input_transform
-
-    @property
     def fingerprint(self) -> str:
         return code_digest(self._source)
 

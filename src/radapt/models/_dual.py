@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +62,7 @@ class DualEncoder(Contrastive):
         tower = self._tower(self.model)
         if self.processor is None:
             return tower
-        mean, std = ([float(each) for each in one] for one in (self.processor.image_mean, self.processor.image_std))
-        return replace(tower, mean=mean, std=std)
+        return tower.normalised(self.processor.image_mean, self.processor.image_std)
 
     @property
     def logit_scale(self) -> float:

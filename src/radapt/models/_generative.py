@@ -7,7 +7,6 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,7 @@ class Generative(VLM):
         tower = self._tower(self.model)
         if self.processor is None:
             return tower
-        mean, std = ([float(each) for each in one] for one in (self.processor.image_mean, self.processor.image_std))
-        return replace(tower, mean=mean, std=std)
+        return tower.normalised(self.processor.image_mean, self.processor.image_std)
 
     @abstractmethod
     def _image_inputs(self, pixels: Pixels) -> dict[str, Any]:

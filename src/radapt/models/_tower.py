@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -83,6 +83,10 @@ class Tower(ABC):
             raise AdapterError(f"there is no block {block}; the vision tower has blocks 0 to {len(self.blocks) - 1}")
         path = next(name for name, module in self.blocks[0].named_modules() if module is self.attention)
         return self.blocks[block].get_submodule(path)
+
+    def normalised(self, mean: Iterable[float], std: Iterable[float]) -> Tower:
+        """The same tower with another normalisation, which may be an array."""
+        return replace(self, mean=[float(each) for each in mean], std=[float(each) for each in std])
 
     def mounted(self) -> Mount | None:
         """What is mounted on this tower, if anything."""
