@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -15,7 +19,7 @@ from radapt.micro.clip import build_tokenizer
 from radapt.models import VLM
 from radapt.models.hf_clip import clip
 
-__all__ = ["SHAPE", "SLOTS", "finetuned", "lively", "own_labels", "tiny_clip"]
+__all__ = ["SHAPE", "SLOTS", "changed_twin", "finetuned", "killed_after", "lively", "own_labels", "tiny_clip"]
 
 SLOTS = 4
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -63,6 +67,23 @@ def finetuned(*given: Any, **settings: Any) -> tuple[VLM, list[float]]:
     given = tuple(replace(each, split="train") if isinstance(each, Dataset) else each for each in given)
     made = finetune(*given, **settings)
     return made.model, list(made.losses)
+
+
+@contextmanager
+def killed_after(steps: int) -> Iterator[None]:
+    """A fine-tuning by FARE is killed within, as by Ctrl-C, after so many losses."""
+    from radapt.finetuning.fare import FARE
+
+    loss, seen = FARE.loss, list[int]()
+
+    def dies(self: FARE, *given: Any) -> torch.Tensor:
+        seen.append(len(seen))
+        if len(seen) > steps:
+            raise KeyboardInterrupt
+        return loss(self, *given)
+
+    with patch.object(FARE, "loss", dies), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 def changed_twin(model: VLM) -> VLM:

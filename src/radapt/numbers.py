@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from radapt.errors import SettingsError, shown
 
-__all__ = ["LARGEST_BATCH", "LARGEST_N", "LARGEST_SEED", "check_batch_size", "check_seed", "number", "whole"]
+__all__ = ["LARGEST_BATCH", "LARGEST_N", "LARGEST_SEED", "check_batch_size", "check_seed", "number", "several", "whole"]
+
+_Kind = TypeVar("_Kind")
 
 LARGEST_BATCH = 2**16
 """Batches are padded to their size, so one that is far too large would take all memory."""
@@ -43,6 +47,17 @@ def check_seed(value: object) -> None:
         SettingsError: it is not.
     """
     whole("seed", value, 0, LARGEST_SEED)
+
+
+def several(name: str, values: _Kind | Iterable[_Kind]) -> list[_Kind]:
+    """One value, or several, as a list.
+
+    Raises:
+        SettingsError: a text, or a mapping.
+    """
+    if isinstance(values, str | bytes | Mapping):
+        raise SettingsError(f"{name} must be a number, or a list of numbers, got {shown(values)}")
+    return list(values) if isinstance(values, Iterable) else [values]
 
 
 def number(name: str, value: object, low: float, high: float = math.inf, *, above: bool = False) -> None:

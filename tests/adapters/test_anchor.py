@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import changed_twin
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 import radapt
-from radapt.adapters import capture_anchor, data_driven, model_guided, training_free
+from radapt.adapters import Adapter, capture_anchor, data_driven, graft, model_guided, training_free
 from radapt.errors import AdapterError, InputError, SettingsError
 from radapt.experiments import tune
 from radapt.models import Layout, place_tokens, tower_of
@@ -168,3 +169,48 @@ def test_a_guessed_normalisation_is_told_of(tiny_clip: Any, tiny_vlm: Any) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         training_free(tiny_vlm)
+
+
+def test_an_anchor_is_used_as_it_is_saved_whatever_its_type(tiny_vlm: VLM, tmp_path: Path) -> None:
+    made = training_free(tiny_vlm, alpha=0.7)
+    assert made.anchor is not None
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        adapter = Adapter(made.settings, made.anchor.to(kind))
+        adapter.save_pretrained(tmp_path / str(kind))
+        read = Adapter.from_pretrained(tmp_path / str(kind))
+        assert read.fingerprint == adapter.fingerprint
+        with torch.no_grad():
+            with adapter.attach(tiny_vlm):
+                ours = tiny_vlm.encode_image(pixels)
+            with read.attach(tiny_vlm):
+                assert torch.equal(tiny_vlm.encode_image(pixels), ours)
+
+
+def test_what_an_adapter_s_fingerprint_says_is_what_passes_do(tiny_vlm: VLM) -> None:
+    """``.data`` changes without a count of changes."""
+    adapter = training_free(tiny_vlm, alpha=0.7)
+    assert adapter.anchor is not None
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad(), adapter.attach(tiny_vlm):
+        before, named = tiny_vlm.encode_image(pixels), tiny_vlm.tower.mounted().fingerprint
+        adapter.anchor.data.zero_()
+        mount = tiny_vlm.tower.mounted()
+        assert mount.fingerprint == adapter.fingerprint != named
+        after = tiny_vlm.encode_image(pixels)
+        assert not torch.equal(after, before)
+    with torch.no_grad(), Adapter(adapter.settings, torch.zeros_like(adapter.anchor)).attach(tiny_vlm):
+        assert torch.equal(tiny_vlm.encode_image(pixels), after)
+
+
+def test_deltas_that_changed_since_they_were_added_have_no_fingerprint(tiny_vlm: VLM) -> None:
+    adapter = graft(tiny_vlm, changed_twin(tiny_vlm))
+    first = next(iter(adapter.deltas.values()))
+    assert isinstance(first, torch.Tensor)
+    with adapter.attach(tiny_vlm):
+        first.data.neg_()
+        with pytest.raises(AdapterError, match="changed in place while it was on a model"):
+            _ = tiny_vlm.tower.mounted().fingerprint
+    with adapter.attach(tiny_vlm):  # as it is now
+        adapter.deltas.clear()  # a list of its own
+        assert tiny_vlm.tower.mounted().fingerprint != adapter.fingerprint

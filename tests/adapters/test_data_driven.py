@@ -360,6 +360,18 @@ def test_adapt_warns_of_test_images(tiny_vlm: Any, tiny_shapes: Any) -> None:
         adapt("training-free", tiny_vlm, data=tiny_shapes(8, "test"), image="mean")
 
 
+@pytest.mark.parametrize("make", [radapt.data_driven, radapt.shallow])
+def test_the_methods_themselves_warn_of_test_images_once(tiny_vlm: Any, tiny_shapes: Any, make: Any) -> None:
+    settings: dict[str, Any] = {"steps": 1, "batch_size": 4, "attack_steps": 1, "quiet": True}
+    settings |= {"layers": "block:0"} if make is radapt.shallow else {}
+    with pytest.warns(UserWarning, match="shapes: training on a test split") as told:
+        make(tiny_vlm, tiny_shapes(8, "test"), **settings)
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match="shapes: training on a test split") as told:
+        adapt(make.__name__.replace("_", "-"), tiny_vlm, data=tiny_shapes(8, "test"), **settings)
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("path", ["file", "file/adapter", "/dev/null", "x" * 300])
 @pytest.mark.parametrize("method", ["data-driven", "training-free"])
 def test_adapt_checks_its_destination_first(

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from tests.tiny import tiny_clip
+from tests.tiny import killed_after, tiny_clip
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, data_driven
@@ -111,7 +111,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(twin: Callable[..., Any], tm
 def test_a_kill_while_the_twin_is_saved_loses_nothing(
     twin: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    folder, checkpoint = tmp_path / "twin", tmp_path / "twin.checkpoint.safetensors"
+    folder = tmp_path / "twin"
     expected = weights(twin()[0])
     shutil.rmtree(folder)
     if there:
@@ -126,7 +126,7 @@ def test_a_kill_while_the_twin_is_saved_loses_nothing(
         patch.setattr(DualEncoder, "save_pretrained", dies)
         with pytest.raises(KeyboardInterrupt):
             twin()
-    assert checkpoint.exists()
+    assert len(list(tmp_path.glob("twin.*.checkpoint.safetensors"))) == 1
     assert folder.exists() == there
     with monkeypatch.context() as patch:
         patch.setattr(FARE, "loss", Mock(side_effect=AssertionError("trained again")))
@@ -140,25 +140,27 @@ def test_a_kill_while_the_twin_is_saved_loses_nothing(
 def test_a_twin_that_is_trained_for_minutes_goes_on_after_a_kill(
     twin: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, loss, steps = replace(SPEC, settings={**SETTINGS, "minutes": 1}), FARE.loss, iter([22, 25])
+    spec, steps = replace(SPEC, settings={**SETTINGS, "minutes": 1}), iter([22, 25])
     del spec.settings["steps"]  # type: ignore[attr-defined]
     monkeypatch.setattr(_finetune, "steps_within", lambda *given, **named: next(steps))
-    seen = list[int]()
-
-    def dies(self: FARE, *given: Any) -> torch.Tensor:
-        seen.append(len(seen))
-        if len(seen) > 20:
-            raise KeyboardInterrupt
-        return loss(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FARE, "loss", dies)
-        with pytest.raises(KeyboardInterrupt):
-            twin(spec)
+    with killed_after(20):
+        twin(spec)
     made, said = twin(spec)
     assert said == ""
     assert [path.name for path in tmp_path.iterdir()] == ["twin"]
     assert torch.equal(weights(made), weights(twin(replace(SPEC, settings={**SETTINGS, "steps": 22}))[0]))
+
+
+def test_what_another_recipe_left_half_done_stops_nobody(twin: Callable[..., Any], tmp_path: Path) -> None:
+    whole = replace(SPEC, settings={**SETTINGS, "steps": 22})
+    with killed_after(20):
+        twin(replace(whole, settings={**whole.settings, "lr": 2e-3}))
+    (tmp_path / "twin.mine.checkpoint.safetensors").write_text("mine")
+    made, said = twin(whole)
+    assert said == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["twin", "twin.mine.checkpoint.safetensors"]
+    shutil.rmtree(tmp_path / "twin")
+    assert torch.equal(weights(made), weights(twin(whole)[0]))
 
 
 def test_labels_words_and_configuration_are_a_part_of_a_twin(

@@ -169,6 +169,14 @@ def test_a_trial_that_fails_costs_the_others_nothing_and_is_tried_again(training
     assert "failed" not in (tmp_path / "trials.json").read_text()
 
 
+def test_a_search_is_given_as_plain_values_too(trainings: Trainings, tmp_path: Path) -> None:
+    values = {**SPEC, "space": {"lr": [0.5, 0.25]}, "settings": {}}
+    assert search(values, out=tmp_path, quiet=True) == search(spec(**values), out=tmp_path, quiet=True)
+    for wrong, message in (({"method": "shallow"}, "the search: .*data"), ({**values, "trails": 3}, "trails")):
+        with pytest.raises(SettingsError, match=message):
+            search(wrong, out=tmp_path, quiet=True)
+
+
 def test_where_every_trial_fails_there_is_one_error(trainings: Trainings, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"every trial of round 1 failed.*trial-.*the loss is nan.*'lr': 1000"):
         search(spec(space={"lr": [1000]}, settings={}), out=tmp_path, quiet=True)

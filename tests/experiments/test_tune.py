@@ -224,6 +224,7 @@ def test_wrong_settings_are_refused(tiny_vlm: Any, tiny_shapes: Any, options: di
         ),
         *({"cutoffs": [0.0]}, {"cutoffs": [1e30]}, {"seed": 10**23}, {"seed": -1}, {"n": 0}, {"n": 1.5}),
         *({"weight": "0.5"}, {"weight": True}),
+        *({"alphas": "0.4"}, {"alphas": {"a": 1}}, {"d0s": b"40"}, {"cutoffs": "0.2"}),
     ],
     ids=str,
 )
@@ -233,6 +234,14 @@ def test_numbers_out_of_range_are_refused_before_anything_is_tried(
     monkeypatch.setattr(Adapter, "attach", Mock(side_effect=AssertionError("tried")))
     with pytest.raises(SettingsError, match=next(iter(wrong)).rstrip("s")):
         tune(tiny_vlm, training_free(tiny_vlm), **wrong)
+
+
+def test_one_number_may_stand_alone(tiny_vlm: Any, tiny_shapes: Any) -> None:
+    data = [tiny_shapes(4, "validation")]
+    alone = tune(tiny_vlm, training_free(tiny_vlm), data=data, attack=PGD, alphas=0.4, cutoffs=0.2)
+    listed = tune(tiny_vlm, training_free(tiny_vlm), data=data, attack=PGD, alphas=[0.4], cutoffs=[0.2])
+    assert alone.trials == listed.trials
+    assert [(trial.alpha, trial.cutoff) for trial in alone.trials] == [(0.4, 0.2)]
 
 
 def test_no_data_is_refused(tiny_vlm: Any) -> None:

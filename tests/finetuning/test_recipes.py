@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from tests.tiny import killed_after
 from torch import Tensor
 
 import radapt
@@ -19,7 +20,6 @@ from radapt.attacks import EmbeddingObjective, SearchAttack
 from radapt.errors import SettingsError
 from radapt.finetuning import Method, Recipe, Twin, _finetune, finetune
 from radapt.finetuning._attack import TrainingPGD
-from radapt.finetuning.fare import FARE
 from radapt.models import VLM
 from radapt.training import Schedule
 
@@ -203,22 +203,14 @@ def test_minutes_take_the_place_of_a_recipe_s_steps_or_epochs(
 def test_a_killed_training_of_minutes_keeps_its_steps(
     tiny_vlm: Any, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    data, file, loss = tiny_shapes(8), tmp_path / "checkpoint", FARE.loss
+    data, file = tiny_shapes(8), tmp_path / "checkpoint"
     options: dict[str, Any] = {"batch_size": 4, "attack_steps": 1, "quiet": True}
     whole = finetune("fare", tiny_vlm, data, steps=22, **options)
-    counts, seen = iter([22]), list[int]()
+    counts = iter([22])
     monkeypatch.setattr(_finetune, "steps_within", lambda *given, **named: next(counts))  # once
 
-    def dies(self: FARE, *given: Any) -> Tensor:
-        seen.append(len(seen))
-        if len(seen) > 20:
-            raise KeyboardInterrupt
-        return loss(self, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FARE, "loss", dies)
-        with pytest.raises(KeyboardInterrupt):
-            finetune("fare", tiny_vlm, data, minutes=1, checkpoint=file, **options)
+    with killed_after(20):
+        finetune("fare", tiny_vlm, data, minutes=1, checkpoint=file, **options)
     assert file.exists()
     for other, message in (({"batch_size": 2}, "batch 4 instead of 2"), ({"minutes": 2}, "minutes 1 instead of 2")):
         with pytest.raises(SettingsError, match=message):

@@ -34,6 +34,18 @@ def test_files_are_read_as_one_and_stay_as_they_are(tmp_path: Path) -> None:
     assert "B" in table
 
 
+def test_a_file_that_is_open_is_read_and_stays_open(tmp_path: Path) -> None:
+    measured(tmp_path / "a", "A", 1.0)
+    other = measured(tmp_path / "b", "B", 0.0)
+    with Results(tmp_path / "a") as mine:
+        for given, names in ((mine, {"A"}), ([mine], {"A"}), ([mine, other], {"A", "B"})):
+            with together(given) as store:
+                assert {each.setting.method for each in store.all()} == names
+        write_report(mine, tmp_path / "report", formats=["md"])
+        assert "A" in (tmp_path / "report" / "table.md").read_text()
+        assert [each.setting.method for each in mine.all()] == ["A"]
+
+
 def test_a_result_of_which_each_file_holds_a_part_is_not_checked(tmp_path: Path) -> None:
     one = measured(tmp_path / "a", "A", 1.0, positions=range(2))
     two = measured(tmp_path / "b", "A", 0.0, positions=range(2, 4))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, labels_of
 from radapt.attacks.pgd import PGD
-from radapt.data import Dataset
+from radapt.data import Dataset, warn_of_test_split
 from radapt.errors import InputError
 from radapt.fingerprint import digest
 from radapt.models import VLM, load, zero_shot
@@ -34,6 +34,9 @@ class TrainingImages:
 
     Raises:
         InputError: no images, labels that do not match, or labels for a loss that takes none.
+
+    Warns:
+        UserWarning: the images are of a test split.
     """
 
     original: VLM
@@ -52,6 +55,8 @@ class TrainingImages:
             raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], or a dataset, got {got}")
         if len(self.clean) == 0:
             raise InputError("no training images; the paper takes 2,000")
+        if isinstance(self.clean, Dataset):
+            warn_of_test_split(self.clean, level=5)
         if self.labels is not None:
             self.labels = labels_of(self.labels, classes=None if self.classifier is None else len(self.classifier))
         if self.labels is not None and len(self.labels) != len(self.clean):

@@ -37,7 +37,7 @@ class AdapterMethod:
             ``loss="text"`` labels and a ``classifier``.
         needs_guide: it is made from a robust twin of the model.
         needs_images: it is trained on images.
-        streams: it takes a dataset in the place of its images, and reads them as it needs them.
+        streams: it takes a dataset in the place of its images, reads them as it needs them, and warns of a test split.
     """
 
     make: Callable[..., Adapter]
@@ -133,7 +133,7 @@ def adapt(
     elif not chosen.needs_images:
         adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm, quiet))
     else:
-        images = training_images(data, n, size=vlm.image_size[0], quiet=quiet)
+        images = training_images(data, n, size=vlm.image_size[0], quiet=quiet, warn=not chosen.streams)
         adapter = _trained(chosen, vlm, images, taken, checkpoint=file, quiet=quiet)
     if folder is not None and group.main:
         adapter.save_pretrained(folder)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from radapt.caching import apart
+from radapt.errors import AdapterError
 from radapt.models import Delta, Grid, Layout, place_tokens, tensors_of
 
 from ._anchor import blend
@@ -22,10 +23,18 @@ _KEPT = 8
 
 
 class AdapterMount:
-    """What the hooks call: filters images, blends attention outputs, and keeps the anchor as placed on a few grids."""
+    """What the hooks call: filters images, blends attention outputs, and keeps the anchor as placed on a few grids.
+
+    Args:
+        settings: of the adapter.
+        anchor: what becomes of it while it is on a model counts, as in a training.
+        deltas: their sum with the weights is made once, so that they must stay as they are.
+    """
 
     def __init__(self, settings: AdapterSettings, anchor: Tensor | None, deltas: Mapping[str, Delta]) -> None:
-        self.settings, self.anchor, self.deltas, self.block = settings, anchor, deltas, settings.block
+        self.settings, self.anchor, self.block = settings, anchor, settings.block
+        self.deltas: Mapping[str, Delta] = dict(deltas)
+        self._added = _digest(self.deltas)
         self._kept: dict[object, Tensor] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -33,6 +42,17 @@ class AdapterMount:
 
     @property
     def fingerprint(self) -> str:
+        """That of the adapter as it stands, and of every pass from now on: ``anchor.data`` changes unseen.
+
+        Raises:
+            AdapterError: its deltas were changed since they were added to the weights.
+        """
+        self._kept = {}
+        if _digest(self.deltas) != self._added:
+            raise AdapterError(
+                "the deltas of an adapter were changed in place while it was on a model, whose weights have them as "
+                "they were; detach the adapter (radapt.detach(model)) before it is changed, and attach it again"
+            )
         return fingerprint_of(self.settings, self.anchor, self.deltas)
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -51,7 +71,8 @@ class AdapterMount:
     def _place(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
         """alpha A on the token grid of an image."""
         assert self.anchor is not None
-        return (self.settings.alpha * place_tokens(self.anchor, self.settings.grid, grid, layout)).to(device, dtype)
+        placed = place_tokens(self.anchor.float(), self.settings.grid, grid, layout)
+        return (self.settings.alpha * placed).to(device, dtype)
 
     def _placed(self, grid: Grid, layout: Layout, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The same, made once. Threads may make it twice; what is kept is never changed."""
@@ -73,11 +94,21 @@ def fingerprint_of(settings: AdapterSettings, anchor: Tensor | None, deltas: Map
     total = hashlib.sha256(facts.encode())
     if s.alpha and anchor is not None:
         total.update(_bytes(anchor))
+    _add(total, deltas)
+    return total.hexdigest()[:16]
+
+
+def _digest(deltas: Mapping[str, Delta]) -> str:
+    total = hashlib.sha256()
+    _add(total, deltas)
+    return total.hexdigest()
+
+
+def _add(total: hashlib._Hash, deltas: Mapping[str, Delta]) -> None:
     for name, delta in sorted(deltas.items()):
         total.update(name.encode())
         for tensor in tensors_of(delta):
             total.update(_bytes(tensor))
-    return total.hexdigest()[:16]
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def write_lora(
         what = f"that of {whole[0]} is not" if whole else "there is none"
         raise AdapterError(f"a LoRA has deltas of low rank alone, and {what}; make the adapter with a rank")
     module = model.model if isinstance(model, VLM) else model
+    _check_shared(tower_of(model).root, pairs)
     above = f"{tower_of(model).name_in(module)}."
     tensors, ranks = dict[str, Tensor](), dict[str, int]()
     for name, delta in pairs.items():
@@ -127,7 +128,16 @@ def read_lora(folder: Path, model: VLM | nn.Module) -> tuple[str, dict[str, Delt
         up, down = tensors[stem + _UP], tensors[stem + _DOWN]
         scale = _scale(config, stem.removeprefix(_PREFIX), len(down), folder)
         deltas[f"{stem.removeprefix(above)}.weight"] = LowRank(up=up.float() * scale, down=down.float())
+    _check_shared(tower_of(model).root, deltas)
     return str(config.get("base_model_name_or_path") or ""), deltas
+
+
+def _check_shared(root: nn.Module, names: Collection[str]) -> None:
+    """Refuse weights that several layers share: PEFT changes one layer, and an adapter all that have the weight."""
+    places = dict(root.named_parameters(remove_duplicate=False))
+    for name in names:
+        if other := [place for place, each in places.items() if place != name and each is places.get(name)]:
+            raise AdapterError(f"{name} and {other[0]} are one weight; a LoRA of PEFT would change one alone")
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> float:

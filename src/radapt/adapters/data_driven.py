@@ -103,6 +103,9 @@ def data_driven(
         SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, a model that
             carries an adapter, or a checkpoint that cannot be written or belongs to another training.
         CheckError: the loss or the anchor is not finite; the last checkpoint is kept.
+
+    Warns:
+        UserWarning: the images are a dataset of a test split.
     """
     for name, got, allowed in (("loss", loss, get_args(AnchorLoss)), ("adversary", adversary, get_args(Adversary))):
         if got not in allowed:

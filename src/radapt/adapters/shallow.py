@@ -110,6 +110,9 @@ def shallow(
             checkpoint that cannot be written or belongs to another training.
         AdapterError: ``start`` changes weights that are not trained, or another tower's.
         CheckError: the loss or a delta is not finite; the last checkpoint is kept.
+
+    Warns:
+        UserWarning: the images are a dataset of a test split.
     """
     if loss not in get_args(AnchorLoss):
         raise SettingsError(f"unknown loss {loss!r}{nearest(loss, get_args(AnchorLoss))}")
@@ -224,10 +227,11 @@ def _open(model: VLM, deltas: Mapping[str, Delta]) -> Iterator[tuple[VLM, dict[s
     tuned = copy.copy(model)
     tuned.model = copy.deepcopy(model.model).requires_grad_(False)
     root, added = tuned.tower.root, dict[str, _Added]()
+    every = list(root.named_parameters(remove_duplicate=False))  # layers may share a weight
     for name, delta in deltas.items():
-        owner, _, last = name.rpartition(".")
-        added[name] = _Added(delta).to(model.device)
-        parametrize.register_parametrization(root.get_submodule(owner), last, added[name], unsafe=True)
+        weight, added[name] = root.get_parameter(name), _Added(delta).to(model.device)
+        for owner, _, last in (place.rpartition(".") for place, each in every if each is weight):
+            parametrize.register_parametrization(root.get_submodule(owner), last, added[name], unsafe=True)
     yield tuned, added
 
 

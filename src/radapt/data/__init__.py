@@ -5,7 +5,7 @@ from ._dataset import Dataset, fill
 from ._joined import joined
 from ._mirror import data_root
 from ._readers import READERS, load_dataset
-from ._training import listed, training_images
+from ._training import listed, training_images, warn_of_test_split
 
 __all__ = [
     "METRICS",
@@ -23,4 +23,5 @@ __all__ = [
     "listed",
     "load_dataset",
     "training_images",
+    "warn_of_test_split",
 ]

@@ -14,7 +14,7 @@ from ._dataset import Dataset
 from ._joined import joined
 from ._readers import load_dataset
 
-__all__ = ["listed", "training_images"]
+__all__ = ["listed", "training_images", "warn_of_test_split"]
 
 
 def listed(given: Any) -> list[Any]:
@@ -28,6 +28,7 @@ def training_images(
     *,
     size: int,
     quiet: bool = False,
+    warn: bool = True,
 ) -> Dataset:
     """The images of some datasets as one; of those by name, the train splits.
 
@@ -36,6 +37,7 @@ def training_images(
         n: how many images of each dataset by name, or one number for all.
         size: side of the images of datasets by name, in pixels.
         quiet: no progress bar.
+        warn: whether to warn of a test split, as what they are handed to does not.
 
     Raises:
         SettingsError: nothing that is a dataset, a number of numbers that does not match, or as :func:`load_dataset`.
@@ -63,7 +65,21 @@ def training_images(
         for each in given
     ]
     images = joined(sets)
+    if warn:
+        warn_of_test_split(images, level=4)
+    return images
+
+
+def warn_of_test_split(images: Dataset, *, level: int) -> None:
+    """Warn whoever trains on images that are there to judge by.
+
+    Args:
+        images: those of the training.
+        level: whose line the warning names: 2 is whoever calls this, 3 whoever calls them, and so on.
+
+    Warns:
+        UserWarning: they are of a test split.
+    """
     if images.split == "test":
         text = f"{images.name}: training on a test split; what it is judged on must be other images (split='train')"
-        warnings.warn(text, stacklevel=3)
-    return images
+        warnings.warn(text, stacklevel=level)

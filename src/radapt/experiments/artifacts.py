@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import time
@@ -27,6 +28,8 @@ __all__ = ["Report", "identity", "images_of", "seconds_of", "trained_adapter", "
 
 _Kind = TypeVar("_Kind")
 _RECIPE = "recipe.json"
+_DIGITS = 8
+"""Of a recipe's hash, in the name of its checkpoint."""
 
 Report = Callable[[str], None]
 """Called with a line of text on what happens."""
@@ -133,7 +136,7 @@ def _once(
         folder: the folder; its ``recipe.json`` holds the recipe, a hash of each of the other files, and the seconds
             that the making took, unless it was interrupted.
         read: reads what lies there.
-        make: makes it, with a checkpoint that is removed when all is saved.
+        make: makes it, with a checkpoint of this recipe, which is removed when all is saved.
         save: saves it to a folder.
         recipe: everything that it depends on.
         report: called with what is wrong with what lies there.
@@ -148,7 +151,7 @@ def _once(
                 problem = f"what lies in {folder} cannot be read ({one_line(error)})"
         report(f"{problem}; it is trained again")
     check_writable(folder, folder=True)
-    checkpoint = checkpoint_path(folder)
+    checkpoint = checkpoint_path(folder.with_name(f"{folder.name}.{digest_of(wanted, length=_DIGITS)}"))
     resumed, began = checkpoint.exists(), time.monotonic()
     thing = make(checkpoint)
     seconds = None if resumed else time.monotonic() - began
@@ -156,7 +159,9 @@ def _once(
     with replacing_folder(folder, last=_RECIPE) as staged:
         save(thing, staged)
         write_json(staged / _RECIPE, {"recipe": wanted, "files": _hashes(staged), "seconds": seconds})
-    checkpoint.unlink(missing_ok=True)
+    every = checkpoint_path(folder.with_name(glob.escape(folder.name) + "." + "[0-9a-f]" * _DIGITS)).name
+    for each in folder.parent.glob(every):  # those of other recipes, too
+        each.unlink(missing_ok=True)
     return thing
 
 

@@ -146,7 +146,7 @@ class Trial:
 
 
 def search(
-    spec: str | Path | SearchSpec,
+    spec: str | Path | SearchSpec | Mapping[str, Any],
     *,
     out: str | Path = "search",
     progress: Callable[[str], None] | None = None,
@@ -160,7 +160,7 @@ def search(
     failed again.
 
     Args:
-        spec: what is searched, or the path of a YAML file that says so.
+        spec: what is searched, the same as plain values, or the path of a YAML file that holds them.
         out: folder of the adapters, of the results of each round (``rung-1.sqlite``...), and of ``trials.json``.
         progress: called with a line about every trial.
         quiet: no progress bars.
@@ -176,7 +176,7 @@ def search(
     Warns:
         UserWarning: trials failed, and there is no ``progress`` to tell it.
     """
-    plan = spec if isinstance(spec, SearchSpec) else _read(Path(spec))
+    plan = spec if isinstance(spec, SearchSpec) else _read(spec)
     folder, tell = expanded(out), progress or (lambda text: None)
     method: AdapterMethod = METHODS.get(plan.method)
     if not method.needs_images:
@@ -250,8 +250,9 @@ def search(
     return found
 
 
-def _read(path: Path) -> SearchSpec:
-    spec: SearchSpec = parse(SearchSpec, read_yaml(expanded(path), what="search"), where=path.name)
+def _read(given: str | Path | Mapping[str, Any]) -> SearchSpec:
+    values = dict(given) if isinstance(given, Mapping) else read_yaml(expanded(given), what="search")
+    spec: SearchSpec = parse(SearchSpec, values, where="the search" if isinstance(given, Mapping) else Path(given).name)
     return spec
 
 

@@ -19,7 +19,7 @@ from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat, check_loading, evaluate
 from radapt.io import fraction
 from radapt.models import VLM, load
-from radapt.numbers import check_batch_size, check_seed, number, whole
+from radapt.numbers import check_batch_size, check_seed, number, several, whole
 from radapt.results import WORST_CASE, Kind, Result, Results
 from radapt.results.intervals import mean_interval
 from radapt.types import Norm
@@ -99,10 +99,10 @@ def tune(
     eps: float | str | None = None,
     norm: Norm | None = None,
     options: Mapping[str, object] | None = None,
-    alphas: Iterable[float] | None = None,
-    cutoffs: Iterable[float | None] | None = None,
-    d0s: Iterable[float] | None = None,
-    shares: Iterable[float] | Mapping[str, Iterable[float]] | None = None,
+    alphas: float | Iterable[float] | None = None,
+    cutoffs: float | Iterable[float | None] | None = None,
+    d0s: float | Iterable[float] | None = None,
+    shares: float | Iterable[float] | Mapping[str, float | Iterable[float]] | None = None,
     trials: int = 64,
     weight: float = 0.5,
     results: str | Path | Results = "tuning.sqlite",
@@ -157,7 +157,7 @@ def tune(
     threat = Threat(attack=attack, eps=radius, norm=norm, source="self", options=options)
     filters = _cutoffs(cutoffs, d0s)
     start = adapter if isinstance(adapter, Adapter) else Adapter.from_pretrained(adapter)
-    weights = (_ALPHAS if start.anchor is not None else (0.0,)) if alphas is None else tuple(alphas)
+    weights = (_ALPHAS if start.anchor is not None else (0.0,)) if alphas is None else several("alphas", alphas)
     kept = [start.settings.cutoff] if filters is None else filters
     combined = _combinations(start, shares)
     every = [(a, c, s) for c in kept for a in weights for s in combined]
@@ -221,16 +221,18 @@ def mean_of(results: Sequence[Result], kind: Kind) -> tuple[float, float, float]
     return mean_interval([(each.percent, each.low, each.high) for each in own])
 
 
-def _cutoffs(cutoffs: Iterable[float | None] | None, d0s: Iterable[float] | None) -> list[float | None] | None:
+def _cutoffs(
+    cutoffs: float | Iterable[float | None] | None, d0s: float | Iterable[float] | None
+) -> list[float | None] | None:
     """The cut-offs to try, however they are given; None: the adapter's own."""
     if d0s is None:
-        return None if cutoffs is None else list(cutoffs)
+        return None if cutoffs is None else several("cutoffs", cutoffs)
     if cutoffs is not None:
         raise SettingsError("give the cut-offs as cutoffs or as d0s, not both")
-    d0s = list(d0s)
-    for d0 in d0s:
+    listed = several("d0s", d0s)
+    for d0 in listed:
         number("d0", d0, 0)
-    return [cutoff_from_d0(d0) if d0 else None for d0 in d0s]
+    return [cutoff_from_d0(d0) if d0 else None for d0 in listed]
 
 
 def _name(alpha: float, cutoff: float | None, portions: Mapping[str, float]) -> str:
@@ -240,7 +242,7 @@ def _name(alpha: float, cutoff: float | None, portions: Mapping[str, float]) -> 
 
 
 def _combinations(
-    adapter: Adapter, shares: Iterable[float] | Mapping[str, Iterable[float]] | None
+    adapter: Adapter, shares: float | Iterable[float] | Mapping[str, float | Iterable[float]] | None
 ) -> list[dict[str, float]]:
     """Every combination of shares by part."""
     if shares is None:
@@ -248,7 +250,7 @@ def _combinations(
     if not adapter.deltas:
         raise SettingsError("shares are of an adapter's deltas, and this one has none")
     given = shares if isinstance(shares, Mapping) else {"all": shares}
-    parts_ = {part: list(values) for part, values in given.items()}
+    parts_ = {part: several(f"the shares of {part}", values) for part, values in given.items()}
     for part, values in parts_.items():
         for value in values:
             number(f"the share of {part}", value, 0, 1)

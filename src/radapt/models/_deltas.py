@@ -86,7 +86,8 @@ def scaled(delta: Delta, share: float) -> Delta:
 class WeightChange:
     """Weights of a module with deltas added, for as long as an adapter is on it.
 
-    The module's own parameters are kept aside and come back as they were, the same objects: nothing is subtracted.
+    The module's own parameters are kept aside and come back as they were, the same objects: nothing is subtracted. A
+    parameter that several of its layers share is changed in all of them.
     Passes cost what they did before. While it lasts, the module's state dict holds the own weights. Training in the
     meantime changes what is put in their place, and is lost: nothing is saved then, and :meth:`undo` warns.
 
@@ -100,6 +101,8 @@ class WeightChange:
 
     def __init__(self, root: nn.Module, deltas: Mapping[str, Delta]) -> None:
         known = check_deltas(root, deltas)
+        every = list(root.named_parameters(remove_duplicate=False))
+        self._places = {name: [place for place, each in every if each is known[name]] for name in deltas}
         self.own: dict[str, nn.Parameter] = {}
         changed: dict[str, nn.Parameter] = {}
         with torch.inference_mode(False), torch.no_grad():
@@ -111,16 +114,16 @@ class WeightChange:
             self._states = {name: _State.of(each) for name, each in changed.items()}
         try:  # all of them, or none
             for name, each in changed.items():
-                _put(root, name, each)
+                self._put(root, name, each)
         except BaseException:
             for name, own in self.own.items():
-                _put(root, name, own)
+                self._put(root, name, own)
             raise
 
     @property
     def around(self) -> list[str]:
         """Names of all modules with changed weights in them, from the root (the empty name) to those that hold them."""
-        paths = [name.split(".")[:-1] for name in self.own]
+        paths = [place.split(".")[:-1] for places in self._places.values() for place in places]
         return sorted({".".join(path[:depth]) for path in paths for depth in range(len(path) + 1)})
 
     def undo(self, root: nn.Module) -> None:
@@ -140,7 +143,7 @@ class WeightChange:
                 stacklevel=4,
             )
         for name, own in self.own.items():
-            _put(root, name, self._moved(root, name, own))
+            self._put(root, name, self._moved(root, name, own))
 
     def check(self, root: nn.Module) -> None:
         """Refuse a module that can no longer be as it was.
@@ -173,14 +176,19 @@ class WeightChange:
             AdapterError: the module was quantised, or these weights were trained, in the meantime.
         """
         self.check(root)
-        held = [name for name in self.own if name.rpartition(".")[0] == holder]
-        if trained := self._trained(root, held):
+        held = {
+            place.rpartition(".")[2]: name
+            for name, places in self._places.items()
+            for place in places
+            if place.rpartition(".")[0] == holder
+        }
+        if trained := self._trained(root, held.values()):
             raise AdapterError(
                 f"{trained}, which the model's own weights know nothing of, so that there is nothing right to save. "
                 "Detach the adapter (radapt.detach(model); that training is lost), train the model, then attach it"
             )
-        for name in held:
-            key = prefix + name.rpartition(".")[2]
+        for last, name in held.items():
+            key = prefix + last
             if key in state:
                 kept = self._moved(root, name, self.own[name])
                 state[key] = kept if isinstance(state[key], nn.Parameter) else kept.detach()
@@ -192,6 +200,11 @@ class WeightChange:
             return ""
         others = f" and {len(found) - 1} more weights were" if len(found) > 1 else " was"
         return f"{found[0]}{others} trained or changed with an adapter's deltas in it"
+
+    def _put(self, root: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        for place in self._places[name]:
+            owner, _, last = place.rpartition(".")
+            setattr(root.get_submodule(owner), last, parameter)
 
     @staticmethod
     def _moved(root: nn.Module, name: str, own: nn.Parameter) -> nn.Parameter:
@@ -254,8 +267,3 @@ def _check(root: nn.Module, name: str, delta: Delta, known: Mapping[str, Tensor]
         raise AdapterError(
             f"the delta of {name} has shape {shape}, the weight {tuple(own.shape)}; it is for another model"
         )
-
-
-def _put(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    owner, _, last = name.rpartition(".")
-    setattr(root.get_submodule(owner), last, parameter)

@@ -55,9 +55,12 @@ def parts(model: VLM, text: str) -> dict[str, Tensor]:
 
 
 def _places(model: VLM, parameters: dict[str, Tensor]) -> dict[str, tuple[str, int]]:
-    """For each parameter ``embedding``, ``block`` or ``attention`` with the block's number, or ``head``."""
+    """For each parameter ``embedding``, ``block`` or ``attention`` with the block's number, or ``head``.
+
+    What blocks share is the first one's.
+    """
     tower, owner = model.tower, dict[int, tuple[str, int]]()
-    for number, block in enumerate(tower.blocks):
+    for number, block in reversed(list(enumerate(tower.blocks))):
         owner |= {id(parameter): ("block", number) for parameter in block.parameters()}
         owner |= {id(parameter): ("attention", number) for parameter in tower.attention_of(number).parameters()}
     named = {id(parameter): name for name, parameter in tower.root.named_parameters()}

@@ -55,7 +55,7 @@ _FIGURES = ("tradeoff", "tradeoff_datasets")
 
 
 def write_report(
-    path: str | Path | Sequence[str | Path],
+    path: str | Path | Results | Sequence[str | Path | Results],
     out: str | Path,
     *,
     formats: Sequence[str] = FORMATS,
@@ -71,7 +71,7 @@ def write_report(
     asked for. A trade-off of an earlier report that this one lacks is removed.
 
     Args:
-        path: the results file, or several.
+        path: the results file, open or by its path, or several.
         out: folder of the report, created when missing.
         formats: some of ``FORMATS``.
         cards: folder for result cards, too, one JSON file for each candidate and ball under which it was attacked;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from radapt.errors import ResultsError
@@ -15,26 +15,30 @@ __all__ = ["together"]
 
 
 @contextmanager
-def together(paths: str | Path | Sequence[str | Path]) -> Iterator[Results]:
+def together(paths: str | Path | Results | Sequence[str | Path | Results]) -> Iterator[Results]:
     """Open one results file, or several as one that holds the results of all; none of them is changed.
 
-    Samples that several files hold are taken from the last of them.
+    Samples that several files hold are taken from the last of them. A file that is open already stays so.
 
     Raises:
         ResultsError: a file is missing, unusable or empty, or none is given.
     """
-    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    files = [paths] if isinstance(paths, str | Path | Results) else list(paths)
     if not files:
         raise ResultsError("give at least one results file")
     if len(files) == 1:
-        with Results(files[0], read_only=True) as store:
+        with _opened(files[0]) as store:
             yield store
         return
     with tempfile.TemporaryDirectory(prefix="radapt-") as folder:
         whole = Path(folder) / "results.sqlite"
         with Results(whole) as store:
             for file in files:
-                with Results(file, read_only=True) as part:
+                with _opened(file) as part:
                     store.merge(part)
         with Results(whole, read_only=True) as store:
             yield store
+
+
+def _opened(file: str | Path | Results) -> AbstractContextManager[Results]:
+    return nullcontext(file) if isinstance(file, Results) else Results(file, read_only=True)
