@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import radapt
+from radapt.attacks import attack
 from radapt.classifier import AnyClassifier
-from radapt.errors import InputError
+from radapt.errors import InputError, ModelError
 from radapt.models import ClassifierModel
 
 IMAGES = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -86,3 +88,24 @@ def test_what_are_no_logits_is_refused(wrap: Any, message: str) -> None:
     own = ClassifierModel("mine", lambda x: wrap(model(x)), image_size=(6, 6))
     with pytest.raises(InputError, match=message.replace("the model", "mine")):
         own.encode_image(IMAGES)
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_a_classifier_of_transformers_is_one_and_wants_normalised_images(kind: str) -> None:
+    from transformers import CLIPConfig, CLIPForImageClassification, ViTConfig, ViTForImageClassification
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**shape, "image_size": 48, "patch_size": 8}
+    made: Any = (
+        ViTForImageClassification(ViTConfig(**vision, num_labels=12))
+        if kind == "vit"
+        else CLIPForImageClassification(CLIPConfig(vision_config=vision, text_config=shape, num_labels=12))
+    ).eval()
+    options: dict[str, Any] = {"data": "shapes", "n": 2, "undefended": "micro/clip", "quiet": True}
+    with pytest.warns(UserWarning, match="ForImageClassification of transformers.*normalised"):
+        radapt.evaluate({"mine": made}, attack="none", **options)
+    with pytest.warns(UserWarning, match="ForImageClassification of transformers.*normalised"):
+        attack(made, torch.rand(2, 3, 48, 48), torch.tensor([0, 1]), attack="pgd", eps=0.1, steps=1, quiet=True)
+    radapt.evaluate({"mine": lambda pixels: made((pixels - 0.5) / 0.5)}, attack="none", **options)
+    with pytest.raises(ModelError, match="classes of its own"):
+        radapt.load(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -25,9 +26,19 @@ class AnyClassifier:
         model: maps pixels in [0, 1] (batch x 3 x height x width, before normalisation) to logits (batch x classes), or
             to an object whose ``logits`` they are, such as a ``ModelOutput`` of transformers.
         name: what messages call it.
+
+    Warns:
+        UserWarning: it is a model of transformers, which does not normalise images itself.
     """
 
     def __init__(self, model: Callable[[Pixels], Any], name: str = "the model") -> None:
+        if any(each.__module__ == "transformers.modeling_utils" for each in type(model).__mro__):
+            warnings.warn(
+                f"{name} is a {type(model).__name__} of transformers, which takes images that its image processor has "
+                "normalised; here it gets pixels in [0, 1]. Give a function that normalises them first: lambda pixels: "
+                "model((pixels - mean) / std)",
+                stacklevel=2,
+            )
         self._model, self._name = model, name
         self._precision: torch.dtype | None = None
         self._known: torch.dtype | None = None  # of the weights, when that was found out

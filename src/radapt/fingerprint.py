@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radapt.errors import SettingsError
+from radapt.errors import ModelError, SettingsError
 from radapt.origin import bytecode, is_installed, is_own_module, names_in, of_installed, unwrapped
 
 __all__ = ["code_digest", "digest", "hooks_of", "patches_of", "version_of"]
@@ -30,9 +30,15 @@ _asked: ContextVar[frozenset[int]] = ContextVar("asked", default=frozenset())
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """Hash of the bytes, types and shapes of tensors: tells images from others, and a model's weights from others."""
+    """Hash of the bytes, types and shapes of tensors: tells images from others, and a model's weights from others.
+
+    Raises:
+        ModelError: they are not in memory.
+    """
     total = hashlib.sha256()
     for tensor in tensors:
+        if tensor.is_meta:
+            raise ModelError("some weights are not in memory, as where accelerate offloads them; load the whole model")
         total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]
@@ -250,11 +256,8 @@ def hooks_of(module: torch.nn.Module) -> Iterator[Any]:
     """What is called before and after a module's passes, forward and backward, but what collects outputs for
     transformers: it does so from the first pass on that is asked for them."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks):
-        yield from (each for each in hooks.values() if not _module_of(each).startswith("transformers."))
-
-
-def _module_of(function: Any) -> str:
-    return str(getattr(function, "__module__", ""))
+        places = ((each, str(getattr(each, "__module__", ""))) for each in hooks.values())
+        yield from (each for each, place in places if not place.startswith("transformers."))
 
 
 def _marked(value: Any) -> str | None:

@@ -92,3 +92,11 @@ def test_peft_would_change_one_layer_alone_and_is_refused(model: VLM, tmp_path: 
     low.save_peft(tmp_path / "lora", plain)  # which shares nothing
     with pytest.raises(AdapterError, match="are one weight"):
         radapt.Adapter.from_peft(tmp_path / "lora", model)
+
+
+def test_the_model_is_the_same_one_while_an_adapter_is_on_it(model: VLM) -> None:
+    before = model.fingerprint
+    with graft(model, changed_twin(model)).attach(model):
+        assert model.fingerprint == before
+    layers(model)[1].mlp.fc1.weight = torch.nn.Parameter(layers(model)[0].mlp.fc1.weight.detach().clone())
+    assert model.fingerprint == before  # what it puts out is the same

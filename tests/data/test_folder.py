@@ -184,9 +184,8 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, names: tuple[str, ..
     with pytest.raises(SettingsError, match="images for each of two classes or more"):
         load_dataset(root)
     images(root, {"two": 0, "three": 0})
-    if not names:
-        with pytest.raises(SettingsError, match="the test split has 0 samples"):
-            load_dataset(root)
+    with pytest.raises(SettingsError, match=r"three.*hold no images"):
+        load_dataset(root)
 
 
 def test_a_folder_is_evaluated_by_its_path(tmp_path: Path) -> None:
@@ -218,3 +217,14 @@ def test_classes_that_differ_in_capitals_alone_are_refused(tmp_path: Path) -> No
     root = images(tmp_path / "set", {"Circle": 2, "circle": 2})
     with pytest.raises(InputError, match="so that neither can be told apart"):
         load_dataset(root, size=16)
+
+
+def test_a_folder_without_images_is_no_class(tmp_path: Path) -> None:
+    root = images(tmp_path / "set", {"cats": 2, "dogs": 2})
+    (root / "notes").mkdir()
+    with pytest.raises(SettingsError, match=r"\['notes'\] of .*hold no images; remove them"):
+        load_dataset(root)
+    split = images(tmp_path / "splits" / "train", {"cats": 2, "dogs": 2, "eels": 1})
+    images(tmp_path / "splits" / "test", {"cats": 2, "dogs": 2})
+    (tmp_path / "splits" / "test" / "eels").mkdir()  # none of its images are for testing
+    assert load_dataset(split.parent).classes == ("cats", "dogs", "eels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import types
 from collections.abc import Callable
@@ -271,3 +272,14 @@ def test_what_is_loaded_moves_where_it_is_told_and_takes_nothing_else() -> None:
     for wrong in ({"device_map": "auto"}, {"base": "micro/clip"}):
         with pytest.raises(ModelError, match="is loaded already"):
             radapt.load(tiny_clip(), **wrong)
+
+
+def test_weights_that_are_not_in_memory_are_named(tiny_vlm: Any) -> None:
+    from accelerate import cpu_offload
+
+    offloaded = copy.deepcopy(tiny_vlm)
+    cpu_offload(offloaded.model, execution_device=torch.device("cpu"))
+    with pytest.raises(ModelError, match="not in memory"):
+        _ = offloaded.fingerprint
+    with pytest.raises(ModelError, match="not in memory"):
+        radapt.load(offloaded.model, processor=tiny_vlm.processor)

@@ -62,6 +62,8 @@ def read_folder(details: Card, split: Split, n: int | None) -> Dataset:
         raise SettingsError(
             f"{name}: {path!r} must have a folder with images for each of two classes or more, got {shown(folders)}"
         )
+    if hollow := [each for each in folders if not any(_files(name, place / each) for place in places.values())]:
+        raise SettingsError(f"{name}: {shown(hollow)} of {path!r} would be classes, and hold no images; remove them")
     files, labels = [], []
     for label, folder in enumerate(folders):
         found = _files(name, places[split] / folder)

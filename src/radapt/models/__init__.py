@@ -137,13 +137,19 @@ def _inside(model: nn.Module) -> nn.Module:
 
 
 def supports(model: nn.Module) -> bool:
-    """Whether a model object is of a family that :func:`load` takes."""
+    """Whether a model object is of a family that :func:`load` takes, and more than a classifier on its tower."""
     model = _inside(model)
+    if _is_classifier(model):
+        return False
     try:
         family_of(type_of(model), "load", type(model).__name__)
     except ModelError:
         return False
     return True
+
+
+def _is_classifier(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("ForImageClassification")
 
 
 def load(
@@ -230,6 +236,12 @@ def _wrapped(
         raise ModelError("a model object is where it is; device_map is for a model that is loaded by name")
     path = getattr(getattr(model, "config", None), "_name_or_path", "")
     name = name or str(path or type(model).__name__)
+    if _is_classifier(model):
+        raise ModelError(
+            f"{name} is a {type(model).__name__}, which has classes of its own and encodes no text; evaluate it as a "
+            "classifier, a function from pixels to logits: radapt.evaluate({'mine': lambda pixels: "
+            "model((pixels - mean) / std)}, ...)"
+        )
     family = family_of(type_of(model), "load", name)
     wrapped: VLM = family.load(model, name=name, tokenizer=tokenizer, processor=processor)
     return wrapped if device is None else wrapped.to(device)

@@ -121,9 +121,14 @@ class WeightChange:
             raise
 
     @property
+    def aside(self) -> dict[str, nn.Parameter]:
+        """The module's own parameters by each name that they have in it."""
+        return {place: self.own[name] for name, places in self._places.items() for place in places}
+
+    @property
     def around(self) -> list[str]:
         """Names of all modules with changed weights in them, from the root (the empty name) to those that hold them."""
-        paths = [place.split(".")[:-1] for places in self._places.values() for place in places]
+        paths = [place.split(".")[:-1] for place in self.aside]
         return sorted({".".join(path[:depth]) for path in paths for depth in range(len(path) + 1)})
 
     def undo(self, root: nn.Module) -> None:
@@ -176,12 +181,8 @@ class WeightChange:
             AdapterError: the module was quantised, or these weights were trained, in the meantime.
         """
         self.check(root)
-        held = {
-            place.rpartition(".")[2]: name
-            for name, places in self._places.items()
-            for place in places
-            if place.rpartition(".")[0] == holder
-        }
+        every = [(place, name) for name, places in self._places.items() for place in places]
+        held = {place.rpartition(".")[2]: name for place, name in every if place.rpartition(".")[0] == holder}
         if trained := self._trained(root, held.values()):
             raise AdapterError(
                 f"{trained}, which the model's own weights know nothing of, so that there is nothing right to save. "

@@ -65,7 +65,7 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
         for hook in each._forward_pre_hooks.values():
             change = getattr(getattr(hook, "__self__", None), "change_of_weights", None)
             if isinstance(change, WeightChange):
-                own |= {f"{name}.{key}".lstrip("."): weight for key, weight in change.own.items()}
+                own |= {f"{name}.{key}".lstrip("."): weight for key, weight in change.aside.items()}
     return own
 
 
