@@ -37,6 +37,7 @@ ADDED = {
     "check": {"--n": ["4"], "--attack": ["square"], "--option": ["steps=2"]},
     "evaluate": {"--n": ["4"], "--no-sanity": []},
     "finetune": {"--n": ["8"], "--batch-size": ["4"]},
+    "tune": {"--n": ["4"]},
 }
 SMALL = {"n": "4", "steps": "1", "trials": "2", "attack-steps": "1", "batch-size": "4"}
 

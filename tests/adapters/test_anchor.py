@@ -207,10 +207,12 @@ def test_deltas_that_changed_since_they_were_added_have_no_fingerprint(tiny_vlm:
     adapter = graft(tiny_vlm, changed_twin(tiny_vlm))
     first = next(iter(adapter.deltas.values()))
     assert isinstance(first, torch.Tensor)
-    with adapter.attach(tiny_vlm):
-        first.data.neg_()
-        with pytest.raises(AdapterError, match="changed in place while it was on a model"):
-            _ = tiny_vlm.tower.mounted().fingerprint
+    attachment = adapter.attach(tiny_vlm)
+    first.data.neg_()
+    with pytest.raises(AdapterError, match="changed in place while it was on a model"):
+        _ = tiny_vlm.tower.mounted().fingerprint
+    with pytest.warns(UserWarning, match="changed with an adapter's deltas in it"):
+        attachment.detach()
     with adapter.attach(tiny_vlm):  # as it is now
         adapter.deltas.clear()  # a list of its own
         assert tiny_vlm.tower.mounted().fingerprint != adapter.fingerprint

@@ -97,7 +97,7 @@ def test_a_block_that_does_not_exist_is_refused(tiny_vlm: Any) -> None:
     [
         ("mean", None, "pixels are for image='mean', which needs them"),
         ("white", (2, 3, 32, 32), "pixels are for image='mean'"),
-        ("mean", (0, 3, 32, 32), "must be N x 3 x 32 x 32, got \\(0, 3, 32, 32\\)"),
+        ("mean", (0, 3, 32, 32), "with at least one image, got \\(0, 3, 32, 32\\)"),
         ("mean", (2, 3, 32, 40), "must be N x 3 x 32 x 32, got \\(2, 3, 32, 40\\)"),
     ],
 )

@@ -327,7 +327,7 @@ def test_deltas_of_another_model_are_refused_and_leave_it_as_it_was(tiny_vlm: VL
         assert torch.equal(embedded(tiny_vlm), before)
     with pytest.raises(AdapterError, match="not finite"):
         Adapter(adapter.settings, deltas={name: torch.tensor([float("nan")])})
-    with pytest.raises(AdapterError, match=r"floating-point type, got torch\.int64"):
+    with pytest.raises(AdapterError, match=r"floating-point type and in memory, got torch\.int64"):
         Adapter(adapter.settings, deltas={name: torch.tensor([1])})
     with pytest.raises(AdapterError, match="matrices that do not fit"):
         Adapter(adapter.settings, deltas={name: LowRank(up=torch.zeros(4, 2), down=torch.zeros(3, 4))})

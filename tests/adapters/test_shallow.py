@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import changed_twin, own_labels
+from tests.tiny import changed_twin
 from torch import Tensor
 
 import radapt
@@ -186,9 +186,9 @@ def test_a_model_that_carries_an_adapter_is_refused(tiny_vlm: VLM, pixels: Tenso
 
 
 def test_a_dataset_is_read_batch_by_batch_and_gives_the_same_adapter(
-    tiny_vlm: VLM, monkeypatch: pytest.MonkeyPatch
+    tiny_vlm: VLM, tiny_shapes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, asked = own_labels(tiny_vlm, 12), list[int]()
+    data, asked = tiny_shapes(12), list[int]()
     whole = data.pixels(range(len(data)))
     read = Dataset.pixels
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from radapt.adapters import Adapter, AdapterMethod
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.experiments import SearchSpec, Trial, artifacts, front, search
-from radapt.experiments.search import _drawn, _kept
+from radapt.experiments.search import _kept
+from radapt.experiments.trials import drawn_of
 from radapt.results import Results
 from radapt.schema import parse
 
@@ -134,7 +135,7 @@ class Trainings:
 
 
 def name_of(lr: float) -> str:
-    (name,) = _drawn(spec(space={"lr": [lr]}))
+    (name,) = drawn_of(spec(space={"lr": [lr]}))
     return name
 
 
@@ -217,11 +218,11 @@ def test_a_training_that_diverges_is_named(tmp_path: Path) -> None:
 
 def test_several_spaces_are_drawn_from_together() -> None:
     spaces = [{"layers": ["embedding", "block:0"], "lr": ["3e-4"]}, {"cutoff": [None], "ema": [0, 0.9, 0.99]}]
-    drawn = _drawn(spec(space=spaces))
+    drawn = drawn_of(spec(space=spaces))
     kinds = [tuple(settings) for settings in drawn.values()]
     assert kinds == [("layers", "lr")] * 2 + [("cutoff", "ema")] * 3
     assert [settings.get("lr") for settings in drawn.values()][:2] == [3e-4, 3e-4]
-    assert set(_drawn(spec(space=spaces, trials=4))) < set(drawn)
+    assert set(drawn_of(spec(space=spaces, trials=4))) < set(drawn)
 
 
 @pytest.mark.slow

@@ -244,9 +244,10 @@ def test_one_number_may_stand_alone(tiny_vlm: Any, tiny_shapes: Any) -> None:
     assert [(trial.alpha, trial.cutoff) for trial in alone.trials] == [(0.4, 0.2)]
 
 
-def test_no_data_is_refused(tiny_vlm: Any) -> None:
-    with pytest.raises(SettingsError, match="nothing to try"):
-        tune(tiny_vlm, training_free(tiny_vlm), data=[], attack=PGD)
+def test_no_data_is_refused(tiny_vlm: Any, unchecked: None) -> None:
+    for wrong in ([], 3, [3]):
+        with pytest.raises(SettingsError, match="data must be a dataset"):
+            tune(tiny_vlm, training_free(tiny_vlm), data=wrong, attack=PGD)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from radapt.errors import AdapterError, SettingsError
+from radapt.errors import AdapterError, SettingsError, shown
 from radapt.io import expanded
-from radapt.models import VLM, Delta, WeightChange, tensors_of, tower_of
+from radapt.models import VLM, Delta, WeightChange, load, tower_of
 from radapt.registry import nearest
 from radapt.results import Results
 from radapt.types import Anchor
@@ -20,6 +20,7 @@ from radapt.types import Anchor
 from ._attachment import Attachment
 from ._base_weights import base_weights, check_base_weights
 from ._card import results_of
+from ._checks import checked_deltas
 from ._mount import AdapterMount, fingerprint_of
 from ._peft import read_lora, write_lora
 from ._settings import AdapterSettings
@@ -46,10 +47,10 @@ class Adapter:
     def __init__(
         self, settings: AdapterSettings, anchor: Anchor | None = None, deltas: Mapping[str, Delta] | None = None
     ) -> None:
+        if not isinstance(settings, AdapterSettings):
+            raise AdapterError(f"the settings of an adapter are AdapterSettings, got {shown(settings)}")
         self.settings, self.anchor = settings, _checked(settings, anchor)
-        self.deltas = dict(deltas or {})
-        for name, delta in self.deltas.items():
-            _check_delta(name, delta)
+        self.deltas = checked_deltas({} if deltas is None else deltas)
         self._attachments: list[Attachment] = []
 
     def __getstate__(self) -> dict[str, object]:
@@ -99,14 +100,16 @@ class Adapter:
                 f"this adapter was made for another vision tower ({s.base_model}): the model has "
                 f"{', '.join(differing)}; make one for this model, e.g. radapt.training_free(model)"
             )
-        check_base_weights(s, tower, self.deltas)
-        self._attachments[:] = [each for each in self._attachments if each.active]  # others ended with radapt.detach
-        return Attachment(tower, AdapterMount(s, self.anchor, self.deltas), self._attachments)
+        mount = AdapterMount(s, self.anchor, self.deltas)
+        with tower.changing():
+            check_base_weights(s, tower, self.deltas)
+            self._attachments[:] = [each for each in self._attachments if each.active]  # others ended: radapt.detach
+            return Attachment(tower, mount, self._attachments)
 
     def detach(self) -> None:
         """Remove this adapter from every model that it was attached to."""
-        while self._attachments:
-            self._attachments.pop().detach()
+        for each in list(self._attachments):  # each takes itself out, once it is off
+            each.detach()
 
     def changed(self, model: VLM | nn.Module) -> float:
         """Share of the weights of a model's vision encoder that it changes, in [0, 1].
@@ -120,8 +123,11 @@ class Adapter:
                 raise AdapterError(f"the vision encoder has no weight {name!r}; the adapter is for another model")
         return sum(sizes[name] for name in self.deltas) / sum(sizes.values())
 
-    def merge(self, model: VLM) -> VLM:
+    def merge(self, model: str | Path | VLM | nn.Module) -> VLM:
         """A copy of a model with the deltas in its weights: a plain model, to be saved and served as one.
+
+        Args:
+            model: the model, or its name; it is not changed.
 
         Raises:
             AdapterError: the adapter has a filter or an anchor, which are no weights, no deltas, or deltas for others.
@@ -134,12 +140,13 @@ class Adapter:
                 f"this adapter {what}; what weights can hold is merged by adapter.change(cutoff=None, alpha=0)"
                 ".merge(model), and the rest stays an adapter: Adapter(adapter.settings, adapter.anchor)"
             )
-        with model.undefended():
-            check_base_weights(s, model.tower, self.deltas)
-            merged = copy.copy(model)
-            merged.model = copy.deepcopy(model.model)
+        vlm = model if isinstance(model, VLM) else load(model)
+        with vlm.undefended():
+            check_base_weights(s, vlm.tower, self.deltas)
+            merged = copy.copy(vlm)
+            merged.model = copy.deepcopy(vlm.model)
         WeightChange(merged.tower.root, self.deltas)
-        merged.name = f"{model.name} with {self.fingerprint}"
+        merged.name = f"{vlm.name} with {self.fingerprint}"
         return merged
 
     def save_peft(self, folder: str | Path, model: VLM | nn.Module) -> Path:
@@ -148,7 +155,7 @@ class Adapter:
         Raises:
             AdapterError: the adapter has a filter, an anchor, no deltas, or deltas that are not of low rank.
         """
-        return write_lora(self.settings, self.anchor, self.deltas, model, Path(folder))
+        return write_lora(self.settings, self.anchor, self.deltas, model, _path(folder))
 
     @classmethod
     def from_peft(cls, folder: str | Path, model: VLM | nn.Module) -> Adapter:
@@ -157,7 +164,7 @@ class Adapter:
         Raises:
             AdapterError: it is none, changes other parts of the model, or does more than a LoRA does (DoRA, biases).
         """
-        name, deltas = read_lora(expanded(folder), model)
+        name, deltas = read_lora(expanded(_path(folder)), model)
         tower = tower_of(model)
         settings = AdapterSettings(
             cutoff=None,
@@ -191,7 +198,7 @@ class Adapter:
             UserWarning: there is a ``README.md`` of others, or one that was edited; it is left as it is.
         """
         measured = results_of(results, self.fingerprint)
-        return save(self.settings, self.anchor, self.deltas, self.fingerprint, Path(folder), measured)
+        return save(*self._parts(), self.fingerprint, _path(folder), measured)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, *, revision: str | None = None) -> Adapter:
@@ -226,9 +233,18 @@ class Adapter:
         Raises:
             AdapterError: the hub refuses, or cannot be reached, or the file holds nothing of this adapter.
         """
-        parts = self.settings, self.anchor, self.deltas
         measured = results_of(results, self.fingerprint)
-        return push(*parts, self.fingerprint, repository, measured, private=private, token=token)
+        return push(*self._parts(), self.fingerprint, repository, measured, private=private, token=token)
+
+    def _parts(self) -> tuple[AdapterSettings, Anchor | None, dict[str, Delta]]:
+        """What is saved, looked at once more: tensors may have been changed in place."""
+        return self.settings, _checked(self.settings, self.anchor), checked_deltas(self.deltas)
+
+
+def _path(folder: object) -> Path:
+    if not isinstance(folder, str | Path):
+        raise AdapterError(f"an adapter is in a folder, given by its path; got {shown(folder)}")
+    return Path(folder)
 
 
 def _checked(settings: AdapterSettings, anchor: Anchor | None) -> Anchor | None:
@@ -237,6 +253,8 @@ def _checked(settings: AdapterSettings, anchor: Anchor | None) -> Anchor | None:
         if settings.alpha:
             raise AdapterError(f"alpha is {settings.alpha:g}, and there is no anchor; without one alpha must be 0")
         return None
+    if not isinstance(anchor, Tensor) or anchor.is_meta:
+        raise AdapterError(f"the anchor must be a tensor in memory, got {shown(anchor)}")
     shape = (settings.prefix + settings.grid[0] * settings.grid[1], settings.width)
     if not anchor.is_floating_point():
         raise AdapterError(f"the anchor must be of a floating-point type, got {anchor.dtype}")
@@ -247,17 +265,6 @@ def _checked(settings: AdapterSettings, anchor: Anchor | None) -> Anchor | None:
         raise AdapterError(f"the anchor holds {int((~finite).sum())} values that are not finite")
     with torch.inference_mode(False):  # one that was made in inference mode could be part of no gradient
         return anchor.clone() if anchor.is_inference() else anchor
-
-
-def _check_delta(name: str, delta: Delta) -> None:
-    for tensor in tensors_of(delta):
-        if not tensor.is_floating_point():
-            raise AdapterError(f"the delta of {name} must be of a floating-point type, got {tensor.dtype}")
-        if not bool(torch.isfinite(tensor.float()).all()):
-            raise AdapterError(f"the delta of {name} holds values that are not finite")
-    if not isinstance(delta, Tensor) and (delta.up.ndim, delta.down.ndim, delta.up.shape[-1]) != (2, 2, delta.rank):
-        shapes = f"{tuple(delta.up.shape)} and {tuple(delta.down.shape)}"
-        raise AdapterError(f"the delta of {name} is a product of matrices that do not fit: {shapes}")
 
 
 def adapter_of(model: VLM | nn.Module) -> Adapter | None:

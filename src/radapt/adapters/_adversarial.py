@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, Objective, labels_of
 from radapt.attacks.pgd import PGD
 from radapt.data import Dataset, warn_of_test_split
-from radapt.errors import InputError
+from radapt.errors import InputError, shown
 from radapt.fingerprint import digest
 from radapt.models import VLM, load, zero_shot
 from radapt.training import epoch_rows
@@ -34,6 +35,7 @@ class TrainingImages:
 
     Raises:
         InputError: no images, labels that do not match, or labels for a loss that takes none.
+        ModelError: images of another size than the model's.
 
     Warns:
         UserWarning: the images are of a test split.
@@ -55,6 +57,7 @@ class TrainingImages:
             raise InputError(f"pixels must be a tensor, N x 3 x H x W in [0, 1], or a dataset, got {got}")
         if len(self.clean) == 0:
             raise InputError("no training images; the paper takes 2,000")
+        self.original.check_size(self.pixels(torch.arange(1, device="cpu")))
         if isinstance(self.clean, Dataset):
             warn_of_test_split(self.clean, level=5)
         if self.labels is not None:
@@ -117,7 +120,9 @@ class TrainingImages:
         return (model.encode_image(pixels).float() - self.reference[rows]).square().sum(1).mean()
 
 
-def loaded(model: VLM | nn.Module, loss: AnchorLoss, labels: Labels | None, classifier: Classifier | None) -> VLM:
+def loaded(
+    model: str | Path | VLM | nn.Module, loss: AnchorLoss, labels: Labels | None, classifier: Classifier | None
+) -> VLM:
     """The model to be trained on, where the loss has what it needs.
 
     Raises:
@@ -127,7 +132,11 @@ def loaded(model: VLM | nn.Module, loss: AnchorLoss, labels: Labels | None, clas
         raise InputError(
             "loss='text' needs labels and a classifier (model.classifier(prompts)); 'embedding' takes neither"
         )
-    return load(model) if isinstance(model, nn.Module) else model
+    if classifier is not None and not isinstance(classifier, Tensor):
+        raise InputError(
+            f"the classifier must be a tensor, as model.classifier(prompts) gives it; got {shown(classifier)}"
+        )
+    return model if isinstance(model, VLM) else load(model)
 
 
 def named(pixels: Pixels | Dataset) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from radapt.attacks import images_of
 from radapt.errors import AdapterError, InputError, SettingsError
 from radapt.models import VLM, Tower, evaluating, tower_of, warn_normalisation
 from radapt.precision import own_precision
@@ -55,7 +56,7 @@ def capture_anchor(
 
     Raises:
         SettingsError: an unknown image, or the model carries an adapter.
-        InputError: ``pixels`` are missing, not wanted, or of another size.
+        InputError: ``pixels`` are missing, not wanted, of another size, or outside of [0, 1].
         AdapterError: there is no such block, or the model has no weights.
 
     Warns:
@@ -105,8 +106,9 @@ def _image(tower: Tower, image: AnchorImage, pixels: Pixels | None) -> Tensor:
         )
     if pixels is None:
         return torch.full((1, *size), _UNIFORM[image], dtype=torch.float32, device="cpu")
-    if len(pixels) == 0 or tuple(pixels.shape[1:]) != size:
+    images = images_of("the images of a mean image", pixels)
+    if tuple(images.shape[1:]) != size:
         raise InputError(
-            f"the images of a mean image must be N x {' x '.join(map(str, size))}, got {tuple(pixels.shape)}"
+            f"the images of a mean image must be N x {' x '.join(map(str, size))}, got {tuple(images.shape)}"
         )
-    return pixels.float().mean(0, keepdim=True)
+    return images.mean(0, keepdim=True)

@@ -16,7 +16,7 @@ class Attachment:
     """An adapter on a model; leaving the ``with`` block, or :meth:`detach`, restores the model exactly."""
 
     def __init__(self, tower: Tower, mount: AdapterMount, all_of_it: list[Attachment]) -> None:
-        self._tower, self._mount, self._all_of_it = tower, mount, all_of_it
+        self._tower, self._mount, self._all_of_it, self._entered = tower, mount, all_of_it, False
         if not self.active:
             tower.mount(mount)
         all_of_it.append(self)
@@ -28,8 +28,9 @@ class Attachment:
 
     def detach(self) -> None:
         """Restore the model; does nothing when this adapter is detached already."""
-        if self.active:
-            self._tower.unmount()
+        with self._tower.changing():
+            if self.active:
+                self._tower.unmount()
         if self in self._all_of_it:  # or the adapter would keep the model
             self._all_of_it.remove(self)
 
@@ -37,10 +38,14 @@ class Attachment:
         """Itself, for a ``with`` block.
 
         Raises:
-            AdapterError: the adapter is off the model already.
+            AdapterError: the adapter is off the model already, or this is the second block, whose end would be that of
+                the first.
         """
+        if self._entered:
+            raise AdapterError("this attachment is in a with block already; attach the adapter once more after it")
         if not self.active:
             raise AdapterError("this attachment has ended, and the model is without its adapter; attach it again")
+        self._entered = True
         return self
 
     def __exit__(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from radapt.caching import apart
 from radapt.errors import AdapterError
-from radapt.models import Delta, Grid, Layout, place_tokens, tensors_of
+from radapt.models import Delta, Grid, Layout, LowRank, place_tokens, tensors_of
 
 from ._anchor import blend
 from ._gaussian import gaussian_filter
@@ -107,6 +107,8 @@ def _digest(deltas: Mapping[str, Delta]) -> str:
 def _add(total: hashlib._Hash, deltas: Mapping[str, Delta]) -> None:
     for name, delta in sorted(deltas.items()):
         total.update(name.encode())
+        if isinstance(delta, LowRank):  # two matrices are no weight of as many numbers
+            total.update(f" {tuple(delta.up.shape)} @ {tuple(delta.down.shape)} ".encode())
         for tensor in tensors_of(delta):
             total.update(_bytes(tensor))
 

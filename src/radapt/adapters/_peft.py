@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from radapt.errors import AdapterError, shown
 from radapt.io import expanded, replacing
-from radapt.models import VLM, Delta, LowRank, tower_of
+from radapt.models import VLM, Delta, LowRank, check_deltas, tower_of
 from radapt.schema import read_json
 from radapt.types import Anchor
 
+from ._checks import checked_deltas
 from ._settings import AdapterSettings
 
 __all__ = ["read_lora", "write_lora"]
@@ -61,7 +62,9 @@ def write_lora(
         what = f"that of {whole[0]} is not" if whole else "there is none"
         raise AdapterError(f"a LoRA has deltas of low rank alone, and {what}; make the adapter with a rank")
     module = model.model if isinstance(model, VLM) else model
-    _check_shared(tower_of(model).root, pairs)
+    root = tower_of(model).root
+    check_deltas(root, pairs)
+    _check_shared(root, pairs)
     above = f"{tower_of(model).name_in(module)}."
     tensors, ranks = dict[str, Tensor](), dict[str, int]()
     for name, delta in pairs.items():
@@ -70,7 +73,7 @@ def write_lora(
             raise AdapterError(f"{target} is no linear layer, so PEFT cannot hold its delta as matrices")
         ranks[target] = delta.rank
         for end, tensor in ((_UP, delta.up), (_DOWN, delta.down)):
-            tensors[_PREFIX + target + end] = tensor.detach().cpu().contiguous()
+            tensors[_PREFIX + target + end] = tensor.detach().to("cpu", copy=True).contiguous()
     rank = max(ranks.values())
     config = {
         "peft_type": "LORA",
@@ -116,20 +119,30 @@ def read_lora(folder: Path, model: VLM | nn.Module) -> tuple[str, dict[str, Delt
         tensors = load_bytes((folder / _WEIGHTS).read_bytes())
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise AdapterError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
+    if not tensors:
+        raise AdapterError(f"{folder / _WEIGHTS} holds no tensors")
     module = model.model if isinstance(model, VLM) else model
+    root = tower_of(model).root
+    linear = {name for name, each in root.named_modules() if isinstance(each, nn.Linear)}
     above = f"{_PREFIX}{tower_of(model).name_in(module)}.".replace("..", ".")
     deltas = dict[str, Delta]()
     for key in tensors:
         stem = key.removesuffix(_UP).removesuffix(_DOWN)
-        if stem == key or not stem.startswith(above) or not {stem + _UP, stem + _DOWN} <= set(tensors):
+        ours = stem != key and stem.removeprefix(above) in linear and stem.startswith(above)
+        if not ours or not {stem + _UP, stem + _DOWN} <= set(tensors):
             raise AdapterError(
                 f"{folder} changes {shown(key)}, which is no linear layer of the vision encoder ({above}*)"
             )
         up, down = tensors[stem + _UP], tensors[stem + _DOWN]
+        if not (up.is_floating_point() and down.is_floating_point() and up.ndim == down.ndim == 2):
+            what = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in (up, down))
+            raise AdapterError(f"{folder}: {shown(stem)} has no two matrices of floating-point numbers, but {what}")
         scale = _scale(config, stem.removeprefix(_PREFIX), len(down), folder)
         deltas[f"{stem.removeprefix(above)}.weight"] = LowRank(up=up.float() * scale, down=down.float())
-    _check_shared(tower_of(model).root, deltas)
-    return str(config.get("base_model_name_or_path") or ""), deltas
+    checked = checked_deltas(deltas)
+    check_deltas(root, checked)
+    _check_shared(root, checked)
+    return str(config.get("base_model_name_or_path") or ""), checked
 
 
 def _check_shared(root: nn.Module, names: Collection[str]) -> None:
@@ -147,6 +160,9 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, folder: Path) -> f
         if not _NAME.fullmatch(name):
             raise AdapterError(f"{folder}: alpha_pattern has {shown(name)}; names of layers are read, patterns are not")
         alpha = own if module == name or module.endswith(f".{name}") else alpha
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or rank < 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not -_LARGEST < alpha < _LARGEST or rank < 1:
         raise AdapterError(f"{folder}: lora_alpha must be a number, got {shown(alpha)}, and the rank at least 1")
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    stabilised = config.get("use_rslora") or False
+    if not isinstance(stabilised, bool):
+        raise AdapterError(f"{folder}: use_rslora must be true or false, got {shown(stabilised)}")
+    return float(alpha / (math.sqrt(rank) if stabilised else rank))

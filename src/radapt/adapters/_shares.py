@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from radapt.errors import SettingsError
 from radapt.models import VLM, Delta, parts, scaled
+from radapt.numbers import number
 
 from ._adapter import Adapter
 from ._base_weights import base_weights, check_base_weights
@@ -18,13 +19,18 @@ def with_shares(adapter: Adapter, model: VLM, shares: Mapping[str, float]) -> Ad
     """An adapter with a share of its deltas in some parts of the vision encoder, and the others whole.
 
     Raises:
-        SettingsError: an unknown part, or parts that overlap.
+        SettingsError: an unknown part, parts that overlap, one in which the adapter has no deltas, or a share outside
+            of [0, 1].
         AdapterError: the deltas were made for other weights than the model has.
     """
     names = {id(parameter): name for name, parameter in model.tower.root.named_parameters()}
     portion = dict[str, float]()
     for part, share in shares.items():
-        for parameter in parts(model, part).values():
+        number(f"the share of {part}", share, 0, 1)
+        inside = parts(model, part).values()
+        if not any(names.get(id(parameter)) in adapter.deltas for parameter in inside):
+            raise SettingsError(f"the adapter has no deltas in {part!r}, so that no share of them changes anything")
+        for parameter in inside:
             name = names.get(id(parameter), "")
             if name in portion:
                 raise SettingsError(f"{part!r} and another part both name {name}; give every part its own shares")

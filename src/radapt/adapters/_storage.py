@@ -28,6 +28,7 @@ from radapt.schema import parse, parse_json, read_json
 from radapt.types import Anchor
 
 from ._card import card, ours
+from ._checks import LOW_RANK
 from ._settings import AdapterSettings
 from ._shipped import shipped
 
@@ -42,7 +43,7 @@ _BEFORE = ("adapter_config.json", "adapter_model.safetensors")
 _CARD = "README.md"
 _TYPE = "radapt"
 _LARGEST_CONFIG, _LARGEST_HEADER, _LARGEST_DELTAS = 1 << 20, 1 << 16, 1 << 33
-_UP, _DOWN = ".lora_B", ".lora_A"  # as PEFT calls them
+_UP, _DOWN = LOW_RANK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,8 @@ def _named(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
     named = dict[str, Tensor]()
     for name, delta in deltas.items():
         parts = {name: delta} if isinstance(delta, Tensor) else {name + _UP: delta.up, name + _DOWN: delta.down}
-        named |= {key: tensor.detach().cpu().contiguous() for key, tensor in parts.items()}
+        # Copies, since a file holds no tensors that share memory.
+        named |= {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in parts.items()}
     return named
 
 

@@ -56,7 +56,7 @@ class _Anchor:
 
 
 def data_driven(
-    model: VLM | nn.Module,
+    model: str | Path | VLM | nn.Module,
     pixels: Pixels | Dataset,
     labels: Labels | None = None,
     *,
@@ -83,7 +83,7 @@ def data_driven(
     ``adaptive`` (remade through the adapter at each step, about three times the time).
 
     Args:
-        model: the model to adapt; it is not changed.
+        model: the model to adapt, or its name; it is not changed.
         pixels: training images in [0, 1], N x 3 x H x W, or a dataset, which is read batch by batch; the paper takes
             2,000. The adversarial images of a static adversary, of those that the steps reach, are held in memory.
         labels, classifier: for ``loss="text"``: true classes, and unit vectors from ``model.classifier(prompts)``.
@@ -99,6 +99,7 @@ def data_driven(
         quiet: no progress bar.
 
     Raises:
+        ModelError: images of another size than the model's.
         InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
         SettingsError: an unknown loss or adversary, alpha = 0 (nothing to train), a setting out of range, a model that
             carries an adapter, or a checkpoint that cannot be written or belongs to another training.

@@ -65,6 +65,8 @@ def graft(
                 f"an adapter changes weights of the vision encoder alone, and {outside[0]} is outside of it; leave the "
                 "head out, or write a model: radapt.models.interpolated(model, guide, weights)"
             )
+        if not any(shares.values()):
+            raise SettingsError(f"the weights of {', '.join(shares)} are 0, the model itself; give one above 0")
         if not changed:
             raise AdapterError(
                 f"{vlm.name} and {twin.name} have the same weights in {', '.join(shares)}; nothing to graft"

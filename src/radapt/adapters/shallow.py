@@ -53,7 +53,7 @@ class _Added(nn.Module):
 
 
 def shallow(
-    model: VLM | nn.Module,
+    model: str | Path | VLM | nn.Module,
     pixels: Pixels | Dataset,
     labels: Labels | None = None,
     *,
@@ -62,7 +62,7 @@ def shallow(
     layers: str = "embedding+block:0-2",
     rank: int | None = None,
     cutoff: float | None = 0.25,
-    start: Adapter | None = None,
+    start: str | Path | Adapter | None = None,
     eps: float = 4 / 255,
     attack_steps: int = 4,
     steps: int = 300,
@@ -82,7 +82,7 @@ def shallow(
     which needs neither labels nor a twin; the adversary sees filter and deltas as they are at each step.
 
     Args:
-        model: the model to adapt; it is not changed.
+        model: the model to adapt, or its name; it is not changed.
         pixels: training images in [0, 1], N x 3 x H x W, or a dataset, which is read batch by batch; any photographs
             will do for ``embedding``, and the more kinds of them there are, the better it holds on what it has not
             seen.
@@ -91,7 +91,8 @@ def shallow(
         layers: what is trained, in the words of :func:`radapt.models.parts`; the head is no part of an adapter.
         rank: of the deltas of matrices; None trains them whole.
         cutoff: of the filter before the vision encoder, in cycles per pixel; None for no filter.
-        start: an adapter whose deltas the training begins with, such as a graft; None: with none.
+        start: an adapter whose deltas the training begins with, such as a graft, or its folder; its filter is not
+            taken over. None: with none.
         eps: l-inf radius of the training attack, in pixel units.
         attack_steps: PGD steps at every step of the training.
         steps, batch_size, lr: AdamW with a warm-up of 10 %, cosine decay, gradients clipped at norm 1.
@@ -105,10 +106,12 @@ def shallow(
         quiet: no progress bar.
 
     Raises:
+        ModelError: images of another size than the model's.
         InputError: no images, or wrong ones; labels or classifier missing for ``loss="text"``.
         SettingsError: an unknown loss or part, a setting out of range, layers outside of the vision encoder, or a
             checkpoint that cannot be written or belongs to another training.
-        AdapterError: ``start`` changes weights that are not trained, or another tower's.
+        AdapterError: ``start`` has no deltas, has an anchor, or changes weights that are not trained, or another
+            tower's.
         CheckError: the loss or a delta is not finite; the last checkpoint is kept.
 
     Warns:
@@ -130,9 +133,10 @@ def shallow(
     if vlm.defended:
         raise SettingsError(f"{vlm.name} carries an adapter or an input defence; detach it first: radapt.detach(model)")
     names = _trained(vlm, layers)
-    if start is not None:
-        check_base_weights(start.settings, vlm.tower, start.deltas)
-    first = _beginning(vlm, names, start, rank, seed)
+    begun = _start(start)
+    if begun is not None:
+        check_base_weights(begun.settings, vlm.tower, begun.deltas)
+    first = _beginning(vlm, names, begun, rank, seed)
     attack = PGD(eps=eps, steps=attack_steps, step_size=2.5 * eps / attack_steps)
     images = TrainingImages(vlm, pixels, labels, classifier, attack, batch_size, seed)
     origin: dict[str, object] = {
@@ -151,7 +155,7 @@ def shallow(
         "ema": ema,
         "share": share,
         "seed": seed,
-        **({} if start is None else {"start": start.fingerprint}),
+        **({} if begun is None else {"start": begun.fingerprint}),
         **({} if (count := workers().count) == 1 else {"workers": count}),
     }
     with _open(vlm, first) as (tuned, added):
@@ -187,6 +191,21 @@ def _trained(model: VLM, layers: str) -> list[str]:
             "head out of layers, or fine-tune the model: radapt.finetune"
         )
     return [inside[id(parameter)] for parameter in chosen.values()]
+
+
+def _start(given: str | Path | Adapter | None) -> Adapter | None:
+    """The adapter to begin with.
+
+    Raises:
+        AdapterError: it has nothing that could be trained on, or more.
+    """
+    if given is None:
+        return None
+    start = given if isinstance(given, Adapter) else Adapter.from_pretrained(given)
+    if not start.deltas or (start.anchor is not None and start.settings.alpha):
+        what = "an anchor, which this training would leave out" if start.deltas else "no deltas to begin with"
+        raise AdapterError(f"the adapter to start from ({start.settings.method}) has {what}; take a graft, say")
+    return start
 
 
 def _beginning(model: VLM, names: list[str], start: Adapter | None, rank: int | None, seed: int) -> dict[str, Delta]:

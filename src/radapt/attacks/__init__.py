@@ -9,7 +9,7 @@ from __future__ import annotations
 from ._api import attack
 from ._attack import Attack
 from ._ensemble import Ensemble
-from ._inputs import labels_of
+from ._inputs import images_of, labels_of
 from ._objective import (
     AnswerObjective,
     ClassificationObjective,
@@ -44,6 +44,7 @@ __all__ = [
     "ascending",
     "attack",
     "bpda",
+    "images_of",
     "jpeg",
     "labels_of",
     "make",

@@ -40,7 +40,11 @@ def search(
     table = Table("adapter", "clean %", "white-box %", "seconds", "images", "weights changed %", "settings")
     for trial in front(last):
         figures = figure(trial.clean, trial.clean_interval), figure(trial.robust, trial.robust_interval)
-        numbers = *figures, "" if trial.seconds is None else f"{trial.seconds:.0f}", f"{trial.images:,}"
+        numbers = (
+            *figures,
+            "" if trial.seconds is None else f"{trial.seconds:.0f}",
+            "" if trial.images is None else f"{trial.images:,}",
+        )
         table.add_row(str(trial.folder), *numbers, f"{trial.changed:.0f}", one_line(dict(trial.settings)))
     console.print(table)
     console.print(f"every trial in {one_line(out / 'trials.json')}", soft_wrap=True)

@@ -5,7 +5,7 @@ from ._dataset import Dataset, fill
 from ._joined import joined
 from ._mirror import data_root
 from ._readers import READERS, load_dataset
-from ._training import listed, training_images, warn_of_test_split
+from ._training import check_datasets, listed, training_images, warn_of_test_split
 
 __all__ = [
     "METRICS",
@@ -16,6 +16,7 @@ __all__ = [
     "Dataset",
     "TaskName",
     "card",
+    "check_datasets",
     "data_root",
     "datasets",
     "fill",

@@ -14,12 +14,24 @@ from ._dataset import Dataset
 from ._joined import joined
 from ._readers import load_dataset
 
-__all__ = ["listed", "training_images", "warn_of_test_split"]
+__all__ = ["check_datasets", "listed", "training_images", "warn_of_test_split"]
 
 
 def listed(given: Any) -> list[Any]:
     """One thing, or several, as a list."""
     return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
+def check_datasets(given: Sequence[object]) -> None:
+    """Refuse what are no datasets, by name or as objects, and an empty list of them.
+
+    Raises:
+        SettingsError: one is none, or there is none.
+    """
+    wrong = [each for each in given if not isinstance(each, str | Path | Dataset)]
+    if wrong or not given:
+        got = shown(wrong[0]) if wrong else "none"
+        raise SettingsError(f"data must be a dataset, by name or as an object, or a list of datasets; got {got}")
 
 
 def training_images(
@@ -49,11 +61,8 @@ def training_images(
     given, numbers = listed(data), listed(n)
     for each in numbers:
         whole("n", each)
+    check_datasets(given)
     names = [each for each in given if isinstance(each, str | Path)]
-    wrong = [each for each in given if not isinstance(each, str | Path | Dataset)]
-    if wrong or not given:
-        got = shown(wrong[0]) if wrong else "none"
-        raise SettingsError(f"data must be a dataset, by name or as an object, or a list of datasets; got {got}")
     if len(numbers) not in (1, len(names)):
         got = f"{len(names)} datasets by name and {len(numbers)} n"
         raise SettingsError(f"give n once, or once for each dataset by name; got {got}")

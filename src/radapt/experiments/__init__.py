@@ -4,8 +4,9 @@ from .check import Check, check
 from .demo import Demo, demo
 from .events import Event, Reproduction
 from .run import all_experiments, run
-from .search import Rung, SearchSpec, Trial, search
+from .search import search
 from .spec import Experiment, Profile, experiments, read
+from .trials import Rung, SearchSpec, Trial
 from .tune import Tuned, TuningTrial, front, tune
 
 __all__ = [

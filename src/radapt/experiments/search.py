@@ -2,147 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
-from annotated_types import Ge, MinLen
-from pydantic import BeforeValidator
 from torch import Tensor
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, adapt
 from radapt.data import Dataset, load_dataset, training_images
-from radapt.errors import CheckError, InputError, SettingsError
-from radapt.evaluation import Candidate, Threat, evaluate
-from radapt.io import digest_of, expanded, fraction, write_json
+from radapt.errors import AdapterError, CheckError, InputError, ModelError, SettingsError
+from radapt.evaluation import Candidate, evaluate
+from radapt.io import expanded, write_json
 from radapt.models import VLM, load
 from radapt.results import Result, Results
-from radapt.schema import STRICT, parse, read_yaml
 
 from .artifacts import seconds_of, trained_adapter
-from .parts import Names, listed, names, number_of
+from .parts import Names, names
+from .trials import SearchSpec, Trial, drawn_of, read_search, settings_of
 from .tune import best_first, front, mean_of
 
-__all__ = ["Rung", "SearchSpec", "Trial", "search"]
-
-_Space = Annotated[Mapping[str, list[Any]], MinLen(1)]
-_OWN: Mapping[str, Any] = {
-    "start": tuple[Mapping[str, Any] | None, ...],
-    "data": tuple[Names, ...],
-    "n": tuple[Annotated[int, Ge(1)], ...],
-}
-"""Settings of a trial that the search reads itself, and what their values may be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rung:
-    """One round of a search.
-
-    Args:
-        steps: of every training.
-        n: images of each validation set.
-        keep: how many trials go on to the next round; of the last one it does not matter.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
-
-    steps: Annotated[int, Ge(1)]
-    n: Annotated[int, Ge(1)]
-    keep: Annotated[int, Ge(1)] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSpec:
-    """What is searched, and how, as in a YAML file.
-
-    Args:
-        model: the model to adapt.
-        method: an adapter method that is trained.
-        data, n: the datasets whose train splits are used, and how many images of each.
-        settings: of the method, the same in every trial.
-        space: values of settings of which every trial takes one each, or several such spaces, as one list. ``start``
-            may be settings of a method that is not trained (``{method: graft, guide: ...}``), whose deltas the training
-            begins with; ``data`` and ``n`` stand for those above.
-        trials: how many combinations are tried, drawn without repetition; all of them where there are no more.
-        rungs: the rounds.
-        validation: the sets on which trials are compared, their validation splits.
-        attack, eps, options: the white-box attack of the comparison.
-        weight: of white-box accuracy in the score, against clean accuracy.
-        seed: of the draw, the trainings and the attack.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
-
-    model: str = "micro/clip"
-    method: str = "shallow"
-    data: Annotated[Names, MinLen(1)]
-    n: Annotated[int, Ge(1)] = 2000
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    space: Annotated[tuple[_Space, ...], BeforeValidator(listed), MinLen(1)]
-    trials: Annotated[int, Ge(1)] = 30
-    rungs: Annotated[tuple[Rung, ...], MinLen(1)]
-    validation: Annotated[Names, MinLen(1)]
-    attack: str = "apgd-ensemble"
-    eps: float | str = 4 / 255
-    options: Mapping[str, Any] = field(default_factory=dict)
-    weight: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise SettingsError(f"weight must lie in [0, 1], got {self.weight!r}")
-        _ = self.threat
-        if empty := [name for space in self.space for name, values in space.items() if not values]:
-            raise SettingsError(f"space: {empty[0]} has no values")
-        parse(_OWN["start"], [self.settings.get("start")], where="settings: start")
-        for space in self.space:
-            for name, kind in _OWN.items():
-                parse(kind, space.get(name, []), where=f"space: {name}")
-        if twice := sorted({"steps", "seed", "quiet", "checkpoint"} & {*self.settings}.union(*self.space)):
-            raise SettingsError(f"{twice[0]} is set by the search; leave it out of space and settings")
-
-    @property
-    def threat(self) -> Threat:
-        """What trials are compared under."""
-        return Threat(attack=self.attack, eps=fraction(self.eps), source="self", options=self.options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One combination of settings after one round.
-
-    Args:
-        name: of the trial, the same in every round.
-        rung: number of the round, from 0.
-        settings: those of the space.
-        clean, robust: mean accuracies over the validation sets, in per cent; ``robust`` is white-box.
-        score: ``(1 - weight) clean + weight robust``.
-        seconds: of the training; None where it was interrupted.
-        images: that the training has seen, repeats included.
-        changed: share of the vision encoder's weights that the adapter changes, in per cent.
-        folder: of the adapter.
-        clean_interval, robust_interval: 95 % intervals of the two accuracies.
-    """
-
-    name: str
-    rung: int
-    settings: Mapping[str, Any]
-    clean: float
-    robust: float
-    score: float
-    seconds: float | None
-    images: int
-    changed: float
-    folder: Path
-    clean_interval: tuple[float, float]
-    robust_interval: tuple[float, float]
+__all__ = ["search"]
 
 
 def search(
@@ -176,14 +60,14 @@ def search(
     Warns:
         UserWarning: trials failed, and there is no ``progress`` to tell it.
     """
-    plan = spec if isinstance(spec, SearchSpec) else _read(spec)
+    plan = spec if isinstance(spec, SearchSpec) else read_search(spec)
     folder, tell = expanded(out), progress or (lambda text: None)
     method: AdapterMethod = METHODS.get(plan.method)
     if not method.needs_images:
         raise SettingsError(f"{plan.method} is not trained, so there are no steps to search with; take shallow")
-    drawn = _drawn(plan)
+    drawn = drawn_of(plan)
     for name, settings in drawn.items():
-        method.settings(name, _others(plan, settings))
+        method.settings(name, settings_of(plan, settings))
     model = load(plan.model)
 
     @cache
@@ -202,23 +86,23 @@ def search(
         trials = list[Trial]()
         for name, settings in drawn.items():
             place = folder / f"rung-{number + 1}" / name
-            given = {**_others(plan, settings), "steps": rung.steps, "seed": plan.seed}
+            given = {**settings_of(plan, settings), "steps": rung.steps, "seed": plan.seed}
             begun = settings.get("start", plan.settings.get("start"))
-            if begun is not None:
-                given["start"] = beginning(json.dumps(begun, sort_keys=True))
             pixels = images(names(settings.get("data", plan.data)), settings.get("n", plan.n))
-            taken = method.settings(name, given)
             try:
+                if begun is not None:
+                    given["start"] = beginning(json.dumps(begun, sort_keys=True))
+                taken = method.settings(name, given)
                 adapter = trained_adapter(method, model, pixels, taken, place, report=tell, quiet=quiet)
                 results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
-            except (CheckError, InputError) as error:
+            except (AdapterError, CheckError, InputError, ModelError, SettingsError) as error:
                 failed.append(f"round {number + 1}, {name} failed: {error}; {settings}")
                 tell(failed[-1])
                 rows.append({"name": name, "rung": number, "settings": settings, "failed": str(error)})
                 write_json(folder / "trials.json", rows)
                 continue
             (clean, *around), (robust, *about) = (mean_of(results, kind) for kind in ("clean", "white-box"))
-            batch = int(adapter.settings.origin["batch"])  # type: ignore[call-overload]
+            batch = adapter.settings.origin.get("batch")
             trial = Trial(
                 name=name,
                 rung=number,
@@ -227,7 +111,7 @@ def search(
                 robust=robust,
                 score=(1 - plan.weight) * clean + plan.weight * robust,
                 seconds=seconds_of(place),
-                images=batch * rung.steps,
+                images=min(batch, len(pixels)) * rung.steps if isinstance(batch, int) else None,
                 changed=100 * adapter.changed(model),
                 folder=place,
                 clean_interval=(around[0], around[1]),
@@ -250,35 +134,12 @@ def search(
     return found
 
 
-def _read(given: str | Path | Mapping[str, Any]) -> SearchSpec:
-    values = dict(given) if isinstance(given, Mapping) else read_yaml(expanded(given), what="search")
-    spec: SearchSpec = parse(SearchSpec, values, where="the search" if isinstance(given, Mapping) else Path(given).name)
-    return spec
-
-
-def _drawn(plan: SearchSpec) -> dict[str, dict[str, Any]]:
-    """The combinations to be tried, by name."""
-    every = [
-        dict(zip(space, combination, strict=True))
-        for space in plan.space
-        for combination in itertools.product(*([number_of(value) for value in each] for each in space.values()))
-    ]
-    chosen = every if len(every) <= plan.trials else random.Random(plan.seed).sample(every, plan.trials)
-    return {f"trial-{digest_of(settings, length=6, default=str)}": settings for settings in chosen}
-
-
 def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
     first = [trial.name for trial in front(trials)]
     others = [trial.name for trial in best_first(trials) if trial.name not in first]
     if len(first) > keep:  # the front itself is too long: its best by score
         first = [trial.name for trial in best_first(front(trials))]
     return set([*first, *others][:keep])
-
-
-def _others(plan: SearchSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a trial that are the method's."""
-    fixed = {key: value for key, value in plan.settings.items() if key != "start"}
-    return fixed | {key: value for key, value in settings.items() if key not in _OWN}
 
 
 def _measured(

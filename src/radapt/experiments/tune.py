@@ -14,7 +14,7 @@ from rich.progress import track
 
 from radapt.adapters import Adapter, cutoff_from_d0, with_shares
 from radapt.attacks import Attack
-from radapt.data import Dataset, load_dataset
+from radapt.data import Dataset, check_datasets, listed, load_dataset
 from radapt.errors import SettingsError
 from radapt.evaluation import Candidate, Threat, check_loading, evaluate
 from radapt.io import fraction
@@ -166,7 +166,8 @@ def tune(
     vlm = model if isinstance(model, VLM) else load(model, **loading)
     if vlm.defended:
         raise SettingsError(f"{vlm.name} carries an adapter or an input defence; detach it first: radapt.detach(model)")
-    given = [data] if isinstance(data, str | Path | Dataset) else data
+    given = listed(data)
+    check_datasets(given)
     size = vlm.image_size[0]
     sets = [
         each if isinstance(each, Dataset) else load_dataset(each, split="validation", n=n, size=size, quiet=quiet)
@@ -175,8 +176,8 @@ def tune(
     on_test = [each.name for each in sets if each.split == "test"]
     if on_test:
         raise SettingsError(f"settings are never tuned on a test split ({', '.join(on_test)}); load split='validation'")
-    if not every or not sets:
-        raise SettingsError("nothing to try: give at least one alpha, one cut-off (if any are given) and one dataset")
+    if not every:
+        raise SettingsError("nothing to try: give at least one alpha, and one cut-off if any are given")
     chosen = every if len(every) <= trials else random.Random(seed).sample(every, trials)
 
     def changed(alpha: float, cutoff: float | None, portions: Mapping[str, float]) -> Adapter:

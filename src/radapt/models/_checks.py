@@ -123,7 +123,7 @@ def _finite(values: Tensor) -> bool:
 def _check_scale(vlm: Contrastive) -> None:
     if any(parameter.is_meta for parameter in vlm.model.parameters()):
         raise ModelError(
-            f"{vlm.name}: some of its weights are not in memory, as accelerate's offloading leaves them; load the whole "
+            f"{vlm.name}: some of its weights are not in memory, as where accelerate offloads them; load the whole "
             "model, in bfloat16 where it is too large"
         )
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +17,10 @@ _FIRST = (
     "put the deltas into the weights and then quantise: adapter.change(cutoff=None, alpha=0).merge(model); the rest of "
     "the adapter is attached afterwards: Adapter(adapter.settings, adapter.anchor)"
 )
+
+
+_SAME = 1e-6
+"""How far two sums of the same numbers may lie from each other, which several threads may add in another order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,15 +105,15 @@ class WeightChange:
         known = check_deltas(root, deltas)
         every = list(root.named_parameters(remove_duplicate=False))
         self._places = {name: [place for place, each in every if each is known[name]] for name in deltas}
-        self.own: dict[str, nn.Parameter] = {}
+        self.own, self._deltas = {name: known[name] for name in deltas}, dict(deltas)
         changed: dict[str, nn.Parameter] = {}
         with torch.inference_mode(False), torch.no_grad():
-            for name, delta in deltas.items():
-                own = known[name]
-                value = own.detach().float() + full(delta, own.shape).to(own.device)
-                changed[name] = nn.Parameter(value.to(own.dtype), requires_grad=own.requires_grad)
-                self.own[name] = own
-            self._states = {name: _State.of(each) for name, each in changed.items()}
+            for name, own in self.own.items():
+                value = self._sum(name)
+                if bool(torch.isfinite(own).all()) and not bool(torch.isfinite(value).all()):
+                    raise AdapterError(f"{name} and its delta have a sum that is not finite in {own.dtype}")
+                changed[name] = nn.Parameter(value, requires_grad=own.requires_grad)
+                changed[name].grad = own.grad
         try:  # all of them, or none
             for name, each in changed.items():
                 self._put(root, name, each)
@@ -131,24 +133,30 @@ class WeightChange:
         paths = [place.split(".")[:-1] for place in self.aside]
         return sorted({".".join(path[:depth]) for path in paths for depth in range(len(path) + 1)})
 
-    def undo(self, root: nn.Module) -> None:
-        """Put the module's own weights back, to where and in the precision in which the module is now.
+    def undo(self, root: nn.Module) -> str:
+        """Put the module's own weights back, as the module is now: where, in which precision, trainable or not.
+
+        Returns:
+            What was lost with that, where the changed weights were trained in the meantime; else an empty text.
 
         Raises:
-            AdapterError: the module was quantised in the meantime; it stays as it is.
-
-        Warns:
-            UserWarning: the changed weights were trained in the meantime; that is lost.
+            AdapterError: the module was quantised in the meantime, or its layers were replaced; it stays as it is.
         """
         self.check(root)
-        if trained := self._trained(root, self.own):
-            warnings.warn(
-                f"{trained}; that is lost as the adapter is taken off, which gives the model its own weights back. "
-                "Train the model first, then attach the adapter",
-                stacklevel=4,
-            )
+        trained = self._trained(root, self.own)
         for name, own in self.own.items():
-            self._put(root, name, self._moved(root, name, own))
+            now = root.get_parameter(name)
+            if own.device != now.device or own.dtype != now.dtype:
+                own.data = own.data.to(now.device, now.dtype)
+            own.requires_grad_(now.requires_grad)
+            own.grad = now.grad
+            self._put(root, name, own)
+        if not trained:
+            return ""
+        return (
+            f"{trained}; that is lost as the adapter is taken off, which gives the model its own weights back. Train "
+            "the model first, then attach the adapter"
+        )
 
     def check(self, root: nn.Module) -> None:
         """Refuse a module that can no longer be as it was.
@@ -163,6 +171,12 @@ class WeightChange:
                 "their place: PEFT has wrapped their layers since; take its adapter off (unload), then detach this one"
             )
         gone = [name for name in self.own if name not in now or not now[name].is_floating_point()]
+        if hidden := [name for name in gone if _is_computed(name, now)]:
+            raise AdapterError(
+                f"{hidden[0]} and {len(hidden) - 1} more of the weights that the adapter changes are computed from "
+                "others since, as by pruning or weight_norm; undo that (torch.nn.utils.prune.remove, "
+                "torch.nn.utils.parametrize.remove_parametrizations), then detach the adapter"
+            )
         if gone:
             raise AdapterError(
                 f"this model was quantised with an adapter on it, whose deltas are now a part of {gone[0]} and "
@@ -191,12 +205,13 @@ class WeightChange:
         for last, name in held.items():
             key = prefix + last
             if key in state:
-                kept = self._moved(root, name, self.own[name])
-                state[key] = kept if isinstance(state[key], nn.Parameter) else kept.detach()
+                own, now = self.own[name], state[key]
+                kept = own if (own.device, own.dtype) == (now.device, now.dtype) else nn.Parameter(own.detach().to(now))
+                state[key] = kept if isinstance(now, nn.Parameter) else kept.detach()
 
     def _trained(self, root: nn.Module, names: Collection[str]) -> str:
         """Which of some changed weights are no longer as they were put; empty where all are."""
-        found = [name for name in names if self._states[name].differs(root.get_parameter(name))]
+        found = [name for name in names if self._differs(name, root.get_parameter(name))]
         if not found:
             return ""
         others = f" and {len(found) - 1} more weights were" if len(found) > 1 else " was"
@@ -207,35 +222,25 @@ class WeightChange:
             owner, _, last = place.rpartition(".")
             setattr(root.get_submodule(owner), last, parameter)
 
-    @staticmethod
-    def _moved(root: nn.Module, name: str, own: nn.Parameter) -> nn.Parameter:
-        now = root.get_parameter(name)
-        if own.device != now.device or own.dtype != now.dtype:  # as the module was, since
-            own.data = own.data.to(now.device, now.dtype)
-        return own
+    def _sum(self, name: str) -> Tensor:
+        """A parameter of its own with its delta, in its precision."""
+        own = self.own[name].detach()
+        return (own.float() + full(self._deltas[name], own.shape).to(own.device)).to(own.dtype)
 
-
-@dataclass(frozen=True)
-class _State:
-    """How a parameter was put. Its count of changes is not that of a copy, and changes by ``.data`` are not in it."""
-
-    dtype: torch.dtype
-    norm: float
-
-    @classmethod
-    def of(cls, parameter: nn.Parameter) -> _State:
-        return cls(parameter.dtype, _norm(parameter))
-
-    def differs(self, parameter: nn.Parameter) -> bool:
-        if parameter.dtype != self.dtype or parameter.is_meta:  # rounded, or elsewhere
+    def _differs(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether a parameter is no longer the sum that was put, but for having been rounded."""
+        if parameter.is_meta:
             return False
-        norm = _norm(parameter)
-        return not (math.isclose(norm, self.norm, rel_tol=1e-9) or (math.isnan(norm) and math.isnan(self.norm)))
+        with torch.no_grad():
+            put, now = self._sum(name).to(parameter.device), parameter.detach()
+            rounded = (put.to(kind).to(now.dtype).float() for kind in (now.dtype, torch.float16, torch.bfloat16))
+            return not any(torch.allclose(now.float(), each, rtol=_SAME, atol=0, equal_nan=True) for each in rounded)
 
 
-def _norm(parameter: nn.Parameter) -> float:
-    exact = torch.float32 if parameter.device.type == "mps" else torch.float64  # Apple's have no doubles
-    return float(torch.linalg.vector_norm(parameter.detach(), dtype=exact))
+def _is_computed(name: str, known: Collection[str]) -> bool:
+    """Whether a module has others in the place of a parameter, as pruning and parametrizations put them."""
+    owner, _, last = name.rpartition(".")
+    return f"{name}_orig" in known or any(each.startswith(f"{owner}.parametrizations.{last}.") for each in known)
 
 
 def check_deltas(root: nn.Module, deltas: Mapping[str, Delta]) -> dict[str, nn.Parameter]:

@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.registry import nearest
 
 from ._vlm import VLM
@@ -37,6 +37,8 @@ def parts(model: VLM, text: str) -> dict[str, Tensor]:
     Raises:
         SettingsError: an unknown part, or blocks that do not exist.
     """
+    if not isinstance(text, str):
+        raise SettingsError(f"parts of a vision encoder are one text, such as embedding+block:0-1, got {shown(text)}")
     parameters = model.image_parameters()
     where = _places(model, parameters)
     chosen: set[str] = set()

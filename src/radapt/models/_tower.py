@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import RLock
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +25,8 @@ from ._layout import Grid, Layout, square
 
 __all__ = ["ImageTower", "Tower", "image_tower"]
 
+_CHANGING = RLock()
+"""Held while something is mounted or taken off: what is there is asked and changed in one go, whatever the thread."""
 _OTHER_WAYS = ("forward_intermediates",)
 """Methods of vision encoders that take images past their hooks: of open_clip and timm."""
 
@@ -97,24 +102,30 @@ class Tower(ABC):
         hooks = (getattr(hook, "__self__", None) for hook in self.root._forward_pre_hooks.values())
         return next((hook for hook in hooks if isinstance(hook, PixelHook)), None)
 
+    @staticmethod
+    def changing() -> AbstractContextManager[object]:
+        """A ``with`` block in which no other thread mounts anything, or takes it off."""
+        return _CHANGING
+
     def mount(self, mount: Mount) -> None:
         """Register the hooks; weights and state-dict keys are untouched.
 
         Raises:
             AdapterError: something is mounted already, or the tower has no such block.
         """
-        if self.mounted() is not None:
-            raise AdapterError("this model already carries an adapter; detach that first: radapt.detach(model)")
-        attention = self.attention_of(mount.block)
-        hook = self.hook(mount, self.root, self.layout, self.patch_size, self.grid)
-        hook.handles = (
-            self.root.register_forward_pre_hook(hook.before, with_kwargs=True),
-            attention.register_forward_hook(hook.after, with_kwargs=True),
-            self.root.register_state_dict_pre_hook(hook.saving),
-            *self._guards(hook),
-            *(Closed(self.root, name) for name in _OTHER_WAYS if callable(getattr(self.root, name, None))),
-        )
-        _forget_compiled()
+        with self.changing():
+            if self.mounted() is not None:
+                raise AdapterError("this model already carries an adapter; detach that first: radapt.detach(model)")
+            attention = self.attention_of(mount.block)
+            hook = self.hook(mount, self.root, self.layout, self.patch_size, self.grid)
+            hook.handles = (
+                self.root.register_forward_pre_hook(hook.before, with_kwargs=True),
+                attention.register_forward_hook(hook.after, with_kwargs=True),
+                self.root.register_state_dict_pre_hook(hook.saving),
+                *self._guards(hook),
+                *(Closed(self.root, name) for name in _OTHER_WAYS if callable(getattr(self.root, name, None))),
+            )
+            _forget_compiled()
 
     def _guards(self, hook: PixelHook) -> Iterator[RemovableHandle]:
         """What keeps changed weights out of the state dict of any module around them, and others from being loaded."""
@@ -130,15 +141,20 @@ class Tower(ABC):
 
         Raises:
             AdapterError: it was quantised in the meantime, so that it cannot be as it was; what is mounted stays.
+
+        Warns:
+            UserWarning: weights with deltas in them were trained in the meantime; that is lost.
         """
-        hook = self._hook()
-        if hook is None:
-            return False
-        if hook.change_of_weights is not None:
-            hook.change_of_weights.undo(self.root)
-        for handle in hook.handles:
-            handle.remove()
-        _forget_compiled()
+        with self.changing():
+            hook = self._hook()
+            if hook is None:
+                return False
+            lost = "" if hook.change_of_weights is None else hook.change_of_weights.undo(self.root)
+            for handle in hook.handles:
+                handle.remove()
+            _forget_compiled()
+        if lost:  # the model is as it was, even where warnings are errors
+            warnings.warn(lost, stacklevel=3)
         return True
 
     hook: ClassVar[type[PixelHook]]

@@ -122,13 +122,13 @@ class VLM(ABC):
     def undefended(self) -> Iterator[None]:
         """The model without what is attached to it, for the time of a ``with`` block."""
         transform, mount = self.input_transform, self.tower.mounted()
-        self.input_transform = None
-        self.tower.unmount()
         try:
+            self.tower.unmount()
+            self.input_transform = None
             yield
         finally:
             self.input_transform = transform
-            if mount is not None:
+            if mount is not None and self.tower.mounted() is None:
                 self.tower.mount(mount)
 
     def evaluating(self) -> AbstractContextManager[None]:

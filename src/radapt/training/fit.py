@@ -72,10 +72,12 @@ def fit(
 
     Raises:
         SettingsError: the checkpoint belongs to a training with other settings, the loss does not depend on some of the
-            parameters, or a package is missing.
+            parameters, a package is missing, or gradients are switched off.
         CheckError: the loss, its gradient or a parameter is not finite; the last checkpoint is kept.
     """
     whole("look", look)
+    if not torch.is_grad_enabled():
+        raise SettingsError("a training needs gradients; call it outside of torch.no_grad() and torch.inference_mode()")
     group = workers()
     optimizer = _optimizer(parameters, dual, schedule)
     leaves = list(parameters.values())
