@@ -43,12 +43,12 @@ class OneByOne:
         return likelihood(logits[:, -tokens.answer - 1 :], inputs["input_ids"], inputs["attention_mask"].bool())
 
     @staticmethod
-    def generate(model: Any, pixels: Tensor, tokens: Tokens, *, longest: int = 20) -> list[str]:
+    def generate(model: Any, pixels: Tensor, tokens: Tokens, *, max_new_tokens: int = 20) -> list[str]:
         """Greedy decoding; every new token reads the whole sequence again."""
         with torch.no_grad():
             inputs = model.inputs(pixels, tokens)
             given = inputs["input_ids"].shape[1]
-            output = model.model.generate(**inputs, max_new_tokens=longest, do_sample=False, use_cache=False)
+            output = model.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=False)
         texts = model.tokenizer.batch_decode(output[:, given:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -60,7 +60,9 @@ def run(name: str, way: str, options: argparse.Namespace) -> dict[str, Any]:
     if not batched:
         model.model.requires_grad_(True)
         model.answer_scores = lambda pixels, tokens: OneByOne.read(model, pixels, tokens)
-        model.generate = lambda pixels, tokens, longest=20: OneByOne.generate(model, pixels, tokens, longest=longest)
+        model.generate = lambda pixels, tokens, max_new_tokens=20: OneByOne.generate(
+            model, pixels, tokens, max_new_tokens=max_new_tokens
+        )
     data = radapt.load_dataset("shapeworld-captions", n=options.n)
     bound = Captioning(data).bind(model)
     pixels, batch_size, every = data.pixels(range(len(data))), options.batch_size if batched else 1, range(len(data))

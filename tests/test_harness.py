@@ -86,11 +86,11 @@ def adapter(model: VLM) -> radapt.Adapter:
 def test_answers_are_those_of_the_adapted_model(bare: VLM, asked: Any, batch_size: Any) -> None:
     pixels = torch.stack([bare.preprocess(image) for image, _, _ in asked])
     texts = [text for _, text, _ in asked]
-    own = bare.generate(pixels, texts, longest=5)  # type: ignore[attr-defined]
+    own = bare.generate(pixels, texts, max_new_tokens=5)  # type: ignore[attr-defined]
     assert Model(bare, batch_size=batch_size).generate_until(requests(asked)) == own
     worn = adapter(bare)
     with worn.attach(bare):
-        adapted = bare.generate(pixels, texts, longest=5)  # type: ignore[attr-defined]
+        adapted = bare.generate(pixels, texts, max_new_tokens=5)  # type: ignore[attr-defined]
     assert adapted != own
     under = Model(bare, worn, batch_size=batch_size)
     assert under.generate_until(requests(asked)) == adapted
@@ -170,7 +170,7 @@ def task(asked: Any, tmp_path: Path) -> Path:
 
 def said(model: VLM, asked: Any) -> tuple[list[str], float]:
     """The model's own answers, and how many of them are right."""
-    texts = [model.generate(model.preprocess(image)[None], [text], longest=5)[0] for image, text, _ in asked]  # type: ignore[attr-defined]
+    texts = [model.generate(model.preprocess(image)[None], [text], max_new_tokens=5)[0] for image, text, _ in asked]  # type: ignore[attr-defined]
     return texts, sum(text == truth for text, (_, _, truth) in zip(texts, asked, strict=True)) / N
 
 

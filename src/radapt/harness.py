@@ -112,7 +112,7 @@ class _Model:
             _, _, longest, until = batch[0]
             pixels = [self.model.preprocess(image) for image, _, _, _ in batch]
             stacked = torch.stack(pixels).to(self.model.device)
-            for said in self.model.generate(stacked, [prompt for _, prompt, _, _ in batch], longest=longest):
+            for said in self.model.generate(stacked, [prompt for _, prompt, _, _ in batch], max_new_tokens=longest):
                 answers.append(_cut(said, until))
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args[:2], answer)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ __all__ = ["LARGEST_BATCH", "LARGEST_N", "LARGEST_SEED", "check_batch_size", "ch
 _Kind = TypeVar("_Kind")
 
 LARGEST_BATCH = 2**16
-"""Batches are padded to their size, so one that is far too large would take all memory."""
+"""Far more than any device holds: what is larger is a mistake."""
 LARGEST_N = 10**8
 """Samples of a dataset."""
 LARGEST_SEED = 2**63 - 1

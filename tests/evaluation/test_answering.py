@@ -45,7 +45,7 @@ def captions(model: VLM) -> Dataset:
 def questions(model: VLM) -> Dataset:
     data = radapt.load_dataset("shapeworld-vqa", n=N)
     asked = [each[at % len(each)][0] for at, each in enumerate(data.questions)]
-    said = model.generate(data.pixels(range(N)), [data.prompt(each) for each in asked], longest=5)
+    said = model.generate(data.pixels(range(N)), [data.prompt(each) for each in asked], max_new_tokens=5)
     return replace(data, questions=tuple(((each, text),) for each, text in zip(asked, said, strict=True)))
 
 
@@ -154,7 +154,7 @@ def test_several_right_answers_are_attacked_in_order_of_frequency(model: VLM, qu
 
 @pytest.mark.slow
 def test_a_targeted_attack_makes_the_model_say_a_word(model: VLM, captions: Dataset) -> None:
-    words = model.generate(torch.rand(30, 3, 48, 48), [captions.prompt()] * 30, longest=1)
+    words = model.generate(torch.rand(30, 3, 48, 48), [captions.prompt()] * 30, max_new_tokens=1)
     clean = " ".join(text for texts in captions.captions for text in texts).lower()
     word = next((each for each in words if each and each not in clean), "")
     assert word, "the tiny model says one word only"

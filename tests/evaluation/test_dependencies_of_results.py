@@ -100,9 +100,9 @@ def test_answers_are_compared_with_those_of_the_model_without_its_defence(
 ) -> None:
     data = radapt.load_dataset("shapeworld-vqa", n=6)
     asked = [data.prompt(each[at % len(each)][0]) for at, each in enumerate(data.questions)]
-    said = model.generate(data.pixels(range(6)), asked, longest=5)
+    said = model.generate(data.pixels(range(6)), asked, max_new_tokens=5)
     with Pruned().attach(model):
-        pruned = model.generate(data.pixels(range(6)), asked, longest=5)
+        pruned = model.generate(data.pixels(range(6)), asked, max_new_tokens=5)
     same = 100 * sum(one == other for one, other in zip(said, pruned, strict=True)) / 6
     assert same < 100
     candidates = [Candidate(method="plain", model=model), Candidate(method="pruned", model=model, adapter=Pruned())]

@@ -87,7 +87,9 @@ def test_a_family_that_generates_answers_as_on_the_cpu(kind: str, device: torch.
         found = there.answer_scores(pixels.to(device), there.tokenize(prompts, ["star", "yes"]))
         close(found[0], expected[0])
         assert found[1].cpu().equal(expected[1])
-        assert there.generate(pixels.to(device), prompts, longest=4) == here.generate(pixels, prompts, longest=4)
+        assert there.generate(pixels.to(device), prompts, max_new_tokens=4) == here.generate(
+            pixels, prompts, max_new_tokens=4
+        )
 
 
 @pytest.mark.parametrize("kind", BUILDERS)

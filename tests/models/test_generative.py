@@ -90,7 +90,7 @@ def test_it_reads_as_transformers_does(vlm: Any) -> None:
 
 def test_it_says_what_transformers_says_and_knows_that_it_would(vlm: Any) -> None:
     pixels = eight_bits(images(vlm))
-    texts = vlm.generate(pixels, PROMPTS, longest=6)
+    texts = vlm.generate(pixels, PROMPTS, max_new_tokens=6)
     for row, prompt in enumerate(PROMPTS):
         inputs = plainly(vlm, pixels[row], prompt)
         output = vlm.model.generate(**inputs, max_new_tokens=6, do_sample=False)
@@ -165,7 +165,7 @@ def test_images_come_in_the_size_that_it_takes(vlm: Any) -> None:
     pixels = vlm.preprocess(photo)
     assert pixels.dtype == torch.float32
     assert 0 <= pixels.min() <= pixels.max() <= 1
-    assert len(vlm.generate(pixels[None], [PROMPTS[0]], longest=2)) == 1
+    assert len(vlm.generate(pixels[None], [PROMPTS[0]], max_new_tokens=2)) == 1
 
 
 def test_wrong_input_is_explained(vlm: Any) -> None:

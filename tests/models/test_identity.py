@@ -55,7 +55,7 @@ def test_a_pass_changes_no_fingerprint(family: str) -> None:
     model.encode_image(pixels)
     if family != "clip":
         speaker: Any = model
-        speaker.generate(pixels, ["what?"], longest=2)
+        speaker.generate(pixels, ["what?"], max_new_tokens=2)
     else:
         model.model.vision_model(pixels, output_hidden_states=True, output_attentions=True)
     assert model.fingerprint == before

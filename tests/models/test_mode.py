@@ -75,7 +75,7 @@ def passes(vlm: Any) -> list[Tensor]:
         prompts, answers = ["what shape is it?"] * 3, ["a red star", "a circle", "star"]
         loss = vlm.answer_loss(pixels, prompts, answers)
         found += [loss, torch.autograd.grad(loss.sum(), pixels)[0]]
-        said = " ".join(vlm.generate(pixels, prompts, longest=4))
+        said = " ".join(vlm.generate(pixels, prompts, max_new_tokens=4))
         return [*found, torch.tensor([float(ord(letter)) for letter in said])]
     classifier = vlm.classifier([["a red circle"], ["a blue star"]])
     logits = vlm.logits(pixels, classifier)

@@ -190,3 +190,12 @@ def test_a_comparison_of_several_tasks_is_as_good_as_the_worst_of_them() -> None
     assert more.answer == "no"
     assert more.why.startswith("zero-shot: +20.0 points") or more.why.startswith("retrieval: -5.0 points")
     assert "; " in more.why
+
+
+def test_what_was_never_right_withstands_nothing_and_no_attack_on_it_is_trusted() -> None:
+    wrong = replace(figure(0, transfer=0), clean=(0, 0, 60))
+    transfer, white, trust = claims_of([wrong], [], "mine", None)
+    assert [each.answer for each in (transfer, white, trust)] == ["not shown"] * 3
+    assert "on shapes it is wrong without an attack, too, so that nothing was attacked" in trust.why
+    both = claims_of([wrong, replace(figure(80), title="digits")], [], "mine", None)
+    assert [each.answer for each in both] == ["yes", "not shown", "not shown"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -244,10 +245,14 @@ def test_the_data_of_the_page_hold_no_samples(make: Callable[..., Results], stor
     assert size(N) < 1.1 * size(10)
 
 
-def test_the_page_says_how_it_was_made(store: Results) -> None:
+def test_the_page_says_how_it_was_made(store: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store, "m", 160, None, 50)
     text = page(store)
     assert "does not say by which command" in text
+    for program in ("-", "-c"):
+        monkeypatch.setattr(sys, "argv", [program])
+        assert re.search(r"This page was made on .* by a call from Python\.", " ".join(page(store).split()))
+    monkeypatch.setattr(sys, "argv", ["/some/where/radapt", "check", "a & b"])
     store.notes.add_run(
         Run(
             date="2031-01-02",
@@ -258,5 +263,12 @@ def test_the_page_says_how_it_was_made(store: Results) -> None:
         )
     )
     said = " ".join(re.sub(r"<[^>]+>", " ", page(store)).split())
-    for words in ("2031-01-02", "radapt evaluate a &amp; b", "a machine", "a card", "x 7", "radapt report r.sqlite"):
+    for words in (
+        "2031-01-02",
+        "radapt evaluate a &amp; b",
+        "a machine",
+        "a card",
+        "x 7",
+        "radapt check &#39;a &amp; b&#39;",
+    ):
         assert words in said

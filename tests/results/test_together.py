@@ -41,6 +41,8 @@ def test_a_file_that_is_open_is_read_and_stays_open(tmp_path: Path) -> None:
         for given, names in ((mine, {"A"}), ([mine], {"A"}), ([mine, other], {"A", "B"})):
             with together(given) as store:
                 assert {each.setting.method for each in store.all()} == names
+        write_report([mine, other], tmp_path / "report", formats=["html"])
+        assert "from a and b." in " ".join((tmp_path / "report" / "report.html").read_text().split())
         write_report(mine, tmp_path / "report", formats=["md"])
         assert "A" in (tmp_path / "report" / "table.md").read_text()
         assert [each.setting.method for each in mine.all()] == ["A"]

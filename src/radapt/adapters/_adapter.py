@@ -1,4 +1,4 @@
-"""Adapter: the Gaussian filter before the vision tower and the anchor in one of its blocks, with their settings."""
+"""Adapter: a filter before the vision tower, an anchor in one of its blocks, and deltas of its weights."""
 
 from __future__ import annotations
 

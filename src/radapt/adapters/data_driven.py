@@ -124,8 +124,7 @@ def data_driven(
     if alpha == 0:
         raise SettingsError("alpha = 0 leaves the anchor without effect; choose alpha > 0 to train one")
     vlm = loaded(model, loss, labels, classifier)
-    if vlm.input_transform is not None:
-        raise SettingsError(f"{vlm.name} carries an input defence; detach it first: radapt.detach(model)")
+    vlm.check_bare()
     images = TrainingImages(vlm, pixels, labels, classifier, attack, batch_size, seed)
     start = training_free(vlm, cutoff=cutoff, alpha=alpha, mix=mix)
     assert start.anchor is not None

@@ -130,8 +130,7 @@ def shallow(
     schedule = Schedule(steps=steps, lr=lr, weight_decay=weight_decay, decayed="all", max_grad_norm=1.0, ema=ema)
     file = None if checkpoint is None else check_writable(checkpoint)
     vlm = loaded(model, loss, labels, classifier)
-    if vlm.defended:
-        raise SettingsError(f"{vlm.name} carries an adapter or an input defence; detach it first: radapt.detach(model)")
+    vlm.check_bare()
     names = _trained(vlm, layers)
     begun = _start(start)
     if begun is not None:

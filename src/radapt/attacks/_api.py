@@ -36,7 +36,7 @@ def attack(
     labels: TensorLike,
     *,
     attack: str | Attack = "autoattack",
-    eps: float | None = None,
+    eps: float | str | None = None,
     norm: Norm | None = None,
     batch_size: int | None = None,
     memory: float | None = None,

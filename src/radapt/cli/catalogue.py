@@ -105,6 +105,12 @@ def attacks(name: _Name = None) -> None:
     table = Table("attack", "what it is", "settings (--option NAME=VALUE)")
     for each in REGISTRY.names():
         kind = REGISTRY.get(each)
-        settings = [f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(kind)]
+        options = [f for f in fields(kind) if f.name not in ("eps", "norm")]  # which have options of their own
+        settings = [f.name if f.default is MISSING else f"{f.name}={_shown(f.default)}" for f in options]
         table.add_row(each, (kind.__doc__ or "").split(".\n")[0].strip(), ", ".join(settings))
     console.print(table)
+
+
+def _shown(value: object) -> str:
+    """A default as one would type it; what is empty is chosen by the attack."""
+    return "(its own)" if value == "" else str(value)

@@ -56,13 +56,13 @@ class AnsweringTask(BoundTask):
         data: the dataset.
         prompts: what is asked of each sample.
         low: the highest score that an attack is content with.
-        longest: most tokens of an answer.
+        max_new_tokens: most tokens of an answer.
     """
 
-    def __init__(self, model: VLM, data: Dataset, prompts: Sequence[str], *, low: float, longest: int) -> None:
+    def __init__(self, model: VLM, data: Dataset, prompts: Sequence[str], *, low: float, max_new_tokens: int) -> None:
         super().__init__(model, data)
         self.speaker = generative(model)
-        self.prompts, self.low, self.longest = prompts, low, longest
+        self.prompts, self.low, self.max_new_tokens = prompts, low, max_new_tokens
         self.asked = self.speaker.tokenize(prompts)
 
     @abstractmethod
@@ -113,7 +113,7 @@ class AnsweringTask(BoundTask):
 
     def answer(self, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         tokens = self.asked[torch.as_tensor(positions, dtype=torch.int64, device="cpu")]
-        texts = self.speaker.generate(pixels.to(self.model.device), tokens, longest=self.longest)
+        texts = self.speaker.generate(pixels.to(self.model.device), tokens, max_new_tokens=self.max_new_tokens)
         return [self.score(text, position) for text, position in zip(texts, positions, strict=True)]
 
     def attack(
@@ -179,6 +179,6 @@ def undefended_answers(bound: AnsweringTask, known: dict[VLM, list[str]]) -> lis
             texts = list[str]()
             for rows in batches(len(data), _BATCH):
                 pixels, asked = data.pixels(rows).to(model.device), bound.asked[torch.tensor(rows, device="cpu")]
-                texts += bound.speaker.generate(pixels, asked, longest=bound.longest)
+                texts += bound.speaker.generate(pixels, asked, max_new_tokens=bound.max_new_tokens)
             known[model] = texts
     return known[model]

@@ -67,7 +67,9 @@ class _Bound(AnsweringTask):
         data, sentence = task.data, task.sentence
         asked = [own[position % len(own)][0] for position, own in enumerate(data.questions)] or [""] * len(data)
         length = generative(model).tokenize(["a"], [sentence]).answer
-        super().__init__(model, data, [data.prompt(each) for each in asked], low=task.low, longest=length + _ROOM)
+        super().__init__(
+            model, data, [data.prompt(each) for each in asked], low=task.low, max_new_tokens=length + _ROOM
+        )
         self._sentence = sentence
 
     def _goals(self) -> list[Goal]:

@@ -14,6 +14,7 @@ from radapt._version import __version__
 from radapt.attacks import Attack, make
 from radapt.errors import SettingsError, shown
 from radapt.fingerprint import version_of
+from radapt.io import fraction
 from radapt.models import VLM
 from radapt.results import LEFT_OUT, Setting
 from radapt.types import Norm
@@ -42,7 +43,7 @@ class Threat:
 
     Args:
         attack: name of the attack, or the attack itself, which then says its norm, radius and other settings.
-        eps: radius of the ball in pixel units (4/255).
+        eps: radius of the ball in pixel units, a number or a text such as ``4/255``.
         norm: ``linf`` or ``l2``.
         source: ``self`` (white-box: the attacker sees the whole defended model), ``undefended`` (transfer), or the
             ``method`` of another candidate (transfer).
@@ -64,10 +65,11 @@ class Threat:
         *,
         attack: str | Attack,
         source: str,
-        eps: float | None = None,
+        eps: float | str | None = None,
         norm: Norm | None = None,
         options: Mapping[str, object] | None = None,
     ) -> None:
+        eps = fraction(eps) if isinstance(eps, str) else eps
         if not source:
             raise SettingsError("a threat must say whose gradients make the attack: source='self' or 'undefended'")
         values: dict[str, Any] = {"eps": eps, "norm": "linf" if norm is None else norm, "options": dict(options or {})}

@@ -67,7 +67,7 @@ class Captioning(Task):
 class _Bound(AnsweringTask):
     def __init__(self, task: Captioning, model: VLM) -> None:
         prompts = [task.data.prompt()] * len(task.data)
-        super().__init__(model, task.data, prompts, low=_LOW, longest=_LONGEST)
+        super().__init__(model, task.data, prompts, low=_LOW, max_new_tokens=_LONGEST)
         self._task, self._cider = task, task.cider
 
     def _goals(self) -> list[Goal]:

@@ -93,7 +93,7 @@ class _Bound(AnsweringTask):
     def __init__(self, task: VQA, model: VLM) -> None:
         self._task = task
         prompts = [task.data.prompt(task.asked(position)[0]) for position in range(len(task.data))]
-        super().__init__(model, task.data, prompts, low=task.low, longest=_LONGEST[task.metric])
+        super().__init__(model, task.data, prompts, low=task.low, max_new_tokens=_LONGEST[task.metric])
         self._right = task.right
 
     def _goals(self) -> list[Goal]:

@@ -164,8 +164,7 @@ def tune(
     for alpha, cutoff, _ in every:
         start.change(alpha=alpha, cutoff=cutoff)  # refuses what is out of range
     vlm = model if isinstance(model, VLM) else load(model, **loading)
-    if vlm.defended:
-        raise SettingsError(f"{vlm.name} carries an adapter or an input defence; detach it first: radapt.detach(model)")
+    vlm.check_bare()
     given = listed(data)
     check_datasets(given)
     size = vlm.image_size[0]

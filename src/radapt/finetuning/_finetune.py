@@ -161,11 +161,7 @@ def finetune(
     if group.device is not None and device != "cpu":
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
     vlm = model if isinstance(model, VLM) else load(model, device=device if group.device is None else group.device)
-    if vlm.defended:
-        raise SettingsError(
-            f"{vlm.name} carries an adapter or an input defence, and fine-tuning changes the weights of the bare "
-            "model; detach it first (radapt.detach(model)), and make an adapter for the twin afterwards"
-        )
+    vlm.check_bare()
     images = training_images(data, n, size=vlm.image_size[0], quiet=quiet)
     label = chosen.name
     if chosen.needs_labels and not images.classes:

@@ -206,13 +206,13 @@ class Generative(VLM):
         """Negative log-likelihood per token of answers; see :meth:`answer_scores`."""
         return self.answer_scores(pixels, self.tokenize(prompts, answers))[0]
 
-    def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, longest: int = 20) -> list[str]:
+    def generate(self, pixels: Pixels, prompts: Sequence[str] | Tokens, *, max_new_tokens: int = 20) -> list[str]:
         """What the model answers, by greedy decoding, whatever its ``generation_config`` says but for end tokens.
 
         Args:
             pixels: images in [0, 1].
             prompts: one per image.
-            longest: most tokens of an answer.
+            max_new_tokens: most tokens of an answer.
 
         Raises:
             InputError: no prompts, an empty one, or not one per image.
@@ -222,7 +222,7 @@ class Generative(VLM):
 
         tokens, ends = prompts if isinstance(prompts, Tokens) else self.tokenize(prompts), self.ends
         settings = GenerationConfig(
-            max_new_tokens=longest, do_sample=False, pad_token_id=self._padding, eos_token_id=ends
+            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self._padding, eos_token_id=ends
         )
         # What these settings leave open, transformers takes from the model's own; so a model without any, of the same
         # modules, decodes.

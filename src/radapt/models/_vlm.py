@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from radapt.errors import InputError, ModelError
+from radapt.errors import InputError, ModelError, SettingsError
 from radapt.fingerprint import code_digest, version_of
 from radapt.types import Embeddings, Pixels
 
@@ -117,6 +117,20 @@ class VLM(ABC):
     def defended(self) -> bool:
         """Whether something that changes its outputs is attached: an adapter, or a transform of its input."""
         return self.attached != (None, None)
+
+    def check_bare(self) -> None:
+        """Refuse a model to which something is attached, for what is made of the model itself.
+
+        Raises:
+            SettingsError: it carries an adapter, or an input defence.
+        """
+        mount, transform = self.attached
+        if mount is not None:
+            raise SettingsError(f"{self.name} carries an adapter; detach it first: radapt.detach(model)")
+        if transform is not None:
+            raise SettingsError(
+                f"{self.name} carries an input defence; leave its with block first, or take it off: attachment.detach()"
+            )
 
     @contextmanager
     def undefended(self) -> Iterator[None]:

@@ -91,8 +91,10 @@ def write_report(
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown report format {name!r}{nearest(name, FORMATS)}")
+    files = [path] if isinstance(path, str | Path | Results) else path
+    names = [(each.path if isinstance(each, Results) else Path(each)).name for each in files]
     with together(path) as store, store.snapshot():
-        content = html.content_of(store) if "html" in formats else None
+        content = html.content_of(store, file=" and ".join(names)) if "html" in formats else None
         results = content.results if content else with_worst_cases(store)
         shared = content.shared if content else shared_images(store, results)
         made = [] if cards is None else cards_of(results, store, told)

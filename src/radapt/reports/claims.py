@@ -55,13 +55,15 @@ class Figure:
     @property
     def trusted(self) -> bool:
         """Whether nothing speaks against the robust figure."""
-        return self.checked and not self.flags
+        return not self.doubt
 
     @property
     def doubt(self) -> str:
         """What speaks against the robust figure; empty for nothing."""
         if self.flags:
             return "the checks say: " + ", ".join(f"{name} ({text})" for name, text in self.flags.items())
+        if not self.clean[0]:
+            return "it is wrong without an attack, too, so that nothing was attacked"
         return "" if self.checked else "the sanity checks did not run"
 
 
@@ -129,10 +131,10 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
         shares = [(figure, figure.transfer) for figure in figures if figure.transfer]
         yield Claim(
             claim="It withstands attacks that were made on the undefended model (transfer)",
-            answer=_kept([_share(kept[0], figure) for figure, kept in shares]),
+            answer=_kept(shares),
             why=f"{_listed(shares)}. That says nothing about an attacker who knows it.",
         )
-    answer = _kept([_share(figure.robust[0], figure) for figure in figures])
+    answer = _kept([(figure, figure.robust) for figure in figures])
     yield Claim(
         claim="It withstands an attacker who knows it (white-box, the worst case over all attacks)",
         answer="not shown" if doubtful and answer != "no" else answer,
@@ -141,20 +143,18 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     if base is not None:
         yield _compared(tests, name, base, "white-box", "It is more robust than", doubtful)
         yield _compared(tests, name, base, "clean", "It is as accurate as", [])
-    silent = [figure for figure in figures if not figure.checked]
     yield Claim(
         claim="The attacks on it can be trusted",
-        answer="no" if any(figure.flags for figure in figures) else "not shown" if silent else "yes",
+        answer="no" if any(figure.flags for figure in figures) else "not shown" if doubtful else "yes",
         why="; ".join(f"on {figure.title} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
     )
 
 
-def _share(kept: float, figure: Figure) -> float:
-    return kept / figure.clean[0] if figure.clean[0] else 0.0
-
-
-def _kept(shares: Sequence[float]) -> Answer:
+def _kept(kept: Sequence[tuple[Figure, tuple[float, float, float]]]) -> Answer:
     """The answer for the share of its clean result that a model keeps on each dataset: that of the lowest."""
+    shares = [it[0] / figure.clean[0] for figure, it in kept if figure.clean[0]]
+    if not shares:
+        return "not shown"
     low = min(shares)
     return "no" if low < FALLS else "yes" if low >= HOLDS else "in part"
 

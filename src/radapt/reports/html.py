@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from radapt._version import __version__
-from radapt.results import Comparison, Result, Results, Run, paired_tests, with_worst_cases
+from radapt.results import Comparison, Result, Results, Run, command_line, paired_tests, with_worst_cases
 from radapt.results.labels import eps_text
 from radapt.results.shared import Shared, shared_images
 
@@ -40,11 +39,12 @@ class Content:
     shared: Shared
 
 
-def content_of(store: Results, *, max_examples: int = 96) -> Content:
+def content_of(store: Results, *, file: str | None = None, max_examples: int = 96) -> Content:
     """Read what the page needs.
 
     Args:
         store: an open results file.
+        file: what the page calls it; None: by its own name.
         max_examples: at most so many example images, taken in turn from every dataset and every setting that has some;
             fewer, where they would make the page large.
 
@@ -55,7 +55,7 @@ def content_of(store: Results, *, max_examples: int = 96) -> Content:
         every = store.all(checks=True)
         results = with_worst_cases(store, every)
         return Content(
-            file=store.path.name,
+            file=store.path.name if file is None else file,
             results=results,
             tests=paired_tests(store, every),
             gallery=gallery_of(store, results, max_examples),
@@ -99,7 +99,7 @@ def page(content: Content | Results, *, title: str = "Robustness report") -> str
         varying=varying,
         runs=[_shown(run) for run in content.runs],
         file=plain(content.file),
-        command=plain(shlex.join(["radapt", "report", content.file])),
+        command=plain(command_line()),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
     )

@@ -1,7 +1,7 @@
 """Results: one row per sample and setting in an SQLite file, and the numbers and plots that are drawn from them."""
 
 from ._merging import take_over
-from ._notes import Notes, Run
+from ._notes import Notes, Run, command_line
 from .intervals import class_weights, effective_share, f1_interval, mean_interval, score_interval, wilson
 from .metrics import summarise
 from .paired import Comparison, paired_tests
@@ -24,6 +24,7 @@ __all__ = [
     "Sample",
     "Setting",
     "class_weights",
+    "command_line",
     "effective_share",
     "f1_interval",
     "mean_interval",

@@ -19,7 +19,7 @@ from radapt.schema import STRICT, parse
 
 from ._database import Database
 
-__all__ = ["Notes", "Run"]
+__all__ = ["Notes", "Run", "command_line"]
 
 _PACKAGES = ("radapt", "torch", "transformers", "numpy")
 _MOST = 200
@@ -62,7 +62,7 @@ class Run:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=_command(),
+            command=command_line(),
             machine=f"{platform.system()} {platform.machine()}, {_processor()}, {threads} threads",
             device=device,
             versions=versions,
@@ -132,10 +132,10 @@ def _date(run: Run) -> str:
     return run.date
 
 
-def _command() -> str:
+def command_line() -> str:
     """The command line of this process as one would type it; empty where there is none to type."""
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else None
-    if program is None or program.name in ("-c", "ipykernel_launcher.py", "colab_kernel_launcher.py"):
+    if program is None or program.name in ("-", "-c", "ipykernel_launcher.py", "colab_kernel_launcher.py"):
         return ""
     if program.name == "__main__.py":
         return shlex.join(["python", "-m", program.parent.name, *sys.argv[1:]])

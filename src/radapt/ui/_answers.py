@@ -108,7 +108,7 @@ class _Question(Asked):
     def answers(self, model: VLM, pixels: Pixels) -> list[Answer]:
         speaker, pixels = generative(model), pixels.to(model.device)
         with self._lock:  # the tokenizer is one, whoever asks
-            text = speaker.generate(pixels, [self.prompt], longest=_LONGEST)[0]
+            text = speaker.generate(pixels, [self.prompt], max_new_tokens=_LONGEST)[0]
             tokens = speaker.tokenize([self.prompt], [text]) if text else None
         if tokens is None:
             return [Answer("(nothing)", None)]
