@@ -159,6 +159,10 @@ def test_a_trial_that_fails_costs_the_others_nothing_and_is_tried_again(training
     failed = {row["name"]: row["failed"] for row in rows if "failed" in row}
     assert failed == {name_of(1000): "the loss is nan", name_of(2000): "logits that are no numbers"}
     assert [row["name"] for row in rows if "failed" not in row] == [trial.name for trial in trials]
+    drawn = (tmp_path / "trials.svg").read_text()
+    assert "round 1 (2)" in drawn
+    assert "round 2 (2)" in drawn
+    assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
     assert told[-1].startswith("2 of 6 trials failed and are left out: ")
     assert all(name in told[-1] and reason in told[-1] for name, reason in failed.items())
     with pytest.warns(UserWarning, match="2 of 6 trials failed"):

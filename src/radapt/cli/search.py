@@ -47,4 +47,4 @@ def search(
         )
         table.add_row(str(trial.folder), *numbers, f"{trial.changed:.0f}", one_line(dict(trial.settings)))
     console.print(table)
-    console.print(f"every trial in {one_line(out / 'trials.json')}", soft_wrap=True)
+    console.print(f"every trial in {one_line(out / 'trials.json')}, and drawn in trials.svg", soft_wrap=True)

@@ -19,6 +19,7 @@ from radapt.errors import AdapterError, CheckError, InputError, ModelError, Sett
 from radapt.evaluation import Candidate, evaluate
 from radapt.io import expanded, write_json
 from radapt.models import VLM, load
+from radapt.reports import write_trials
 from radapt.results import Result, Results
 
 from .artifacts import seconds_of, trained_adapter
@@ -45,7 +46,8 @@ def search(
 
     Args:
         spec: what is searched, the same as plain values, or the path of a YAML file that holds them.
-        out: folder of the adapters, of the results of each round (``rung-1.sqlite``...), and of ``trials.json``.
+        out: folder of the adapters, of the results of each round (``rung-1.sqlite``...), of ``trials.json``, and of its
+            figure (``trials.png`` and ``.svg``).
         progress: called with a line about every trial.
         quiet: no progress bars.
 
@@ -124,6 +126,8 @@ def search(
         if not trials:
             raise SettingsError(f"every trial of round {number + 1} failed, so that nothing goes on; {failed[-1]}")
         found += trials
+        rounds = {f"round {at + 1}": [each for each in found if each.rung == at] for at in range(number + 1)}
+        write_trials(rounds, {name: front(each) for name, each in rounds.items()}, folder)
         kept = _kept(trials, rung.keep)
         drawn = {name: settings for name, settings in drawn.items() if name in kept}
     if failed:

@@ -28,6 +28,7 @@ from .figures import draw_plot, write_plots
 from .leaderboard import write_leaderboard
 from .table import Table, rows, tabulate
 from .tradeoff import can_draw, draw_tradeoff
+from .trials import draw_trials, write_trials
 
 __all__ = [
     "FORMATS",
@@ -40,6 +41,7 @@ __all__ = [
     "claims_of",
     "curves",
     "draw_plot",
+    "draw_trials",
     "figures_of",
     "print_table",
     "read_cards",
@@ -47,6 +49,7 @@ __all__ = [
     "write_leaderboard",
     "write_plots",
     "write_report",
+    "write_trials",
 ]
 
 FORMATS = ("md", "csv", "tex", "json", "png", "svg", "html")
