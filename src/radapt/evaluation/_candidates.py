@@ -58,11 +58,11 @@ class Candidate:
         Raises:
             CheckError: something else was put on the model or taken off it meanwhile, by another thread, say.
         """
-        before = self.model.attached
+        before = self.model.attachments
         with nullcontext() if self.adapter is None else self.adapter.attach(self.model):
-            there = self.model.attached
+            there = self.model.attachments
             yield
-            if before != (None, None) or any(a is not b for a, b in zip(there, self.model.attached, strict=True)):
+            if before != (None, None) or any(a is not b for a, b in zip(there, self.model.attachments, strict=True)):
                 raise CheckError(
                     f"something was put on {self.model.name} or taken off it while {self.method} was measured; give "
                     "every thread a model of its own: radapt.load, or copy.deepcopy"

@@ -102,10 +102,10 @@ class VLM(ABC):
     @property
     def fingerprint_as_it_is(self) -> str:
         """The fingerprint, and that of the adapter and the input defence that are attached to it now."""
-        return f"{self.fingerprint} {code_digest(self.attached)}"
+        return f"{self.fingerprint} {code_digest(self.attachments)}"
 
     @property
-    def attached(self) -> tuple[Mount | None, Callable[[Tensor], Tensor] | None]:
+    def attachments(self) -> tuple[Mount | None, Callable[[Tensor], Tensor] | None]:
         """What changes its outputs: an adapter, and a transform of its input; None where there is none."""
         try:
             mount = self.tower.mounted()
@@ -116,7 +116,7 @@ class VLM(ABC):
     @property
     def defended(self) -> bool:
         """Whether something that changes its outputs is attached: an adapter, or a transform of its input."""
-        return self.attached != (None, None)
+        return self.attachments != (None, None)
 
     def check_bare(self) -> None:
         """Refuse a model to which something is attached, for what is made of the model itself.
@@ -124,7 +124,7 @@ class VLM(ABC):
         Raises:
             SettingsError: it carries an adapter, or an input defence.
         """
-        mount, transform = self.attached
+        mount, transform = self.attachments
         if mount is not None:
             raise SettingsError(f"{self.name} carries an adapter; detach it first: radapt.detach(model)")
         if transform is not None:
