@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,7 +92,10 @@ def test_what_are_no_logits_is_refused(wrap: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vit", "clip"])
-def test_a_classifier_of_transformers_is_one_and_wants_normalised_images(kind: str) -> None:
+def test_a_classifier_of_transformers_is_one_and_wants_normalised_images(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     from transformers import CLIPConfig, CLIPForImageClassification, ViTConfig, ViTForImageClassification
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -185,3 +185,32 @@ def test_extreme_settings_that_are_allowed_run(name: str, norm: str, model: Any,
 def test_numbers_of_another_type_are_refused(name: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"{name} must be a whole number of at least"):
         check_call(**{"seed": 0, "batch_size": 1, "precision": None, "seconds": None, name: value})
+
+
+@pytest.mark.parametrize(
+    ("attack", "there", "here"),
+    [
+        ("pgd", "alpha", "step_size"),
+        ("apgd", "n_iter", "steps"),
+        ("apgd", "n_restarts", "restarts"),
+        ("autoattack", "eot_iter", "samples"),
+        ("autoattack", "n_queries", "queries"),
+        ("square", "n_queries", "steps"),
+        ("cw", "confidence", "kappa"),
+        ("mi-fgsm", "diversity_prob", "diversity"),
+    ],
+)
+def test_the_names_of_other_libraries_are_answered_with_ours(attack: str, there: str, here: str) -> None:
+    with pytest.raises(SettingsError, match=f"no setting '{there}'; what others call so is '{here}' here"):
+        make(attack, eps=0.1, **{there: 1})
+    assert here in {field.name for field in fields(REGISTRY.get(attack))}
+    assert make(attack, eps="4/255").eps == 4 / 255
+
+
+def test_a_name_that_nobody_has_is_met_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="no setting 'stepz'; did you mean 'steps'"):
+        make("pgd", eps=0.1, stepz=1)
+    with pytest.raises(SettingsError, match="no setting 'alpha'"):  # which has nothing like it
+        make("square", eps=0.1, alpha=1)
+    with pytest.raises(SettingsError, match="neither a number nor a fraction"):
+        make("pgd", eps="much")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+from radapt.errors import SettingsError
 from radapt.io import fraction
 from radapt.registry import Registry
 
@@ -12,6 +14,24 @@ from ._attack import Attack
 __all__ = ["REGISTRY", "make", "names"]
 
 REGISTRY = Registry("radapt.attacks", "attack", "ATTACK")
+_ELSEWHERE = {
+    "alpha": ("step_size",),
+    "rel_stepsize": ("step_size",),
+    "abs_stepsize": ("step_size",),
+    "n_iter": ("steps",),
+    "nb_iter": ("steps",),
+    "n_restarts": ("restarts",),
+    "eot_iter": ("samples",),
+    "n_queries": ("queries", "steps"),
+    "n_target_classes": ("targets",),
+    "decay": ("momentum",),
+    "confidence": ("kappa",),
+    "initial_const": ("initial_c",),
+    "binary_search_steps": ("search_steps",),
+    "diversity_prob": ("diversity",),
+    "resize_rate": ("smallest",),
+}
+"""What torchattacks, foolbox, cleverhans and AutoAttack call settings that have other names here."""
 
 
 def names() -> list[str]:
@@ -31,5 +51,10 @@ def make(name: str, /, **settings: Any) -> Attack:
     """
     if isinstance(eps := settings.get("eps"), str):
         settings["eps"] = fraction(eps)
+    allowed = {field.name for field in fields(REGISTRY.get(name))}
+    for given in settings:
+        own = [each for each in _ELSEWHERE.get(given, ()) if each in allowed]
+        if own and given not in allowed:
+            raise SettingsError(f"attack {name!r} has no setting {given!r}; what others call so is {own[0]!r} here")
     attack: Attack = REGISTRY.make(name, settings)
     return attack
