@@ -111,7 +111,7 @@ def test_a_line_of_a_page_keeps_its_number_and_comments_are_heeded() -> None:
 
 def test_there_are_scripts_and_notebooks() -> None:
     assert {path.stem for path in SCRIPTS} >= {"compare_defences", "own_attack", "attack_any_classifier"}
-    assert len(NOTEBOOKS) == 3
+    assert len(NOTEBOOKS) == 4
 
 
 @pytest.mark.slow
@@ -138,9 +138,9 @@ def test_defences_are_compared_on_a_folder_of_images(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path != THROUGH], ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_notebook(path, monkeypatch)
-    figures = {(result.setting.method, result.kind): result.percent for result in names["results"]}
+    figures = {(result.setting.method, result.kind): result.percent for result in names["results"] if result.main}
     robust = {method: percent for (method, kind), percent in figures.items() if kind == "white-box"}
-    assert min(robust, key=robust.__getitem__) in ("CLIP", "Original")
+    assert min(robust, key=robust.__getitem__) in ("CLIP", "Original", "LLaVA")
     assert max(robust.values()) > min(robust.values())
 
 
