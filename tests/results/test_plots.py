@@ -159,17 +159,6 @@ def test_the_good_ones_of_those_files_are_read(tmp_path: Path) -> None:
     assert [type(plot) for plot in read_plots(path)] == [Heatmap, Curves, Images]
 
 
-def test_older_files_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "plots.json"
-    old = [CURVES | {"lines": [LINE | {"kind": ""}, LINE | {"kind": None}]}, IMAGES | {"kind": "pictures"}]
-    path.write_text(json.dumps(old), encoding="utf-8")
-    curves, images = read_plots(path)
-    assert isinstance(curves, Curves)
-    assert [line.kind for line in curves.lines] == [None, None]
-    assert isinstance(images, Images)
-    assert [row["kind"] for row in json.loads(dump_plots([curves, images]))] == ["curves", "images"]
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"cannot read the plots in .*none\.json"):
         read_plots(tmp_path / "none.json")

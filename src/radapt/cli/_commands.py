@@ -23,8 +23,6 @@ __all__ = ["Command", "Commands"]
 
 _KEPT = "what was computed is kept, run the same command to continue"
 _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # wrong usage; typer does not export it
-_RENAMED = {"--slots": "--batch-size", "--batch": "--batch-size"}
-"""Options that had other names before; they go on working for one version."""
 
 
 class Command(TyperCommand):
@@ -55,9 +53,8 @@ class Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no reason to fail
                 stream.reconfigure(errors="replace")
-        words = [_renamed(word) for word in (sys.argv[1:] if args is None else args)]
         try:
-            code = super().main(words, *given, **{**settings, "standalone_mode": False})
+            code = super().main(args, *given, **{**settings, "standalone_mode": False})
         except Exception as error:
             code = _end(error)
         sys.exit(code if isinstance(code, int) else 0)
@@ -71,14 +68,6 @@ class Commands(TyperGroup):
         except BrokenPipeError as error:
             _end(error)
             raise  # typer keeps Python from writing what is left to the closed pipe
-
-
-def _renamed(word: str) -> str:
-    name, equals, value = word.partition("=")
-    if name not in _RENAMED:
-        return word
-    typer.echo(f"warning: {name} is now {_RENAMED[name]}; the old name will go", err=True)
-    return _RENAMED[name] + equals + value
 
 
 def _end(error: BaseException) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, GetPydanticSchema
+from pydantic import GetPydanticSchema
 
 from radapt.errors import ResultsError
 from radapt.registry import nearest
@@ -80,8 +80,7 @@ class Line:
     y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    # Older files hold an empty text for None.
-    kind: Annotated[Kind | None, BeforeValidator(lambda kind: None if kind == "" else kind)] = None
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.x), len(self.y), len(self.low or self.y), len(self.high or self.y)}
@@ -152,7 +151,6 @@ class Images:
 
 Plot = Heatmap | Curves | Images
 _KINDS: dict[str, type[Plot]] = {"heatmap": Heatmap, "curves": Curves, "images": Images}
-_RENAMED = {"pictures": "images"}  # kinds in older files
 
 
 def dump_plots(plots: Iterable[Plot]) -> str:
@@ -187,7 +185,7 @@ def read_plots(path: str | Path) -> list[Plot]:
 def _plot(where: str, row: object) -> Plot:
     keys = dict(row) if isinstance(row, dict) else {"kind": row}
     name = keys.pop("kind", None)
-    kind = _KINDS.get(_RENAMED.get(str(name), str(name)))
+    kind = _KINDS.get(str(name))
     if kind is None:
         raise ResultsError(f"{where}: unknown kind {name!r}{nearest(str(name), _KINDS)}")
     try:
