@@ -37,14 +37,17 @@ def search(
 
     trials = run(file, out=out, progress=lambda text: console.print(text, soft_wrap=True, markup=False), quiet=quiet)
     last = [trial for trial in trials if trial.rung == trials[-1].rung]
-    table = Table("adapter", "clean %", "white-box %", "seconds", "images", "weights changed %", "settings")
-    for trial in front(last):
+    table, best = Table("trial", "clean %", "white-box %", "seconds", "images", "weights changed %"), front(last)
+    for trial in best:
         figures = figure(trial.clean, trial.clean_interval), figure(trial.robust, trial.robust_interval)
         numbers = (
             *figures,
             "" if trial.seconds is None else f"{trial.seconds:.0f}",
             "" if trial.images is None else f"{trial.images:,}",
         )
-        table.add_row(str(trial.folder), *numbers, f"{trial.changed:.0f}", one_line(dict(trial.settings)))
+        table.add_row(trial.name, *numbers, f"{trial.changed:.0f}")
     console.print(table)
+    for trial in best:
+        settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
+        console.print(f"{one_line(trial.folder)}: {one_line(settings)}", soft_wrap=True, markup=False)
     console.print(f"every trial in {one_line(out / 'trials.json')}, and drawn in trials.svg", soft_wrap=True)
