@@ -28,11 +28,11 @@ class AnyClassifier:
         name: what messages call it.
 
     Warns:
-        UserWarning: it is a model of transformers, which does not normalise images itself.
+        UserWarning: it is a classifier of transformers, which does not normalise images itself.
     """
 
     def __init__(self, model: Callable[[Pixels], Any], name: str = "the model") -> None:
-        if any(each.__module__ == "transformers.modeling_utils" for each in type(model).__mro__):
+        if type(model).__name__.endswith("ForImageClassification"):
             warnings.warn(
                 f"{name} is a {type(model).__name__} of transformers, which takes images that its image processor has "
                 "normalised; here it gets pixels in [0, 1]. Give a function that normalises them first: lambda pixels: "

@@ -41,10 +41,10 @@ class Attachment:
             AdapterError: the adapter is off the model already, or this is the second block, whose end would be that of
                 the first.
         """
-        if self._entered:
-            raise AdapterError("this attachment is in a with block already; attach the adapter once more after it")
         if not self.active:
             raise AdapterError("this attachment has ended, and the model is without its adapter; attach it again")
+        if self._entered:
+            raise AdapterError("this attachment is in a with block already; attach the adapter once more after it")
         self._entered = True
         return self
 

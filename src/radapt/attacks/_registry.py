@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.io import fraction
 from radapt.registry import Registry
 
@@ -50,7 +50,10 @@ def make(name: str, /, **settings: Any) -> Attack:
         SettingsError: there is no such attack or setting, a needed setting is missing, or a value is out of range.
     """
     if isinstance(eps := settings.get("eps"), str):
-        settings["eps"] = fraction(eps)
+        try:
+            settings["eps"] = fraction(eps)
+        except SettingsError as error:
+            raise SettingsError(f"eps must be a number or a fraction such as 4/255, got {shown(eps)}") from error
     allowed = {field.name for field in fields(REGISTRY.get(name))}
     for given in settings:
         own = [each for each in _ELSEWHERE.get(given, ()) if each in allowed]
