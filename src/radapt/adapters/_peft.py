@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from radapt.errors import AdapterError, shown
 from radapt.io import expanded, replacing
-from radapt.models import VLM, Delta, LowRank, check_deltas, tower_of
+from radapt.models import VLM, Delta, LowRank, check_deltas, names_of, tower_of
 from radapt.schema import read_json
 from radapt.types import Anchor
 
@@ -147,9 +147,8 @@ def read_lora(folder: Path, model: VLM | nn.Module) -> tuple[str, dict[str, Delt
 
 def _check_shared(root: nn.Module, names: Collection[str]) -> None:
     """Refuse weights that several layers share: PEFT changes one layer, and an adapter all that have the weight."""
-    places = dict(root.named_parameters(remove_duplicate=False))
     for name in names:
-        if other := [place for place, each in places.items() if place != name and each is places.get(name)]:
+        if other := [place for place in names_of(root, root.get_parameter(name)) if place != name]:
             raise AdapterError(f"{name} and {other[0]} are one weight; a LoRA of PEFT would change one alone")
 
 

@@ -16,7 +16,7 @@ from radapt.attacks.pgd import PGD
 from radapt.data import Dataset
 from radapt.errors import AdapterError, SettingsError
 from radapt.io import check_writable
-from radapt.models import VLM, Delta, LowRank, full, low_rank, parts, scaled
+from radapt.models import VLM, Delta, LowRank, full, low_rank, names_of, parts, scaled
 from radapt.numbers import check_seed, number, whole
 from radapt.registry import nearest
 from radapt.training import Schedule, fit, workers
@@ -245,10 +245,9 @@ def _open(model: VLM, deltas: Mapping[str, Delta]) -> Iterator[tuple[VLM, dict[s
     tuned = copy.copy(model)
     tuned.model = copy.deepcopy(model.model).requires_grad_(False)
     root, added = tuned.tower.root, dict[str, _Added]()
-    every = list(root.named_parameters(remove_duplicate=False))  # layers may share a weight
     for name, delta in deltas.items():
-        weight, added[name] = root.get_parameter(name), _Added(delta).to(model.device)
-        for owner, _, last in (place.rpartition(".") for place, each in every if each is weight):
+        added[name] = _Added(delta).to(model.device)
+        for owner, _, last in (place.rpartition(".") for place in names_of(root, root.get_parameter(name))):
             parametrize.register_parametrization(root.get_submodule(owner), last, added[name], unsafe=True)
     yield tuned, added
 

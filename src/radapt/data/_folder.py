@@ -62,11 +62,12 @@ def read_folder(details: Card, split: Split, n: int | None) -> Dataset:
         raise SettingsError(
             f"{name}: {path!r} must have a folder with images for each of two classes or more, got {shown(folders)}"
         )
-    if hollow := [each for each in folders if not any(_files(name, place / each) for place in places.values())]:
+    inside = {folder: _files(name, places[split] / folder) for folder in folders}
+    others = [place for other, place in places.items() if other != split]
+    if hollow := [each for each in folders if not inside[each] and not any(_files(name, at / each) for at in others)]:
         raise SettingsError(f"{name}: {shown(hollow)} of {path!r} would be classes, and hold no images; remove them")
     files, labels = [], []
-    for label, folder in enumerate(folders):
-        found = _files(name, places[split] / folder)
+    for label, found in enumerate(inside.values()):
         files += found
         labels += [label] * len(found)
     order: Sequence[int] = range(len(files))

@@ -28,6 +28,7 @@ from ._interpolated import check_twins, interpolated
 from ._layout import Grid, Layout, place_tokens
 from ._memory import Memory, estimate
 from ._mode import evaluating
+from ._names import names_of
 from ._parts import parts
 from ._pretrained import check_device, dtype_of, reading
 from ._processors import warn_normalisation
@@ -75,6 +76,7 @@ __all__ = [
     "load",
     "low_rank",
     "micro_models",
+    "names_of",
     "open_image",
     "parts",
     "patch_attention",

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from radapt.errors import AdapterError
 from radapt.registry import nearest
 
+from ._names import names_of
+
 __all__ = ["Delta", "LowRank", "WeightChange", "check_deltas", "difference", "full", "low_rank", "scaled", "tensors_of"]
 
 _FIRST = (
@@ -103,8 +105,7 @@ class WeightChange:
 
     def __init__(self, root: nn.Module, deltas: Mapping[str, Delta]) -> None:
         known = check_deltas(root, deltas)
-        every = list(root.named_parameters(remove_duplicate=False))
-        self._places = {name: [place for place, each in every if each is known[name]] for name in deltas}
+        self._places = {name: names_of(root, known[name]) for name in deltas}
         self.own, self._deltas = {name: known[name] for name in deltas}, dict(deltas)
         changed: dict[str, nn.Parameter] = {}
         with torch.inference_mode(False), torch.no_grad():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from radapt.errors import AdapterError, ModelError, SettingsError
 
+from ._names import names_of
 from ._parts import parts
 from ._vlm import VLM
 
@@ -67,13 +68,12 @@ def interpolated(model: VLM, twin: VLM, weights: float | Mapping[str, float], *,
     told = ", ".join(f"{part} {weight:g}" for part, weight in chosen.items())
     copied.name = f"{model.name} (on the way to {twin.name}: {told})" if name is None else name
     source, own = twin.image_parameters(), copied.image_parameters()
-    every = list(copied.model.named_parameters(remove_duplicate=False))  # layers may share a parameter
     for parameter, weight in share.items():
         if weight > 0:
             mine, its = own[parameter], source[parameter]
             value = its.detach().to(mine) if weight == 1 else _between(mine, its, weight)
             taken = nn.Parameter(value, requires_grad=mine.requires_grad)
-            for owner, _, last in (place.rpartition(".") for place, each in every if each is mine):
+            for owner, _, last in (place.rpartition(".") for place in names_of(copied.model, mine)):
                 setattr(copied.model.get_submodule(owner), last, taken)
     return copied
 
