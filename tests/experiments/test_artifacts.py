@@ -16,7 +16,7 @@ from tests.tiny import killed_after, tiny_clip
 
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, data_driven
-from radapt.data import Dataset
+from radapt.data import Dataset, load_dataset
 from radapt.errors import SettingsError
 from radapt.experiments import artifacts
 from radapt.experiments.artifacts import trained_adapter, trained_twin
@@ -195,13 +195,32 @@ def test_labels_words_and_configuration_are_a_part_of_a_twin(
 
 def test_an_adapter_of_another_method_is_not_taken(tmp_path: Path) -> None:
     model, reported = tiny_clip(), list[str]()
-    pixels = torch.rand(8, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    images = load_dataset("objects", split="train", n=8, quiet=True)
     settings = {"batch_size": 4, "attack_steps": 1, "steps": 1}
     own = AdapterMethod(bolder, needs_images=True)
     for method, alpha in ((METHODS.get("data-driven"), 0.8), (own, 2.0), (own, 2.0)):
-        adapter = trained_adapter(method, model, pixels, settings, tmp_path / "a", report=reported.append, quiet=True)
+        adapter = trained_adapter(method, model, images, settings, tmp_path / "a", report=reported.append, quiet=True)
         assert adapter.settings.alpha == alpha
     assert len(reported) == 1
+
+
+def test_labels_and_words_are_a_part_of_an_adapter_whose_loss_reads_them(tmp_path: Path) -> None:
+    model, reported = tiny_clip(), list[str]()
+    images = load_dataset("objects", split="train", n=8, quiet=True)
+    relabelled = replace(images, labels=(images.labels + 1) % len(images.classes))
+    reworded = replace(images, card=replace(images.card, templates=("{c}, drawn",)))
+
+    def trained(loss: str, data: Dataset) -> Adapter:
+        settings = {"batch_size": 4, "attack_steps": 1, "steps": 1, "loss": loss}
+        method, folder = METHODS.get("data-driven"), tmp_path / loss
+        return trained_adapter(method, model, data, settings, folder, report=reported.append, quiet=True)
+
+    made = [trained("text", data).fingerprint for data in (images, images, relabelled, reworded)]
+    assert made[0] == made[1]
+    assert len(set(made)) == 3
+    assert len(reported) == 2
+    assert len({trained("embedding", data).fingerprint for data in (images, relabelled, reworded)}) == 1
+    assert len(reported) == 2
 
 
 def bolder(model: VLM, pixels: torch.Tensor, **settings: Any) -> Adapter:

@@ -16,7 +16,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radapt.adapters import Adapter, AdapterMethod
+from radapt.adapters import Adapter, AdapterMethod, adapt
 from radapt.errors import CheckError, InputError, SettingsError
 from radapt.experiments import SearchSpec, Trial, artifacts, front, search
 from radapt.experiments.search import _kept
@@ -101,6 +101,18 @@ def test_every_trial_is_tried_and_the_best_go_on(tmp_path: Path) -> None:
     # Again: nothing is trained or measured, and the seconds are those of the first time.
     again = search(spec(), out=tmp_path, quiet=True)
     assert again == trials
+
+
+@pytest.mark.slow
+def test_a_loss_that_needs_labels_gets_those_of_the_images(tmp_path: Path) -> None:
+    """As ``radapt adapt`` trains with it, to the bit."""
+    space = {"layers": ["embedding"], "loss": ["embedding", "text"]}
+    trials = search(spec(space=space, rungs=[{"steps": 2, "n": 4}]), out=tmp_path, quiet=True)
+    made = {trial.settings["loss"]: Adapter.from_pretrained(trial.folder) for trial in trials}
+    for loss, adapter in made.items():
+        settings = {"layers": "embedding", "batch_size": 4, "attack_steps": 1, "steps": 2, "loss": loss}
+        assert adapter.fingerprint == adapt("shallow", data="objects", n=8, quiet=True, **settings).fingerprint
+    assert made["text"].fingerprint != made["embedding"].fingerprint
 
 
 class Trainings:

@@ -64,6 +64,27 @@ class AdapterMethod:
         check_keywords(where, self.make, settings, without=handed)
         return settings
 
+    def trained(
+        self, model: VLM, images: Dataset, settings: Mapping[str, Any], *, checkpoint: Path | None, quiet: bool
+    ) -> Adapter:
+        """An adapter that is trained on the images of a dataset, and with ``loss="text"`` on its labels and classes.
+
+        Args:
+            model: the model to adapt.
+            images: the training images.
+            settings: as :meth:`settings` returns them.
+            checkpoint: file to resume from; it is left where it is.
+            quiet: no progress bar.
+
+        Raises:
+            RadaptError: as of ``make``.
+        """
+        labelled: dict[str, Any] = {}
+        if settings.get("loss") == "text":
+            labelled = {"labels": images.labels, "classifier": zero_shot(model).classifier(images.prompts)}
+        shown = images if self.streams else images.pixels(range(len(images)))
+        return self.make(model, shown, **settings, **labelled, checkpoint=checkpoint, quiet=quiet)
+
 
 def adapt(
     method: str | AdapterMethod,
@@ -134,7 +155,7 @@ def adapt(
         adapter = chosen.make(vlm, **taken, **_mean_pixels(taken, data, n, vlm, quiet))
     else:
         images = training_images(data, n, size=vlm.image_size[0], quiet=quiet, warn=not chosen.streams)
-        adapter = _trained(chosen, vlm, images, taken, checkpoint=file, quiet=quiet)
+        adapter = chosen.trained(vlm, images, taken, checkpoint=file, quiet=quiet)
     if folder is not None and group.main:
         adapter.save_pretrained(folder)
         if file is not None and chosen.needs_images:
@@ -152,14 +173,6 @@ def _places(out: str | Path | None, checkpoint: str | Path | None) -> tuple[Path
             raise AdapterError(f"cannot write the adapter to {folder}: {error}") from error
         file = checkpoint_path(folder) if file is None else file
     return folder, file
-
-
-def _trained(method: AdapterMethod, model: VLM, images: Dataset, settings: dict[str, Any], **training: Any) -> Adapter:
-    labelled: dict[str, Any] = {}
-    if settings.get("loss") == "text":
-        labelled = {"labels": images.labels, "classifier": zero_shot(model).classifier(images.prompts)}
-    shown = images if method.streams else images.pixels(range(len(images)))
-    return method.make(model, shown, **settings, **labelled, **training)
 
 
 def _mean_pixels(settings: Mapping[str, Any], data: Any, n: Any, model: VLM, quiet: bool) -> dict[str, Any]:

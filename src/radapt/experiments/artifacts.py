@@ -20,7 +20,6 @@ from radapt.io import check_writable, checkpoint_path, digest_of, replacing_fold
 from radapt.models import VLM, load
 from radapt.schema import read_json
 from radapt.text import one_line
-from radapt.types import Pixels
 
 from .parts import DefenceSpec, TrainingSpec
 
@@ -43,7 +42,7 @@ def identity(model: VLM, data: Dataset) -> list[str]:
 def trained_adapter(
     method: AdapterMethod,
     model: VLM,
-    pixels: Pixels,
+    images: Dataset,
     settings: Mapping[str, Any],
     folder: Path,
     *,
@@ -55,7 +54,7 @@ def trained_adapter(
     Args:
         method: the method, one that is trained.
         model: the model to adapt.
-        pixels: the training images.
+        images: the training images; their labels and classes count where ``loss`` is ``text``.
         settings: those of the method.
         folder: where the adapter lies; the checkpoint of an interrupted training lies beside it.
         report: called when something else lies there.
@@ -63,11 +62,13 @@ def trained_adapter(
     """
     code = "" if method.make.__module__.startswith("radapt.") else code_digest(method.make)  # the version tells ours
     facts = {"version": __version__, "method": f"{method.make.__qualname__} {code}", "model": model.fingerprint}
-    facts["images"] = digest([pixels])
+    facts["images"] = digest([images.pixels(range(len(images)))])
+    if settings.get("loss") == "text":
+        facts["labels"] = digest_of([images.labels.tolist(), images.prompts])
     plain = {name: value.fingerprint if isinstance(value, Adapter) else value for name, value in settings.items()}
 
     def make(checkpoint: Path) -> Adapter:
-        return method.make(model, pixels, **settings, checkpoint=checkpoint, quiet=quiet)
+        return method.trained(model, images, settings, checkpoint=checkpoint, quiet=quiet)
 
     return _once(
         folder,

@@ -209,20 +209,18 @@ class Builder:
         if spec.method is None:
             return Adapter.from_pretrained(str(spec.adapter))
         method, settings = self._method(title, spec.method, spec.settings)
-        pixels = None
+        images = None
         if spec.data and (method.needs_images or settings.get("image") == "mean"):
             images = images_of(spec, vlm, quiet=self._quiet)
-            pixels = images.pixels(range(len(images)))
-        shown = {} if pixels is None else {"pixels": pixels}
-        if spec.guide is not None:
-            return method.make(vlm, self._model(spec.guide), **settings, **shown)
-        if not method.needs_images or pixels is None:
-            return method.make(vlm, **settings, **shown)
+        if spec.guide is not None or not method.needs_images or images is None:
+            twins = () if spec.guide is None else (self._model(spec.guide),)
+            shown = {} if images is None else {"pixels": images.pixels(range(len(images)))}
+            return method.make(vlm, *twins, **settings, **shown)
         # Equal trainings of several experiments are one, whatever their names there.
         facts = [vlm.name, "+".join(spec.data), spec.n, settings]
         kind = "anchor" if spec.method == "data-driven" else spec.method
         folder = self._artifacts / f"{kind}-{digest_of(facts, length=8, default=str)}"
-        return trained_adapter(method, vlm, pixels, settings, folder, report=self._report, quiet=self._quiet)
+        return trained_adapter(method, vlm, images, settings, folder, report=self._report, quiet=self._quiet)
 
 
 def _new(stages: Sequence[Candidate], candidates: Sequence[Candidate]) -> list[Candidate]:

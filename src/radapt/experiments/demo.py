@@ -151,5 +151,4 @@ def _trained(
 ) -> Adapter:
     images = training_images(world.training, _IMAGES, size=model.image_size[0], quiet=quiet)
     settings: dict[str, Any] = {"adversary": adversary, "steps": _STEPS[adversary], "alpha": _ALPHA[adversary]}
-    pixels = images.pixels(range(len(images)))
-    return trained_adapter(METHODS.get("data-driven"), model, pixels, settings, folder, report=report, quiet=quiet)
+    return trained_adapter(METHODS.get("data-driven"), model, images, settings, folder, report=report, quiet=quiet)

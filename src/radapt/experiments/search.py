@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from radapt.adapters import REGISTRY as METHODS
 from radapt.adapters import Adapter, AdapterMethod, adapt
 from radapt.data import Dataset, load_dataset, training_images
@@ -73,9 +71,8 @@ def search(
     model = load(plan.model)
 
     @cache
-    def images(data: Names, n: int) -> Tensor:
-        chosen = training_images(data, n, size=model.image_size[0], quiet=quiet)
-        return chosen.pixels(range(len(chosen)))
+    def images(data: Names, n: int) -> Dataset:
+        return training_images(data, n, size=model.image_size[0], quiet=quiet)
 
     @cache
     def beginning(recipe: str) -> Adapter:
@@ -90,12 +87,12 @@ def search(
             place = folder / f"rung-{number + 1}" / name
             given = {**settings_of(plan, settings), "steps": rung.steps, "seed": plan.seed}
             begun = settings.get("start", plan.settings.get("start"))
-            pixels = images(names(settings.get("data", plan.data)), settings.get("n", plan.n))
+            shown = images(names(settings.get("data", plan.data)), settings.get("n", plan.n))
             try:
                 if begun is not None:
                     given["start"] = beginning(json.dumps(begun, sort_keys=True))
                 taken = method.settings(name, given)
-                adapter = trained_adapter(method, model, pixels, taken, place, report=tell, quiet=quiet)
+                adapter = trained_adapter(method, model, shown, taken, place, report=tell, quiet=quiet)
                 results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
             except (AdapterError, CheckError, InputError, ModelError, SettingsError) as error:
                 failed.append(f"round {number + 1}, {name} failed: {error}; {settings}")
@@ -113,7 +110,7 @@ def search(
                 robust=robust,
                 score=(1 - plan.weight) * clean + plan.weight * robust,
                 seconds=seconds_of(place),
-                images=min(batch, len(pixels)) * rung.steps if isinstance(batch, int) else None,
+                images=min(batch, len(shown)) * rung.steps if isinstance(batch, int) else None,
                 changed=100 * adapter.changed(model),
                 folder=place,
                 clean_interval=(around[0], around[1]),
