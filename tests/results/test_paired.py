@@ -99,7 +99,7 @@ def test_other_images_and_scores_between_right_and_wrong_are_not_compared(
     assert compare(("a", "y", "", [0.5, 1]), ("b", "y", "", [0.5, 0])) == []
 
 
-@pytest.mark.parametrize("question", ["", ".{dataset}"])
+@pytest.mark.parametrize("question", ["", ".{dataset}", ":{dataset}"])
 def test_datasets_that_share_images_are_not_compared_together(question: str, tmp_path: Path) -> None:
     with Results(tmp_path / "r.sqlite") as store:
 
@@ -120,12 +120,21 @@ def test_datasets_that_share_images_are_not_compared_together(question: str, tmp
         assert measured("y", range(4, 8)) == [("x", "y"), ("x",), ("y",)]
         assert measured("y-balanced", [9, 7]) == [("x",), ("y",), ("y-balanced",)]
         shared = shared_images(store, store.all(checks=True))
-        assert shared == {frozenset({("zero-shot", "y", "test"), ("zero-shot", "y-balanced", "test")})}
+        both = frozenset({("zero-shot", "y", "test"), ("zero-shot", "y-balanced", "test")})
+        assert shared.pairs == {both: pytest.approx(1 / 8**0.5)}
+        assert shared.sizes == {("zero-shot", name, "test"): n for name, n in (("x", 4), ("y", 4), ("y-balanced", 2))}
         table = tabulate(with_worst_cases(store), shared)
     (mean,) = (section for section in table.sections if section.mean)
-    remark = "its data sets share images: the interval is too narrow"
-    assert {cell.partial for line in mean.lines for cell in line.cells if cell} == {remark}
-    for kind, name in (("csv", "table.csv"), ("html", "report.html")):
+    remark = "These data sets share images, which the intervals of means allow for: y and y-balanced."
+    assert remark in table.remarks
+    own = [section for section in table.sections if not section.mean]
+    for at, line in enumerate(mean.lines):
+        halves = [cell.percent - cell.low for section in own if (cell := section.lines[at].cells[0])]
+        squares = sum(half**2 for half in halves) + 2 * halves[1] * halves[2] / 8**0.5
+        cell = line.cells[0]
+        assert cell is not None
+        assert cell.percent - cell.low == pytest.approx(squares**0.5 / 3)
+    for kind, name in (("md", "table.md"), ("html", "report.html")):
         write_report(tmp_path / "r.sqlite", tmp_path, formats=[kind])
         assert remark in (tmp_path / name).read_text()
 

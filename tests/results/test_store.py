@@ -101,6 +101,13 @@ def test_mean_interval_squares_and_adds() -> None:
     assert (mean, low, high) == pytest.approx((30.0, 30.0 - 5.0 / 2, 30.0 + 10.0 / 2))
 
 
+def test_results_that_go_together_add_up_without_squares() -> None:
+    whole = mean_interval([(50.0, 47.0, 56.0), (10.0, 6.0, 18.0)], {(0, 1): 1.0})
+    assert whole == pytest.approx((30.0, 30.0 - 7.0 / 2, 30.0 + 14.0 / 2))
+    same = (40.0, 31.0, 52.0)
+    assert mean_interval([same] * 3, {(0, 1): 1.0, (0, 2): 1.0, (1, 2): 1.0}) == pytest.approx(same)
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
 def test_mean_interval_stays_in_range_and_has_a_width(counts: list[int]) -> None:
     mean, low, high = mean_interval([(2.0 * count, *wilson(count, 50)) for count in counts])

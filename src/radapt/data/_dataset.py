@@ -114,13 +114,13 @@ class Dataset:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """Hash of each sample as it is now, of its image and of what is true of it; of a question ``IMAGE.SAMPLE``, so
-        that results know which questions are about one image."""
+        """Hashes of each sample as it is now, ``IMAGE:SAMPLE``: of its image, and of image and truth, so that results
+        know which datasets share images; of a question ``IMAGE.SAMPLE``, as several may be about one image."""
         truths = self.labels.tolist() or self.captions or self.questions
         images = [[hashlib.sha256(image.tobytes()).hexdigest(), image.shape] for image in self.images]
-        first = [f"{digest_of(image)}." for image in images] if self.questions else [""] * len(images)
-        both = zip(first, images, truths, strict=True)
-        return tuple(start + digest_of([*image, truth]) for start, image, truth in both)
+        between = "." if self.questions else ":"
+        both = zip(images, truths, strict=True)
+        return tuple(digest_of(image) + between + digest_of([*image, truth]) for image, truth in both)
 
     @cached_property
     def content(self) -> str:

@@ -23,7 +23,6 @@ from radapt.registry import nearest
 from radapt.reports import Part, write_experiments, write_plots, write_report
 from radapt.results import Result, Results
 from radapt.results.plots import Plot, dump_plots, read_plots
-from radapt.results.sweep import curves
 from radapt.types import Executor
 
 from .artifacts import identity
@@ -266,8 +265,7 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
             )
             results += found
             for each in comparison.diagrams:
-                if each.positions:
-                    plots += curves(found, each.positions, title=each.title, x_label=each.x_label, ticks=each.ticks)
+                plots += each.curves(file, found)
     return results, plots
 
 

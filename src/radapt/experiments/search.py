@@ -18,7 +18,8 @@ from radapt.evaluation import Candidate, evaluate
 from radapt.io import expanded, write_json
 from radapt.models import VLM, load
 from radapt.reports import write_trials
-from radapt.results import Result, Results
+from radapt.results import Results
+from radapt.results.shared import Interval
 
 from .artifacts import seconds_of, trained_adapter
 from .parts import Names, names
@@ -93,14 +94,14 @@ def search(
                     given["start"] = beginning(json.dumps(begun, sort_keys=True))
                 taken = method.settings(name, given)
                 adapter = trained_adapter(method, model, shown, taken, place, report=tell, quiet=quiet)
-                results = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
+                means = _measured(plan, model, adapter, name, sets, folder / f"rung-{number + 1}.sqlite", quiet)
             except (AdapterError, CheckError, InputError, ModelError, SettingsError) as error:
                 failed.append(f"round {number + 1}, {name} failed: {error}; {settings}")
                 tell(failed[-1])
                 rows.append({"name": name, "rung": number, "settings": settings, "failed": str(error)})
                 write_json(folder / "trials.json", rows)
                 continue
-            (clean, *around), (robust, *about) = (mean_of(results, kind) for kind in ("clean", "white-box"))
+            (clean, *around), (robust, *about) = means
             batch = adapter.settings.origin.get("batch")
             trial = Trial(
                 name=name,
@@ -145,9 +146,10 @@ def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
 
 def _measured(
     plan: SearchSpec, model: VLM, adapter: Adapter, name: str, sets: Sequence[Dataset], file: Path, quiet: bool
-) -> list[Result]:
+) -> tuple[Interval, Interval]:
+    """Its clean and its white-box mean over the sets."""
     with Results(file) as results:
-        return evaluate(
+        found = evaluate(
             [Candidate(method=name, model=model, adapter=adapter)],
             data=list(sets),
             threats=[plan.threat],
@@ -156,6 +158,7 @@ def _measured(
             sanity=False,  # whoever wins is judged on test, with them
             quiet=quiet,
         )
+        return mean_of(results, found, "clean"), mean_of(results, found, "white-box")
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from radapt.io import fraction
 from radapt.models import VLM, load
 from radapt.numbers import check_batch_size, check_seed, number, several, whole
 from radapt.results import WORST_CASE, Kind, Result, Results
-from radapt.results.intervals import mean_interval
+from radapt.results.labels import places_of
+from radapt.results.shared import Interval, shared_images
 from radapt.types import Norm
 
 __all__ = ["Tuned", "TuningTrial", "best_first", "front", "mean_of", "tune"]
@@ -197,7 +198,7 @@ def tune(
                 sanity=False,
                 quiet=True,
             )
-            (clean, *around), (robust, *about) = (mean_of(found, kind) for kind in ("clean", "white-box"))
+            (clean, *around), (robust, *about) = (mean_of(file, found, kind) for kind in ("clean", "white-box"))
             tried.append(
                 TuningTrial(
                     alpha=alpha,
@@ -215,10 +216,15 @@ def tune(
     return Tuned(adapter=changed(best.alpha, best.cutoff, best.shares), trials=tuple(tried))
 
 
-def mean_of(results: Sequence[Result], kind: Kind) -> tuple[float, float, float]:
+def mean_of(store: Results, results: Sequence[Result], kind: Kind) -> Interval:
     """Mean over the datasets of their main metrics, clean or under the attack that was asked for, and its interval."""
-    own = [r for r in results if r.kind == kind and r.main and r.setting.attack != WORST_CASE]
-    return mean_interval([(each.percent, each.low, each.high) for each in own])
+    places = places_of([each.setting for each in results])
+    own = [
+        (place, (each.percent, each.low, each.high), each.n)
+        for place, each in zip(places, results, strict=True)
+        if each.kind == kind and each.main and each.setting.attack != WORST_CASE
+    ]
+    return shared_images(store, results).mean(own)
 
 
 def _cutoffs(

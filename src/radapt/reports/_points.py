@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from radapt.results.intervals import mean_interval
 from radapt.results.labels import noun
 from radapt.results.records import KINDS, Kind
 
@@ -98,13 +97,14 @@ def narrowed(table: Table, keep: Callable[[Column], bool]) -> Table:
 
 def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequence[Section]) -> Point | None:
     lines = [line for section in sections for line in section.lines if line.method == name]
+    places = [part.place for part in sections for line in part.lines if line.method == name and part.place is not None]
     cells = {kind: [_lowest(table, line, kind, threat) for line in lines] for kind in KINDS}
     kinds = [kind for kind, measured in cells.items() if any(measured)]
     common = [at for at in range(len(lines)) if all(cells[kind][at] for kind in kinds)]
     if "clean" not in kinds or not common:
         return None
     means = {
-        kind: mean_interval([(cell.percent, cell.low, cell.high) for at in common if (cell := cells[kind][at])])
+        kind: table.shared.mean([(places[at], cell.interval, cell.n) for at in common if (cell := cells[kind][at])])
         for kind in kinds
     }
     # The checks of the model itself are on the clean result.

@@ -12,16 +12,14 @@ from typing import Any, cast
 
 from radapt.errors import ResultsError
 from radapt.results import WORST_CASE, Result, Setting
-from radapt.results.intervals import mean_interval
 from radapt.results.labels import attack_text, places_of, title_of
-from radapt.results.shared import Place, Shared, overlaps
+from radapt.results.shared import INDEPENDENT, Interval, Place, Shared
 from radapt.results.worst_case import Attacks, attacks_of, fewer_attacks, in_one_ball
 
-from ._columns import Column, columns_of, identify, options_text, ordered, plain, worst_of
+from ._columns import Column, columns_of, identify, ordered, plain, worst_of
+from ._remarks import remarks
 
 __all__ = ["Cell", "Column", "Line", "Section", "Table", "plain", "rows", "tabulate"]
-
-_MOST_NAMED = 20
 
 _At = tuple[Any, Any, Any]
 """Place, line and threat of a result."""
@@ -34,8 +32,7 @@ class Cell:
     Args:
         percent, low, high: the result and its 95 % interval.
         n: number of samples; of all datasets together in a mean.
-        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``), or that datasets of a mean share images;
-            empty for nothing.
+        partial: what is missing (``37 of 100 samples``, ``3 of 10 datasets``); empty for nothing.
         unpaired: for a transfer result, what is missing of its white-box partner; empty for nothing.
         marks: numbers of the footnotes that belong to it: a result with one is not to be trusted.
         checked: whether the sanity checks ran on it.
@@ -50,6 +47,11 @@ class Cell:
     marks: tuple[int, ...] = ()
     checked: bool = False
 
+    @property
+    def interval(self) -> Interval:
+        """(percent, low, high)."""
+        return self.percent, self.low, self.high
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -61,22 +63,28 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The lines of one dataset, or of the mean over those of a task, by its main metric or by another; ``n`` None: it
-    differs."""
+    """The lines of one dataset, or of the mean over those of a task (``place`` None), by its main metric or by another;
+    ``n`` None: it differs."""
 
     title: str
+    place: Place | None
     task: str
     n: int | None
     lines: tuple[Line, ...]
-    mean: bool = False
     main: bool = True
+
+    @property
+    def mean(self) -> bool:
+        """Whether it is the mean over the datasets of its task."""
+        return self.place is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Sections of equal columns, and numbered footnotes (``notes[0]`` is footnote 1).
 
-    ``carriers`` are model and adapter of the methods, as far as a method has one of each.
+    ``carriers`` are model and adapter of the methods, as far as a method has one of each; ``shared`` says which
+    datasets share images.
     """
 
     columns: tuple[Column, ...]
@@ -85,6 +93,7 @@ class Table:
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
     carriers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    shared: Shared = INDEPENDENT
 
 
 def rows(results: Iterable[Result]) -> list[dict[str, object]]:
@@ -92,14 +101,15 @@ def rows(results: Iterable[Result]) -> list[dict[str, object]]:
     return [result.row() for result in results]
 
 
-def tabulate(results: Sequence[Result], shared: Shared = frozenset()) -> Table:
+def tabulate(results: Sequence[Result], shared: Shared = INDEPENDENT) -> Table:
     """Arrange results in a table.
 
     Where several attacks are known in a ball, their worst case (see ``with_worst_cases``) is the robust accuracy, and
     no attack alone is called that. One over fewer white-box attacks than that of another line has a footnote. A
     method's name is split by model, adapter and weights where it has several (see
     :func:`radapt.results.labels.names_of`), and a column by the attack's options and seed where two results would
-    otherwise share a cell. The mean over datasets weighs them equally; see ``mean_interval``.
+    otherwise share a cell. The mean over datasets weighs them equally; see
+    :meth:`radapt.results.shared.Shared.mean`.
 
     Args:
         results: what ``with_worst_cases`` gave.
@@ -139,7 +149,7 @@ def tabulate(results: Sequence[Result], shared: Shared = frozenset()) -> Table:
                 )
                 for line, name in names.items()
             }
-            section = _section(plain(title_of(place, places)), task, blocks)
+            section = _section(plain(title_of(place, places)), place, task, blocks)
             measured[place] = replace(section, main=place not in lesser)
         sections += [_mean(measured, columns, task, places, shared)] if len(measured) > 1 else []
         sections += measured.values()
@@ -151,8 +161,9 @@ def tabulate(results: Sequence[Result], shared: Shared = frozenset()) -> Table:
         sections=tuple(sections),
         methods=tuple(names.values()),
         notes=tuple(notes),
-        remarks=tuple(_remarks(results, list(grid.values()), columns, order, threats)),
+        remarks=tuple(remarks(results, list(grid.values()), columns, order, threats, shared)),
         carriers={name: carrier for name, (carrier, *others) in carriers.items() if not others},
+        shared=shared,
     )
 
 
@@ -222,10 +233,10 @@ def _pair(columns: Sequence[Column], cells: Sequence[Cell | None]) -> tuple[Cell
     )
 
 
-def _section(title: str, task: str, blocks: Mapping[str, tuple[Cell | None, ...]], mean: bool = False) -> Section:
+def _section(title: str, place: Place | None, task: str, blocks: Mapping[str, tuple[Cell | None, ...]]) -> Section:
     lines = tuple(Line(method=name, cells=cells) for name, cells in blocks.items() if any(cells))
     sizes = {cell.n for line in lines for cell in line.cells if cell}
-    return Section(title=title, task=task, n=sizes.pop() if len(sizes) == 1 else None, lines=lines, mean=mean)
+    return Section(title=title, place=place, task=task, n=sizes.pop() if len(sizes) == 1 else None, lines=lines)
 
 
 def _mean(
@@ -241,59 +252,17 @@ def _mean(
         blocks[name] = _pair(columns, cells)
     tasks = {place[0] for place in places}
     title = f"mean over {len(sections)} data sets" + (f", {plain(task)}" if len(tasks) > 1 else "")
-    return _section(title, task, blocks, mean=True)
+    return _section(title, None, task, blocks)
 
 
 def _mean_cell(of: Mapping[Place, Cell], total: int, shared: Shared) -> Cell | None:
     cells = list(of.values())
     if not cells:
         return None
-    percent, low, high = mean_interval([(cell.percent, cell.low, cell.high) for cell in cells])
+    percent, low, high = shared.mean([(place, cell.interval, cell.n) for place, cell in of.items()])
     missing = [f"{len(cells)} of {total} data sets"] if len(cells) < total else []
     missing += ["not all samples"] if any(cell.partial for cell in cells) else []
-    missing += ["its data sets share images: the interval is too narrow"] if overlaps(list(of), shared) else []
     marks = tuple(sorted({mark for cell in cells for mark in cell.marks}))
     n = sum(cell.n for cell in cells)
     checked = all(cell.checked for cell in cells)
     return Cell(percent=percent, low=low, high=high, n=n, partial=", ".join(missing), marks=marks, checked=checked)
-
-
-def _remarks(
-    results: Sequence[Result],
-    shown: Sequence[Result],
-    columns: Sequence[Column],
-    order: Sequence[Any],
-    threats: Sequence[Any],
-) -> list[str]:
-    """What a reader must know about the table as a whole."""
-    remarks = ["Results in per cent with 95 % intervals (Wilson; square-and-add for means)."]
-    attacks = dict.fromkeys(result.setting.attack for result in results if result.setting.source)
-    if WORST_CASE in attacks:
-        del attacks[WORST_CASE]
-        remarks.append(
-            "Worst case: of each sample the lowest score over all attacks in the ball, transferred ones included."
-        )
-    unchecked = sum(not result.checked for result in shown)
-    remarks.append(
-        f"The sanity checks were not made on {unchecked} of {len(shown)} results: no flags mean nothing there."
-        if unchecked
-        else "The sanity checks were made on all results."
-    )
-    lost = dict.fromkeys((each.setting.dataset, each.setting.left_out) for each in shown if each.setting.left_out)
-    for dataset, numbers in lost:
-        named = ", ".join(map(str, numbers[:_MOST_NAMED])) + ("..." if len(numbers) > _MOST_NAMED else "")
-        remarks.append(f"{plain(dataset)}: {len(numbers)} images cannot be read and are left out (samples {named}).")
-    if len(attacks) == 1:
-        remarks.append(f"Attack: {plain(*attacks)}.")
-    if len(shown) < len(results):
-        remarks.append(f"{len(results) - len(shown)} earlier results of the same cells are left out (older versions).")
-    for column, threat in zip(columns, order, strict=True):
-        if threat[4] == WORST_CASE:
-            continue
-        own = [result for result, other in zip(results, threats, strict=True) if other == threat]
-        options = {options_text(result.setting.options) for result in own}
-        if len(options) > 1:
-            remarks.append(
-                f"{column.title}: the attack's settings are not the same for every result; see the settings."
-            )
-    return remarks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 from radapt.errors import ResultsError
 
@@ -13,6 +14,7 @@ __all__ = ["class_weights", "effective_share", "f1_interval", "mean_interval", "
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 _MOST = 10.0  # a perfect caption's CIDEr
 _SAME = 1e-12  # a variance that is rounding
+_NONE: Mapping[tuple[int, int], float] = MappingProxyType({})
 
 
 def _student(freedom: float) -> float:
@@ -115,20 +117,31 @@ def score_interval(
     return 100 * max(0.0, mean - half), min(most, 100 * (mean + half))
 
 
-def mean_interval(results: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Mean of independent results and its 95 % interval, by square-and-add (Newcombe 1998, Zou & Donner 2008).
+def mean_interval(
+    results: Sequence[tuple[float, float, float]], correlations: Mapping[tuple[int, int], float] = _NONE
+) -> tuple[float, float, float]:
+    """Mean of results and its 95 % interval, by square-and-add (Newcombe 1998, Zou & Donner 2008).
 
-    ``low = m - sqrt(sum (p_d - l_d)^2) / D`` and ``high = m + sqrt(sum (u_d - p_d)^2) / D``: from the results' own
-    limits, so that it neither shrinks to nothing at 0 or 100 % nor leaves the range, and is Wilson's for one result.
+    ``low = m - sqrt(sum_d b_d^2 + 2 sum_{d < e} r_de b_d b_e) / D`` with ``b_d = p_d - l_d``, and ``high`` alike: from
+    the results' own limits, so that it neither shrinks to nothing at 0 or 100 % nor leaves the range, and is Wilson's
+    for one result.
 
     Args:
         results: (percent, low, high) of each dataset.
+        correlations: ``r_de`` by the positions ``d < e`` of two results; independent ones are left out. See
+            :meth:`radapt.results.shared.Shared.mean`.
     """
     count = len(results)
     mean = math.fsum(percent for percent, _, _ in results) / count
-    below = math.sqrt(math.fsum((percent - low) ** 2 for percent, low, _ in results)) / count
-    above = math.sqrt(math.fsum((high - percent) ** 2 for percent, _, high in results)) / count
+    below = _together([percent - low for percent, low, _ in results], correlations) / count
+    above = _together([high - percent for percent, _, high in results], correlations) / count
     return mean, mean - below, mean + above
+
+
+def _together(halves: Sequence[float], correlations: Mapping[tuple[int, int], float]) -> float:
+    squares = [half * half for half in halves]
+    crossed = [2 * each * halves[one] * halves[other] for (one, other), each in correlations.items()]
+    return math.sqrt(math.fsum(squares + crossed))
 
 
 def f1_interval(hits: float, misses: float) -> tuple[float, float, float]:

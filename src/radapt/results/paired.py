@@ -10,7 +10,7 @@ from itertools import combinations
 from .differences import Pair, difference_of, holm
 from .labels import names_of, places_of
 from .records import Kind, Result, Sample, image_of
-from .shared import overlaps, shared_images
+from .shared import shared_images
 from .store import Results
 from .worst_case import Attacks, attacks_of, in_one_ball, lowest_scores
 
@@ -102,7 +102,10 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None, *, une
             several = (
                 (names, parts)
                 for names, parts in pooled.items()
-                if len(parts) > 1 and not overlaps([(task, *place) for place in parts], shared)
+                if len(parts) > 1
+                and not any(
+                    frozenset((task, *place) for place in pair) in shared.pairs for pair in combinations(parts, 2)
+                )
             )
             families.insert(0, [_comparison(names, threat, parts) for names, parts in several])
         compared += [each for family in families for each in _adjusted(family)]

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from radapt.errors import ResultsError
 
-from .intervals import mean_interval
 from .labels import ball_text, noun, places_of, title_of
 from .plots import Curves, Line
 from .records import KINDS, Kind, Result
+from .shared import INDEPENDENT, Interval, Place, Shared
 from .worst_case import WORST_CASE
 
 __all__ = ["Position", "curves"]
 
-_Place = tuple[str, str, str]
 _Threat = tuple[str, float, str]
-_Interval = tuple[float, float, float]
+_Cell = tuple[Interval, int]
+"""A result, and its number of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ def curves(
     title: str,
     x_label: str,
     ticks: Sequence[str] = (),
+    shared: Shared = INDEPENDENT,
 ) -> list[Curves]:
     """A diagram for each attack and dataset, and before those of several datasets one of their mean.
 
@@ -77,6 +78,7 @@ def curves(
         title: what was swept.
         x_label: name of what was swept, with its unit.
         ticks: names of the x values 0, 1, 2... where these are not numbers.
+        shared: which datasets share images; see :func:`radapt.results.shared.shared_images`.
 
     Raises:
         ResultsError: none of the results has a position, two methods have the same one, or the results of one method
@@ -101,9 +103,12 @@ def curves(
                 for place, points in cells.items()
                 if place[0] == task and (threat is None or any(point.threat == threat for point in points))
             }
-            named = {title_of(place, list(cells)): points for place, points in parts.items()}
+            named = {
+                title_of(place, list(cells)): {point: interval for point, (interval, _) in points.items()}
+                for place, points in parts.items()
+            }
             if len(parts) > 1:
-                named = _mean(list(parts.values()), f", {task}" if len(tasks) > 1 else "") | named
+                named = _mean(parts, f", {task}" if len(tasks) > 1 else "", shared) | named
             ball = "" if threat is None else f", {ball_text(*threat[:2])}"
             ball += f", {threat[2]}" if threat and len(attacks) > 1 else ""
             diagrams += [
@@ -131,10 +136,10 @@ def _check(positions: Sequence[Position]) -> None:
             raise ResultsError(f"{position.method} and {other.method} have the same place, {where}; give each its own")
 
 
-def _lowest(results: Sequence[Result], positions: Sequence[Position]) -> dict[_Place, dict[_Point, _Interval]]:
+def _lowest(results: Sequence[Result], positions: Sequence[Position]) -> dict[Place, dict[_Point, _Cell]]:
     """For each dataset the result at each point; the last one registered replaces older versions of itself."""
     places = places_of([result.setting for result in results])
-    latest: dict[tuple[object, ...], tuple[_Place, _Point, _Interval]] = {}
+    latest: dict[tuple[object, ...], tuple[Place, _Point, _Cell]] = {}
     models: dict[tuple[str, str], tuple[object, ...]] = {}
     for place, result in zip(places, results, strict=True):
         setting = result.setting
@@ -148,8 +153,8 @@ def _lowest(results: Sequence[Result], positions: Sequence[Position]) -> dict[_P
             if position.holds(result):
                 point = _Point(number, result.kind, threat)
                 key = (place, point, setting.source, repr(sorted(setting.options.items())), setting.seed)
-                latest[key] = place, point, (result.percent, result.low, result.high)
-    lowest: dict[_Place, dict[_Point, _Interval]] = {}
+                latest[key] = place, point, ((result.percent, result.low, result.high), result.n)
+    lowest: dict[Place, dict[_Point, _Cell]] = {}
     for place, point, cell in latest.values():
         cells = lowest.setdefault(place, {})
         cells[point] = min(cell, cells.get(point, cell))
@@ -165,24 +170,28 @@ def _lowest(results: Sequence[Result], positions: Sequence[Position]) -> dict[_P
     return lowest
 
 
-def _mean(parts: Sequence[Mapping[_Point, _Interval]], task: str) -> dict[str, dict[_Point, _Interval]]:
+def _mean(
+    parts: Mapping[Place, Mapping[_Point, _Cell]], task: str, shared: Shared
+) -> dict[str, dict[_Point, Interval]]:
     """The mean over the datasets that have all points; empty where none has."""
-    points = dict.fromkeys(point for part in parts for point in part)
-    whole = [part for part in parts if len(part) == len(points)]
+    points = dict.fromkeys(point for part in parts.values() for point in part)
+    whole = {place: part for place, part in parts.items() if len(part) == len(points)}
     if not whole:
         return {}
     over = f"{len(whole)}" if len(whole) == len(parts) else f"{len(whole)} of {len(parts)}"
     return {
-        f"mean over {over} data sets{task}": {point: mean_interval([part[point] for part in whole]) for point in points}
+        f"mean over {over} data sets{task}": {
+            point: shared.mean([(place, *part[point]) for place, part in whole.items()]) for point in points
+        }
     }
 
 
-def _lines(cells: Mapping[_Point, _Interval], positions: Sequence[Position]) -> list[Line]:
+def _lines(cells: Mapping[_Point, Interval], positions: Sequence[Position]) -> list[Line]:
     named = dict.fromkeys(position.line for position in positions if position.line is not None)
     names: list[str | None] = [*named] or [None]
     lines = []
     for name in names:
-        points: dict[Kind, list[tuple[float, _Interval]]] = {kind: [] for kind in KINDS}
+        points: dict[Kind, list[tuple[float, Interval]]] = {kind: [] for kind in KINDS}
         for point, cell in cells.items():
             position = positions[point.position]
             if position.line in (name, None):
