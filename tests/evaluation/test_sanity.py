@@ -24,6 +24,7 @@ from radapt.evaluation.vqa import VQA
 from radapt.evaluation.zero_shot import ZeroShot
 from radapt.models import VLM, ClassifierModel, load
 from radapt.results import CHECKS, WORST_CASE, Result, Results, with_worst_cases
+from radapt.types import Norm
 
 MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
 
@@ -80,14 +81,17 @@ def test_a_random_model_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_masked_gradients_are_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("norm", "eps", "large"), [("linf", 2 / 255, "64/255"), ("l2", 0.2, "20.87 in l2")])
+def test_masked_gradients_are_flagged(
+    norm: Norm, eps: float, large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels * 4).round() / 4)  # the derivative of rounding is zero
     options = {"steps": 5, "random_start": False}
-    figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=2 / 255, source="self", options=options))
+    figures = flags_of(model, tmp_path, Threat(attack="pgd", norm=norm, eps=eps, source="self", options=options))
     assert figures[1].percent == 100  # what the masked gradients pretend
     assert {"loss not rising", "zero gradient", "large ball"} <= set(figures[1].flags)
-    assert figures[1].flags["large ball"] == "at 64/255 still 12 of 12 samples are right: masked gradients?"
+    assert figures[1].flags["large ball"] == f"at {large} still 12 of 12 samples are right: masked gradients?"
     assert figures[0].flags == {}
 
 

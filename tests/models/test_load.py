@@ -247,6 +247,9 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("radapt.models._source.MICRO", tmp_path / "weights")
     with pytest.raises(ModelError, match=r"unknown model 'micro/clop'; did you mean 'micro/clip'"):
         radapt.load("micro/clop")
+    for name in ("micro/clip+micro/shallow", "clip+micro/shallow", "own/clip+micro/shallow"):
+        with pytest.raises(ModelError, match=r"load '(micro/|own/)?clip', then attach .*from_pretrained\('micro/shallow'\)"):
+            radapt.load(name)
     with pytest.raises(ModelError, match=r"'no-such-model': neither a folder nor a name on the hub"):
         radapt.load("no-such-model")
     with pytest.raises(ModelError, match="neither a folder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -14,6 +15,7 @@ from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.square import SAFE_GROWTH, Square
 from radapt.models import VLM
 from radapt.results import Results, Setting
+from radapt.results.labels import eps_text
 from radapt.types import Pixels
 
 from ._task import Answer, BoundTask, Task
@@ -223,11 +225,14 @@ def check_white_box(
             found[positions[survivors[row]]] = outcome.pixels[row].cpu()
         return int(outcome.fooled.sum())
 
-    if threat.norm == "linf" and threat.eps < _LARGE_EPS:
-        large = attacked(threat.make(eps=_LARGE_EPS), range(len(positions)))
+    # In l2 the ball around that of l-inf: what fools somewhere in this one fools somewhere in that one.
+    radius = _LARGE_EPS * (1 if threat.norm == "linf" else math.sqrt(pixels[0].numel()))
+    if threat.eps < radius:
+        large = attacked(threat.make(eps=radius), range(len(positions)))
         left = len(positions) - int(large.fooled.sum())
         if left > 0.05 * len(positions):
-            flags["large ball"] = f"at 64/255 still {left} of {len(positions)} samples are right: masked gradients?"
+            at = eps_text(radius) + (f" in {threat.norm}" if threat.norm != "linf" else "")
+            flags["large ball"] = f"at {at} still {left} of {len(positions)} samples are right: masked gradients?"
     if survivors:
         more = gained(longer(threat))
         if more > 0.05 * len(positions):

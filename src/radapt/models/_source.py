@@ -43,8 +43,17 @@ def locate(name: str) -> str:
     if not name.startswith("micro/"):
         return name
     if name not in micro_models():
-        raise UnknownModelError(f"unknown model {name!r}{nearest(name, micro_models())}")
+        raise UnknownModelError(f"unknown model {name!r}{_with_adapter(name) or nearest(name, micro_models())}")
     return str(MICRO / name.removeprefix("micro/"))
+
+
+def _with_adapter(name: str) -> str:
+    """What to do with ``MODEL+ADAPTER``, as an evaluation takes them; nothing for another name."""
+    model, plus, adapter = name.partition("+")
+    return (
+        f"; load {model!r}, then attach its adapter: radapt.Adapter.from_pretrained({adapter!r}).attach(model)"
+        * bool(plus)
+    )
 
 
 def model_type(source: str, name: str) -> str:
@@ -114,8 +123,8 @@ def _config_of(source: str, name: str) -> Path:
         existing = (folder / each for each in (_CONFIG, _OPEN_CLIP) if (folder / each).exists())
         return next(existing, folder / _CONFIG)
     repository = source.removeprefix("hf-hub:")
-    if folder.exists() or len(Path(repository).parts) != 2:
-        near = nearest(name, micro_models())
+    if folder.exists() or len(Path(repository).parts) != 2 or "+" in repository:
+        near = _with_adapter(name) or nearest(name, micro_models())
         raise UnknownModelError(f"unknown model {name!r}: neither a folder nor a name on the hub (owner/name){near}")
     order = (_OPEN_CLIP, _CONFIG) if source.startswith("hf-hub:") else (_CONFIG, _OPEN_CLIP)
     return _fetch(repository, name, order)
