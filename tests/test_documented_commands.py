@@ -121,6 +121,8 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
             asked += [] if option in words or "--dry-run" in words else [option, *value]
         if words[:2] in (["adapt", "data-driven"], ["adapt", "shallow"]):
             asked += [] if "--n" in words else ["--n", SMALL["n"]]
+        if words[0] == "evaluate" and "none" not in words and not any("steps=" in word for word in words):
+            asked += ["--option", "steps=1"]
         done = CliRunner().invoke(app, asked)
         failed = "--fail-under" in words and "fails the check" in done.output  # as it may, on four images
         assert done.exit_code == 0 or failed, (asked, done.output)

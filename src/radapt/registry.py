@@ -66,10 +66,11 @@ class Registry:
         Raises:
             SettingsError: there is none, or the package that adds it cannot be imported.
         """
-        key, added = key_of(name), self.added()
+        key = key_of(name)
         if key in self.own():
             module = importlib.import_module(f"{self.package}.{key.replace('-', '_')}")
             return getattr(module, self.attribute) if self.attribute else module
+        added = self.added()  # reads the metadata of every installed package
         if key not in added:
             raise SettingsError(f"unknown {self.kind} {name!r}{nearest(key, self.names())}")
         try:
