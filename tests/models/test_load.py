@@ -248,7 +248,9 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"unknown model 'micro/clop'; did you mean 'micro/clip'"):
         radapt.load("micro/clop")
     for name in ("micro/clip+micro/shallow", "clip+micro/shallow", "own/clip+micro/shallow"):
-        with pytest.raises(ModelError, match=r"load '(micro/|own/)?clip', then attach .*from_pretrained\('micro/shallow'\)"):
+        with pytest.raises(
+            ModelError, match=r"load '(micro/|own/)?clip', then attach .*from_pretrained\('micro/shallow'\)"
+        ):
             radapt.load(name)
     with pytest.raises(ModelError, match=r"'no-such-model': neither a folder nor a name on the hub"):
         radapt.load("no-such-model")

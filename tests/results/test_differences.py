@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from radapt.results import summarise
+from radapt.results import mean_interval, summarise
 from radapt.results.differences import MCNEMAR, RANDOMISATION, Pair, difference_of, holm, mcnemar, paired_interval
 
 
@@ -162,7 +162,7 @@ def test_who_is_ahead_per_class_is_not_who_is_right_more_often() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_turned_around_it_is_the_same_with_the_other_sign(name: str) -> None:
     turned = [
-        (metric, [Pair(label, second, first, b, a, at) for label, first, second, a, b, at in pairs])
+        (metric, [Pair(label, second, first, b, a, at) for label, first, second, a, b, at, _ in pairs])
         for metric, pairs in CASES[name]
     ]
     found, other = difference_of(CASES[name]), difference_of(turned)
@@ -217,3 +217,37 @@ def test_p_of_few_images_is_that_of_all_swaps_of_whole_images() -> None:
         swapped = [np.where(way, answers[:, ::-1], answers) for way in ways]
         exact = np.mean([abs(statistic(*each.T)) >= own - 1e-9 for each in swapped])
         assert difference_of([(metric, pairs)]).p == pytest.approx(exact, abs=0.02)
+
+
+def test_the_answers_about_an_image_that_datasets_share_are_swapped_together() -> None:
+    """p is that of all ways to swap eight images, of which three are in both sets."""
+    one = [Pair(*pair[:6], f"image{at}") for at, pair in enumerate(pairs_of(10, 6, classes=2, gain=0.5))]
+    other = [Pair(*pair[:6], f"image{3 + at}") for at, pair in enumerate(pairs_of(11, 5, classes=2, gain=0.5))]
+    parts = [("mean-per-class", one), ("top-1", other)]
+    statistic = statistic_of(parts)
+    answers = np.array([pair[1:3] for _, pairs in parts for pair in pairs])
+    image = np.array([int(pair.image_hash.removeprefix("image")) for _, pairs in parts for pair in pairs])
+    own = abs(statistic(*answers.T))
+    ways = (np.array(way)[image][:, None] for way in product((0, 1), repeat=8))
+    exact = np.mean([abs(statistic(*np.where(way, answers[:, ::-1], answers).T)) >= own - 1e-9 for way in ways])
+    found = difference_of(parts, mean_interval)
+    assert 0.02 < exact < 0.9
+    assert found.p == pytest.approx(exact, abs=0.02)
+    assert found.test == RANDOMISATION
+    assert found.difference == pytest.approx(statistic(*answers.T))
+
+
+@pytest.mark.parametrize("name", ["per class", "two sizes"])
+def test_without_shared_images_and_with_nothing_else_it_is_the_same(name: str) -> None:
+    parts = [
+        (metric, [Pair(*pair[:6], f"{number}/{at}") for at, pair in enumerate(pairs)])
+        for number, (metric, pairs) in enumerate(CASES[name])
+    ]
+    alone, joint = difference_of(parts), difference_of(parts, mean_interval)
+    assert vars(joint) == {**vars(alone), "p": pytest.approx(alone.p, abs=0.02)}
+    twice = difference_of(
+        [*parts, *parts], lambda estimates: estimates[0] if len(parts) == 1 else mean_interval(estimates)
+    )
+    assert twice.p == pytest.approx(alone.p, abs=0.02)
+    assert twice.difference == pytest.approx(alone.difference)
+    assert difference_of([*parts, *parts]).p < alone.p

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_other_images_and_scores_between_right_and_wrong_are_not_compared(
 
 
 @pytest.mark.parametrize("question", ["", ".{dataset}", ":{dataset}"])
-def test_datasets_that_share_images_are_not_compared_together(question: str, tmp_path: Path) -> None:
+def test_datasets_that_share_images_are_compared_as_far_as_these_tell(question: str, tmp_path: Path) -> None:
     with Results(tmp_path / "r.sqlite") as store:
 
         def measured(dataset: str, images: Sequence[int]) -> list[tuple[str, ...]]:
@@ -118,7 +119,10 @@ def test_datasets_that_share_images_are_not_compared_together(question: str, tmp
 
         measured("x", range(4))
         assert measured("y", range(4, 8)) == [("x", "y"), ("x",), ("y",)]
-        assert measured("y-balanced", [9, 7]) == [("x",), ("y",), ("y-balanced",)]
+        assert measured("y-balanced", [9, 7])[0] == ("x", "y", "y-balanced")
+        joint = paired_tests(store)[0]
+        assert joint.p == pytest.approx(2 / 2**9, abs=1e-3)  # nine images, of ten samples
+        assert (joint.n, joint.difference, joint.test) == (10, 100, "a randomisation test")
         shared = shared_images(store, store.all(checks=True))
         both = frozenset({("zero-shot", "y", "test"), ("zero-shot", "y-balanced", "test")})
         assert shared.pairs == {both: pytest.approx(1 / 8**0.5)}
@@ -137,6 +141,28 @@ def test_datasets_that_share_images_are_not_compared_together(question: str, tmp
     for kind, name in (("md", "table.md"), ("html", "report.html")):
         write_report(tmp_path / "r.sqlite", tmp_path, formats=[kind])
         assert remark in (tmp_path / name).read_text()
+
+
+def test_f1_of_datasets_that_share_images_has_no_test_together(tmp_path: Path) -> None:
+    """It is no sum over images, so their answers cannot be swapped together."""
+    for shift, expected in ((0, 2), (5, 3)):
+        with Results(tmp_path / f"{shift}.sqlite") as store:
+            for method in "ab":
+                for dataset in "xy":
+                    chosen = replace(setting(method, dataset, n=4), metric="F1")
+                    store.begin(chosen)
+                    samples = [
+                        Sample(
+                            position=at,
+                            label=at % 2,
+                            prediction=at % 2 if method == "a" else 0,
+                            score=float(method == "a" or at % 2 == 0),
+                            data=f"{at + shift * (dataset == 'y')}.{dataset}{at}",
+                        )
+                        for at in range(4)
+                    ]
+                    store.add(chosen, samples)
+            assert len(paired_tests(store)) == expected
 
 
 def test_methods_of_one_name_are_told_apart_by_their_models(tmp_path: Path) -> None:

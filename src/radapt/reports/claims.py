@@ -173,7 +173,7 @@ def _compared(
     """Whether a model is more robust than another one, or no less accurate, on the same samples."""
     own = [each for each in tests if each.kind == kind and {each.first, each.second} == {name, base}]
     most = {task: max(len(each.datasets) for each in own if each.task == task) for task in {each.task for each in own}}
-    # Of datasets that share images there is no test together: the claim is one about each.
+    # Of F1 on datasets that share images there is no test together: the claim is one about each.
     together = {(each.task, each.datasets): each for each in own if len(each.datasets) == most[each.task]}
     claim = f"{words} {base}"
     if not together:

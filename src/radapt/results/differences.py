@@ -20,10 +20,13 @@ MCNEMAR = "McNemar's exact test"
 RANDOMISATION = "a randomisation test"
 
 _DRAWS = 9_999
+_DIGITS = 9  # of percentage points that are one
 
 
 class Pair(NamedTuple):
-    """One sample: its label, what each method answered and whether it was right, and what tells its image apart."""
+    """One sample: its label, what each method answered and whether it was right, and what is equal for all questions
+    of a dataset about one image (``image``), and for all samples of one image whatever their dataset (``image_hash``).
+    """
 
     label: int
     first_answer: int
@@ -31,6 +34,7 @@ class Pair(NamedTuple):
     first: bool
     second: bool
     image: Hashable
+    image_hash: str = ""
 
 
 _TABLE = ((True, True), (True, False), (False, True), (False, False))
@@ -73,7 +77,9 @@ class _Figure:
     shares: tuple[int | None, ...]
 
 
-def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
+def difference_of(
+    parts: Sequence[tuple[str, Sequence[Pair]]], mean: Callable[[list[_Estimate]], _Estimate] | None = None
+) -> Difference:
     """Difference of two methods in the figure that is shown of them: the mean over datasets of each one's metric.
 
     Where every sample has the same weight in it, and an image of its own, the test is McNemar's. A mean per class, a
@@ -83,8 +89,10 @@ def difference_of(parts: Sequence[tuple[str, Sequence[Pair]]]) -> Difference:
 
     Args:
         parts: of each dataset the metric, and the samples that both were measured on; at least one.
+        mean: of datasets that share images, none of them measured by F1, the mean of differences and its interval; see
+            :meth:`radapt.results.shared.Shared.mean`. The answers about a shared image are swapped together.
     """
-    figures = [_figure(metric, pairs) for metric, pairs in parts]
+    figures = [_figure(metric, pairs) for metric, pairs in parts] if mean is None else [_over_shared(parts, mean)]
     shares = {share for figure in figures for share in figure.shares}
     if len(shares) == 1 and None not in shares:
         right = Counter((pair.first, pair.second) for _, pairs in parts for pair in pairs)
@@ -108,6 +116,26 @@ def _figure(metric: str, pairs: Sequence[Pair]) -> _Figure:
     return _by_image(pairs) if several and metric != "mean-per-class" else _weighted(metric, pairs)
 
 
+def _over_shared(parts: Sequence[tuple[str, Sequence[Pair]]], mean: Callable[[list[_Estimate]], _Estimate]) -> _Figure:
+    """Of the mean over datasets, with the answers about an image as one, whatever datasets they are in."""
+    leads: dict[Hashable, float] = defaultdict(float)
+    for number, (metric, pairs) in enumerate(parts):
+        sizes = Counter(_stratum(metric, pair) for pair in pairs)
+        for pair in pairs:
+            weight = 1 / (len(parts) * len(sizes) * sizes[_stratum(metric, pair)])
+            leads[pair.image_hash or (number, pair.image)] += 100 * weight * (pair.first - pair.second)
+    found = [round(lead, _DIGITS) for lead in leads.values()]
+    groups, ahead = Counter(abs(lead) for lead in found if lead), Counter(lead for lead in found if lead > 0)
+    counts, own = (np.array([each[lead] for lead in groups], np.int64) for each in (groups, ahead))
+    estimate = mean([_figure(metric, pairs).estimate for metric, pairs in parts])
+    of = _sum_of(np.array(list(groups), np.float64), counts)
+    return _Figure(estimate=estimate, sizes=counts, own=own, of=of, shares=(None,))
+
+
+def _stratum(metric: str, pair: Pair) -> int:
+    return pair.label if metric == "mean-per-class" else 0
+
+
 def _by_image(pairs: Sequence[Pair]) -> _Figure:
     """Of the share of right answers, where several are about one image."""
     right = Counter((pair.first, pair.second) for pair in pairs)
@@ -128,7 +156,7 @@ def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
     """Of the share of right answers, over all samples or as a mean over the classes."""
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for pair in pairs:
-        strata[pair.label if metric == "mean-per-class" else 0][pair.first, pair.second] += 1
+        strata[_stratum(metric, pair)][pair.first, pair.second] += 1
     weights, _ = class_weights({label: counts.total() for label, counts in strata.items()})
     table = [math.fsum(weights[label] * counts[key] for label, counts in strata.items()) for key in _TABLE]
     groups: dict[int, list[int]] = defaultdict(lambda: [0, 0])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from .differences import Pair, difference_of, holm
 from .labels import names_of, places_of
-from .records import Kind, Result, Sample, image_of
-from .shared import shared_images
+from .records import Kind, Result, Sample, image_hash, image_of
+from .shared import Interval, Shared, shared_images
 from .store import Results
 from .worst_case import Attacks, attacks_of, in_one_ball, lowest_scores
 
@@ -70,10 +70,10 @@ class Comparison:
 def paired_tests(store: Results, results: Sequence[Result] | None = None, *, uneven: bool = False) -> list[Comparison]:
     """Every two methods of a results file on the same samples, clean and under white-box attack.
 
-    For each dataset, and for all datasets of a task together where there are several and no two of them share images.
-    Samples of which the image differs are left out, and so are worst cases over different white-box attacks. Only
-    scores that are right or wrong can be compared so; other metrics have no test. Transfer results have none either:
-    they say nothing about how robust a method is.
+    For each dataset, and for all datasets of a task together where there are several; not where some of them share
+    images and one is measured by F1. Samples of which the image differs are left out, and so are worst cases over
+    different white-box attacks. Only scores that are right or wrong can be compared so; other metrics have no test.
+    Transfer results have none either: they say nothing about how robust a method is.
 
     Args:
         store: an open results file.
@@ -99,15 +99,8 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None, *, une
                     tables.setdefault(dataset, []).append(_comparison(names, threat, {dataset: (metric, pairs)}))
         families = list(tables.values())
         if len(places) > 1:
-            several = (
-                (names, parts)
-                for names, parts in pooled.items()
-                if len(parts) > 1
-                and not any(
-                    frozenset((task, *place) for place in pair) in shared.pairs for pair in combinations(parts, 2)
-                )
-            )
-            families.insert(0, [_comparison(names, threat, parts) for names, parts in several])
+            together = (_together(names, threat, parts, shared) for names, parts in pooled.items() if len(parts) > 1)
+            families.insert(0, [each for each in together if each])
         compared += [each for family in families for each in _adjusted(family)]
     return compared
 
@@ -117,9 +110,29 @@ def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
     return [replace(each, adjusted=value) for each, value in zip(family, values, strict=True)]
 
 
-def _comparison(names: tuple[str, str], threat: _Threat, parts: Mapping[tuple[str, str], _Pairs]) -> Comparison:
+def _together(
+    names: tuple[str, str], threat: _Threat, parts: Mapping[tuple[str, str], _Pairs], shared: Shared
+) -> Comparison | None:
+    """The comparison over several datasets; None where they share images and one is measured by F1."""
+    places = [(threat[0], *dataset) for dataset in parts]
+    if not any(frozenset(pair) in shared.pairs for pair in combinations(places, 2)):
+        return _comparison(names, threat, parts)
+    sizes = [len(pairs) for _, pairs in parts.values()]
+
+    def mean(estimates: list[Interval]) -> Interval:
+        return shared.mean(list(zip(places, estimates, sizes, strict=True)))
+
+    return None if any(metric == "F1" for metric, _ in parts.values()) else _comparison(names, threat, parts, mean)
+
+
+def _comparison(
+    names: tuple[str, str],
+    threat: _Threat,
+    parts: Mapping[tuple[str, str], _Pairs],
+    mean: Callable[[list[Interval]], Interval] | None = None,
+) -> Comparison:
     task, kind, norm, eps = threat
-    found = difference_of(list(parts.values()))
+    found = difference_of(list(parts.values()), mean)
     right = [each[3:5] for _, pairs in parts.values() for each in pairs]
     return Comparison(
         first=names[0],
@@ -184,6 +197,7 @@ def _pairs(first: _Scores, second: _Scores) -> list[Pair]:
             first=score == 1,
             second=other_score == 1,
             image=image_of(sample.data, sample.position),
+            image_hash=image_hash(sample.data),
         )
         for score, sample, other_score, other in shared
     ]

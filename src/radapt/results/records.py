@@ -21,6 +21,7 @@ __all__ = [
     "Result",
     "Sample",
     "Setting",
+    "image_hash",
     "image_of",
     "other_scores",
     "row_of",
@@ -239,6 +240,11 @@ class Result:
         flags = "; ".join(f"{name}: {value}" for name, value in self.flags.items())
         signs = {"flags": flags, "checked": self.checked}
         return {**setting, "kind": self.kind, **numbers, **passes, **texts, **signs}
+
+
+def image_hash(data: str) -> str:
+    """Hash of the image of a sample, by its ``data``; that of one image whatever dataset it is in, empty if unknown."""
+    return data.replace(":", ".").partition(".")[0]
 
 
 def image_of(data: str, position: int) -> str | int:

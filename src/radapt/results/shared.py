@@ -10,7 +10,7 @@ from itertools import combinations
 
 from .intervals import class_weights, mean_interval
 from .labels import places_of
-from .records import Result, Sample
+from .records import Result, Sample, image_hash
 from .store import Results
 
 __all__ = ["INDEPENDENT", "Interval", "Place", "Shared", "shared_images"]
@@ -94,8 +94,7 @@ def _weights(samples: Sequence[Sample], metric: str) -> dict[str, float]:
     each = class_weights(sizes)[0] if sizes else {}
     weights: dict[str, float] = defaultdict(float)
     for sample in samples:
-        image = sample.data.replace(":", ".").partition(".")[0]
-        if image:
+        if image := image_hash(sample.data):
             weights[image] += each[sample.label if metric == "mean-per-class" else 0]
     return weights
 
