@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +54,41 @@ def test_an_image_is_one_whatever_its_label_is_called(tmp_path: Path) -> None:
 def test_the_correlation_is_that_of_what_images_weigh(tmp_path: Path) -> None:
     places = frozenset({ONE, OTHER})
     shared = found(tmp_path, x=[("a", 0), ("a", 0), ("b", 0), ("c", 0)], y=[("a", 0), ("d", 0)])
-    assert shared.pairs == {places: pytest.approx(2 / math.sqrt((4 + 1 + 1) * (1 + 1)))}
+    assert shared.pairs == {places: pytest.approx(math.sqrt(4 * 2) * 2 / math.sqrt((4 + 1 + 1) * (1 + 1)))}
     (tmp_path / "r.sqlite").unlink()
     # Of a mean per class one of class 1 counts as much as both of class 0 do.
     shared = found(tmp_path, "mean-per-class", x=[("a", 0), ("b", 0), ("c", 1)], y=[("c", 0), ("d", 0), ("e", 1)])
-    assert shared.pairs == {places: pytest.approx(2 * 1 / (1 + 1 + 4))}
+    assert shared.pairs == {places: pytest.approx(3 * 2 * 1 / (1 + 1 + 4))}
     (tmp_path / "r.sqlite").unlink()
     assert not found(tmp_path, x=[("a", 0)], y=[("b", 0)]).pairs
+    (tmp_path / "r.sqlite").unlink()
+    # F1 may depend on the shared image alone.
+    shared = found(tmp_path, "F1", x=[("a", 1), ("b", 0), ("c", 0)], y=[("a", 1), ("d", 0), ("e", 0)])
+    assert shared.mean([(ONE, (50, 40, 60), 3), (OTHER, (50, 40, 60), 3)]) == (50, 40, 60)
+
+
+def test_models_that_see_other_sizes_hide_no_shared_images(tmp_path: Path) -> None:
+    """Each sees pixels of its own, and hashes of these; images are shared where they are for one model."""
+    with Results(tmp_path / "r.sqlite") as store:
+        for model, prefix, sets in (("a", "small", "x"), ("b", "large", "xy"), ("c", "huge", "y")):
+            for dataset in sets:
+                chosen = setting(model, dataset, model=model, n=8)
+                store.begin(chosen)
+                samples = [
+                    Sample(position=at, label=0, prediction=0, score=1, data=f"{prefix}{at}:") for at in range(8)
+                ]
+                store.add(chosen, samples)
+        assert shared_images(store, store.all(checks=True)).pairs == {frozenset({ONE, OTHER}): pytest.approx(8)}
+
+
+def test_a_task_that_is_measured_in_several_ways_is_one(tmp_path: Path) -> None:
+    shared = found(tmp_path, x=[("a", 0), ("b", 0)], y=[("a", 0), ("b", 0)])
+    named = [(f"zero-shot, {metric}", dataset, "test") for dataset, metric in (("x", "top-1"), ("y", "mean-per-class"))]
+    assert shared.mean([(place, (50, 40, 60), 2) for place in named]) == (50, 40, 60)
 
 
 def test_of_fewer_samples_all_may_be_shared_ones() -> None:
-    shared = Shared(pairs={frozenset({ONE, OTHER}): 0.1}, sizes={ONE: 100, OTHER: 100})
+    shared = Shared(pairs={frozenset({ONE, OTHER}): 10.0})
     interval = (50.0, 40.0, 60.0)
 
     def half(n: int, m: int) -> float:
@@ -80,10 +105,14 @@ def test_sharing_only_makes_intervals_wider_and_at_most_the_mean_of_them(
     counts: list[tuple[int, int]], correlation: float
 ) -> None:
     places: list[Place] = [("zero-shot", str(at), "test") for at in range(len(counts))]
-    pairs = {frozenset({one, other}): correlation for one in places for other in places if one != other}
+    sizes = dict(zip(places, (n for _, n in counts), strict=True))
+    pairs = {
+        frozenset({one, other}): correlation * math.sqrt(sizes[one] * sizes[other])
+        for one, other in combinations(places, 2)
+    }
     intervals = [(100 * min(k, n) / n, *wilson(min(k, n), n)) for k, n in counts]
     results = [(place, each, n) for place, each, (_, n) in zip(places, intervals, counts, strict=True)]
-    mean, low, high = Shared(pairs=pairs, sizes={place: n for place, _, n in results}).mean(results)
+    mean, low, high = Shared(pairs=pairs).mean(results)
     alone, below, above = INDEPENDENT.mean(results)
     assert mean == alone
     assert np.mean([each[1] for each in intervals]) - 1e-9 <= low <= below + 1e-9
@@ -95,7 +124,7 @@ def test_the_interval_holds_the_truth(tmp_path: Path, together: float) -> None:
     """Two sets of 100 images, 60 of them in both, whose answers agree in so many of ten cases for that reason alone."""
     images = [[(f"both{at}", 0) for at in range(60)] + [(f"{name}{at}", 0) for at in range(40)] for name in "xy"]
     shared = found(tmp_path, x=images[0], y=images[1])
-    assert shared.pairs == {frozenset({ONE, OTHER}): pytest.approx(0.6)}
+    assert shared.pairs == {frozenset({ONE, OTHER}): pytest.approx(60)}
     chance, truth, held = np.random.default_rng(0), 0.7, list[tuple[bool, bool]]()
     for _ in range(2000):
         right = chance.random((2, 100)) < truth

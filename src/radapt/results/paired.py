@@ -115,7 +115,7 @@ def _together(
 ) -> Comparison | None:
     """The comparison over several datasets; None where they share images and one is measured by F1."""
     places = [(threat[0], *dataset) for dataset in parts]
-    if not any(frozenset(pair) in shared.pairs for pair in combinations(places, 2)):
+    if not shared.between(places):
         return _comparison(names, threat, parts)
     sizes = [len(pairs) for _, pairs in parts.values()]
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from .intervals import class_weights, mean_interval
-from .labels import places_of
 from .records import Result, Sample, image_hash
 from .store import Results
 
@@ -27,25 +26,30 @@ class Shared:
     """How far the results on datasets go together, as some of their samples are of the same images.
 
     Args:
-        pairs: of two places that have images in common, the largest correlation of their means, in (0, 1].
-        sizes: number of samples of each place that it is of.
+        pairs: of two places that have images in common, as how many images these count: the correlation of the means
+            over ``n`` and ``m`` samples is at most this over ``sqrt(n m)``.
     """
 
     pairs: Mapping[frozenset[Place], float] = field(default_factory=dict)
-    sizes: Mapping[Place, int] = field(default_factory=dict)
+
+    def between(self, places: Sequence[Place]) -> dict[tuple[int, int], float]:
+        """As how many images those count that two of some places share, by their positions, as far as there are any."""
+        numbered = combinations(enumerate(map(_plain, places)), 2)
+        found = {(at, beside): self.pairs.get(frozenset((one, other)), 0.0) for (at, one), (beside, other) in numbered}
+        return {key: each for key, each in found.items() if each}
 
     def mean(self, results: Sequence[tuple[Place, Interval, int]]) -> Interval:
-        """Mean over datasets and its 95 % interval, where shared images make results go together as far as they can.
+        """Mean over datasets and its 95 % interval, as if answers about one image were right or wrong together.
 
         Args:
             results: the place of each, per cent with the ends of its interval, and the number of samples. Where these
                 are fewer than the place has, all of the shared ones may be among them.
         """
-        correlations = dict[tuple[int, int], float]()
-        for (at, (one, _, n)), (beside, (other, _, m)) in combinations(enumerate(results), 2):
-            if own := self.pairs.get(frozenset((one, other))):
-                part = n * m / (self.sizes[one] * self.sizes[other])
-                correlations[at, beside] = min(1.0, own / math.sqrt(part)) if part else 1.0
+        sizes = [n for *_, n in results]
+        correlations = {
+            (at, beside): min(1.0, each / math.sqrt(max(1, sizes[at] * sizes[beside])))
+            for (at, beside), each in self.between([place for place, *_ in results]).items()
+        }
         return mean_interval([interval for _, interval, _ in results], correlations)
 
 
@@ -56,8 +60,10 @@ INDEPENDENT = Shared()
 def shared_images(store: Results, results: Sequence[Result]) -> Shared:
     """Which datasets of a task have images in common, and how far that makes their results go together.
 
-    Where answers about an image vary only together, the means over samples that weigh ``v_c`` and ``w_c`` about each
-    image ``c`` correlate with ``sum_c v_c w_c / sqrt(sum_c v_c^2 sum_c w_c^2)``; of independent answers with 0.
+    Where the answers about an image are right or wrong together, and no image is harder than others, the means over
+    samples that weigh ``v_c`` and ``w_c`` about each image ``c`` correlate with
+    ``sum_c v_c w_c / sqrt(sum_c v_c^2 sum_c w_c^2)``; of independent answers with 0. F1 depends on few samples where
+    one label is rare, so that the correlation is taken to be 1 there.
 
     Args:
         store: an open results file.
@@ -66,26 +72,30 @@ def shared_images(store: Results, results: Sequence[Result]) -> Shared:
     Raises:
         ResultsError: a row is damaged.
     """
-    largest: dict[Place, Result] = {}
-    for place, result in zip(places_of([each.setting for each in results]), results, strict=True):
-        if result.kind == "clean" and (place not in largest or result.n > largest[place].n):
-            largest[place] = result
-    tasks: dict[str, list[Place]] = defaultdict(list)
-    for place in largest:
-        tasks[place[0]].append(place)
-    pairs, sizes = dict[frozenset[Place], float](), dict[Place, int]()
-    for places in tasks.values():
-        if len(places) == 1:
+    largest: dict[tuple[object, ...], dict[Place, Result]] = defaultdict(dict)
+    for result in results:
+        place = (result.setting.task, result.setting.dataset, result.setting.split)
+        own = largest[place[0], *result.setting.candidate]
+        if result.kind == "clean" and result.main and (place not in own or result.n > own[place].n):
+            own[place] = result
+    pairs = dict[frozenset[Place], float]()
+    for measured in largest.values():  # each model sees the images in its own size
+        if len(measured) < 2:
             continue
-        weights = dict[Place, dict[str, float]]()
-        for place in places:
-            samples = store.samples(largest[place].setting)
-            sizes[place] = len(samples)
-            weights[place] = _weights(samples, largest[place].setting.metric)
-        for one, other in combinations(places, 2):
-            if own := _correlation(weights[one], weights[other]):
-                pairs[frozenset((one, other))] = own
-    return Shared(pairs=pairs, sizes=sizes)
+        samples = {place: store.samples(result.setting) for place, result in measured.items()}
+        weights = {place: _weights(samples[place], result.setting.metric) for place, result in measured.items()}
+        for one, other in combinations(measured, 2):
+            size = math.sqrt(len(samples[one]) * len(samples[other]))
+            if together := _correlation(weights[one], weights[other]):
+                f1 = "F1" in (measured[one].setting.metric, measured[other].setting.metric)
+                pair = frozenset((one, other))
+                pairs[pair] = max(pairs.get(pair, 0.0), size * (1.0 if f1 else together))
+    return Shared(pairs=pairs)
+
+
+def _plain(place: Place) -> Place:
+    """Of a task that is measured in several ways the task alone: the images are the same."""
+    return place[0].partition(", ")[0], *place[1:]
 
 
 def _weights(samples: Sequence[Sample], metric: str) -> dict[str, float]:
