@@ -1,4 +1,4 @@
-"""Checks on settings that are numbers."""
+"""Checks on settings that are numbers, or True or False."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TypeVar
 
 from radapt.errors import SettingsError, shown
 
-__all__ = ["LARGEST_BATCH", "LARGEST_N", "LARGEST_SEED", "check_batch_size", "check_seed", "number", "several", "whole"]
+__all__ = [
+    "LARGEST_BATCH",
+    "LARGEST_N",
+    "LARGEST_SEED",
+    "check_batch_size",
+    "check_seed",
+    "flag",
+    "number",
+    "several",
+    "whole",
+]
 
 _Kind = TypeVar("_Kind")
 
@@ -47,6 +57,16 @@ def check_seed(value: object) -> None:
         SettingsError: it is not.
     """
     whole("seed", value, 0, LARGEST_SEED)
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} must be True or False, got {shown(value)}")
 
 
 def several(name: str, values: _Kind | Iterable[_Kind]) -> list[_Kind]:

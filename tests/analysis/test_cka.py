@@ -17,7 +17,14 @@ from tests.tiny import tiny_clip
 from torch import Tensor
 
 import radapt
-from radapt.analysis import cka
+from radapt.analysis import (
+    attention_maps,
+    attention_sensitivity,
+    cka,
+    frequency_response,
+    kernel_spectrum,
+    perturbation_spectrum,
+)
 from radapt.analysis.cka import _gram, _u_centred
 from radapt.errors import AdapterError, InputError, ModelError, SettingsError
 from radapt.models import VLM
@@ -184,8 +191,8 @@ def test_wrong_input_is_refused(tiny_vlm: VLM) -> None:
         cka(tiny_vlm, tiny_vlm, [torch.ones(5, 3, SIDE, SIDE)])
 
 
-@pytest.mark.parametrize("name", ["cka", "kernels"])
-def test_an_adapter_is_part_of_what_is_analysed(name: str) -> None:
+def test_an_adapter_is_part_of_what_is_analysed() -> None:
+    name = "cka"
     models, twins = [{"CLIP": tiny_clip("one", factor=10.0), "other": tiny_clip("two", seed=1)} for _ in range(2)]
     bare = radapt.analyze(name, models, data="shapes", n=8, quiet=True)
     adapter = radapt.training_free(models["CLIP"], alpha=0.9)
@@ -193,8 +200,44 @@ def test_an_adapter_is_part_of_what_is_analysed(name: str) -> None:
         defended = radapt.analyze(name, models, data="shapes", n=8, quiet=True)
         assert radapt.analyze(name, twins, data="shapes", n=8, quiet=True) == defended
         assert models["CLIP"].defended
-    assert (defended == bare) == (name == "kernels")  # which looks at weights alone
+    assert defended != bare
     assert radapt.analyze(name, models, data="shapes", n=8, quiet=True) == bare
+
+
+@pytest.mark.parametrize("wrong", [255.0, float("nan"), -1.0])
+def test_images_out_of_range_are_refused(wrong: float, tiny_vlm: VLM) -> None:
+    pixels = torch.rand(5, 3, SIDE, SIDE)
+    assert cka(tiny_vlm, tiny_vlm, pixels) == cka(tiny_vlm, tiny_vlm, [pixels])  # a tensor is one batch
+    for call in (
+        lambda given: cka(tiny_vlm, tiny_vlm, [given]),
+        lambda given: attention_sensitivity(tiny_vlm, None, [given]),
+        lambda given: attention_maps([tiny_vlm], given),
+    ):
+        call(pixels)
+        with pytest.raises(InputError, match=r"images (must lie in \[0, 1\]|of sample 0 contain NaN)"):
+            call(pixels * wrong)
+    if wrong != wrong:
+        with pytest.raises(InputError, match="NaN"):
+            perturbation_spectrum(pixels, pixels * wrong)
+    assert perturbation_spectrum(pixels, 0.5 * pixels) == perturbation_spectrum([pixels], [0.5 * pixels])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_models_are_given_alone_in_a_list_or_by_label(tiny_vlm: VLM) -> None:
+    one = frequency_response(tiny_vlm)
+    assert one == frequency_response([tiny_vlm]) == frequency_response({tiny_vlm.name: tiny_vlm})
+    with pytest.raises(InputError, match="two of the models have one name"):
+        frequency_response([tiny_vlm, tiny_vlm])
+    with pytest.raises(InputError, match=r"needs loaded models, radapt.load\(...\), got 'micro/clip'"):
+        frequency_response(["micro/clip"])  # type: ignore[list-item]
+
+
+def test_spectra_of_weights_refuse_an_adapter() -> None:
+    model, other = tiny_clip("one"), tiny_clip("two", seed=1)
+    with radapt.training_free(model).attach(other):
+        for call in (lambda: kernel_spectrum(model, other), lambda: frequency_response(other)):
+            with pytest.raises(InputError, match="two carries an adapter"):
+                call()
 
 
 def test_a_replacement_refuses_an_adapter() -> None:

@@ -138,6 +138,25 @@ def test_splits_that_share_rows_are_refused(tmp_path: Path, splits: dict[str, st
         load_dataset(name, split=asked, n=1)
 
 
+def test_files_that_no_split_tells_apart_are_test_alone(tmp_path: Path) -> None:
+    """``files`` without a place for the split names the same rows for all of them."""
+    columns = {"image": [photo(i) for i in range(6)], "captions": [[str(i)] for i in range(6)]}
+    folder = parquet(tmp_path / "data", columns, split="all")
+    options: dict[str, Any] = {"files": "**/*.parquet"}
+    name = card_for(tmp_path, "captioning", folder, options=options)
+    assert len(load_dataset(name, n=6)) == 6
+    for split in ("train", "validation"):
+        with pytest.raises(SettingsError, match="are the same for every split, so that there is test alone"):
+            load_dataset(name, split=split, n=2)
+    # Names of splits do not tell them apart either; rows do.
+    named = card_for(tmp_path, "captioning", folder, options={**options, "splits": {"train": "a", "test": "b"}})
+    with pytest.raises(SettingsError, match="would share rows"):
+        load_dataset(named, n=2)
+    cut = card_for(tmp_path, "captioning", folder, options={**options, "splits": {"train": "a[2:]", "test": "b[:2]"}})
+    assert load_dataset(cut, n=2).captions == (("0",), ("1",))
+    assert load_dataset(cut, split="train", n=4).captions == (("2",), ("3",), ("4",), ("5",))
+
+
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "data", {"image": [photo(0)], "caption": [["x"]]})
     with pytest.raises(SettingsError, match=r"no column 'captions' for captions.*caption.*write it under columns"):

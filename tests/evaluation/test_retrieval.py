@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from radapt.attacks.apgd import APGD
 from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.pgd import PGD
 from radapt.errors import InputError
+from radapt.evaluation import Task
+from radapt.evaluation.captioning import Captioning
 from radapt.evaluation.retrieval import Retrieval
 from radapt.models import VLM
 
@@ -108,6 +111,19 @@ def test_the_gallery_is_that_of_the_defended_model(clip: VLM) -> None:
             defended = torch.nn.functional.normalize(clip.encode_image(data.pixels(range(N))), dim=1)
     assert torch.allclose(bound._gallery, defended, atol=1e-6)  # type: ignore[attr-defined]
     assert answer.also["text to image recall@10"] in (0.0, 1 / 3, 2 / 3, 1.0)
+
+
+@pytest.mark.parametrize("task", [Retrieval, Captioning])
+def test_an_image_in_several_rows_is_warned_of(task: type[Task]) -> None:
+    """As where a table has one row per caption: equal images defeat each other, and every row has one caption."""
+    data = radapt.load_dataset("shapeworld-captions", n=4, quiet=True)
+    rows = [(at, text) for at, texts in enumerate(data.captions) for text in texts[:2]]
+    taken_apart = replace(
+        data, images=data.images[[at for at, _ in rows]], captions=tuple((text,) for _, text in rows), corpus=()
+    )
+    with pytest.warns(UserWarning, match="4 of 8 samples are of an image that an earlier one is of, too"):
+        task(taken_apart)
+    task(data)
 
 
 def test_wrong_data_is_explained() -> None:

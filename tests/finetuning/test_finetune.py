@@ -15,7 +15,7 @@ from radapt import finetuning
 from radapt.adapters import training_free
 from radapt.attacks import ClassificationObjective, EmbeddingObjective, SearchAttack, make
 from radapt.data import joined, load_dataset
-from radapt.errors import InputError, SettingsError
+from radapt.errors import InputError, ModelError, SettingsError
 from radapt.finetuning import _finetune, finetune
 from radapt.finetuning._method import Twin
 from radapt.finetuning.fare import FARE
@@ -205,6 +205,20 @@ def test_a_killed_run_resumes_to_the_same_weights(
     finished, _ = finetuned(FARE(), tiny_vlm, data, checkpoint=file, out=tmp_path / "twin", **options)
     assert changed(bits(whole), finished) == set()
     assert not file.exists()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_flag_no_layer_and_no_device_is_refused(tiny_vlm: Any) -> None:
+    for settings, message in (
+        ({"half": "yes"}, "half must be True or False, got 'yes'"),
+        ({"layers": 3}, "layers must be a text such as 'all'"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            finetune("fare", tiny_vlm, "objects", n=4, batch_size=2, steps=1, attack_steps=1, quiet=True, **settings)
+    with pytest.raises(ModelError, match="tpu"):  # a model object goes where it is told
+        finetune("fare", tiny_vlm, "objects", n=4, batch_size=2, steps=1, attack_steps=1, quiet=True, device="tpu")
+    with pytest.raises(SettingsError, match="balanced must be True or False, got 'no'"):
+        load_dataset("digits", n=12, balanced="no")  # type: ignore[arg-type]
 
 
 def test_tecoa_needs_classes(tiny_vlm: Any, tiny_shapes: Any) -> None:

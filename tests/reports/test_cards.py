@@ -247,6 +247,33 @@ def test_the_order_is_white_box_and_what_may_be_trusted_first(tmp_path: Path) ->
     ]
 
 
+def test_a_figure_under_fewer_attacks_than_others_has_no_rank(tmp_path: Path) -> None:
+    attacks = {
+        "fgsm": {"fgsm": 95},
+        "apgd": {"apgd": 80},
+        "both": {"apgd": 60, "fgsm": 95},
+        "whole": {"autoattack": 50},
+    }
+
+    def board(*names: str) -> dict[str, tuple[int | None, tuple[str, ...]]]:
+        path = tmp_path / f"{'-'.join(names)}.sqlite"
+        with Results(path) as store:
+            for name in names:
+                own = [setting(name), *(setting(name, source="self", attack=attack) for attack in attacks[name])]
+                for each, successes in zip(own, (150, *attacks[name].values()), strict=True):
+                    measure(store, each, successes)
+                    store.flag(each, {}, checked=N)
+        (found,) = boards_of(cards(path, tmp_path / path.stem).values())
+        return {entry.name: (entry.rank, entry.doubts) for entry in found.entries}
+
+    assert board("fgsm", "apgd") == {"fgsm": (1, ()), "apgd": (2, ())}  # neither has more than the other
+    assert board("fgsm", "both") == {"both": (1, ()), "fgsm": (None, ("attacked by fgsm alone; others by apgd, too",))}
+    ranks = board("fgsm", "both", "whole")
+    assert list(ranks) == ["whole", "fgsm", "both"]
+    assert [rank for rank, _ in ranks.values()] == [1, None, None]
+    assert ranks["both"][1] == ("attacked by apgd, fgsm alone; others by autoattack, too",)
+
+
 def test_boards_are_by_dataset_and_radius(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite"
     with Results(path) as store:

@@ -162,7 +162,7 @@ def test_who_is_ahead_per_class_is_not_who_is_right_more_often() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_turned_around_it_is_the_same_with_the_other_sign(name: str) -> None:
     turned = [
-        (metric, [Pair(label, second, first, b, a, at) for label, first, second, a, b, at, _ in pairs])
+        (metric, [Pair(label, second, first, b, a, at) for label, first, second, a, b, at in pairs])
         for metric, pairs in CASES[name]
     ]
     found, other = difference_of(CASES[name]), difference_of(turned)
@@ -221,12 +221,12 @@ def test_p_of_few_images_is_that_of_all_swaps_of_whole_images() -> None:
 
 def test_the_answers_about_an_image_that_datasets_share_are_swapped_together() -> None:
     """p is that of all ways to swap eight images, of which three are in both sets."""
-    one = [Pair(*pair[:6], f"image{at}") for at, pair in enumerate(pairs_of(10, 6, classes=2, gain=0.5))]
-    other = [Pair(*pair[:6], f"image{3 + at}") for at, pair in enumerate(pairs_of(11, 5, classes=2, gain=0.5))]
+    one = [Pair(*pair[:5], f"image{at}") for at, pair in enumerate(pairs_of(10, 6, classes=2, gain=0.5))]
+    other = [Pair(*pair[:5], f"image{3 + at}") for at, pair in enumerate(pairs_of(11, 5, classes=2, gain=0.5))]
     parts = [("mean-per-class", one), ("top-1", other)]
     statistic = statistic_of(parts)
     answers = np.array([pair[1:3] for _, pairs in parts for pair in pairs])
-    image = np.array([int(pair.image_hash.removeprefix("image")) for _, pairs in parts for pair in pairs])
+    image = np.array([int(str(pair.image).removeprefix("image")) for _, pairs in parts for pair in pairs])
     own = abs(statistic(*answers.T))
     ways = (np.array(way)[image][:, None] for way in product((0, 1), repeat=8))
     exact = np.mean([abs(statistic(*np.where(way, answers[:, ::-1], answers).T)) >= own - 1e-9 for way in ways])
@@ -240,7 +240,7 @@ def test_the_answers_about_an_image_that_datasets_share_are_swapped_together() -
 @pytest.mark.parametrize("name", ["per class", "two sizes"])
 def test_without_shared_images_and_with_nothing_else_it_is_the_same(name: str) -> None:
     parts = [
-        (metric, [Pair(*pair[:6], f"{number}/{at}") for at, pair in enumerate(pairs)])
+        (metric, [Pair(*pair[:5], f"{number}/{at}") for at, pair in enumerate(pairs)])
         for number, (metric, pairs) in enumerate(CASES[name])
     ]
     alone, joint = difference_of(parts), difference_of(parts, mean_interval)
@@ -251,3 +251,17 @@ def test_without_shared_images_and_with_nothing_else_it_is_the_same(name: str) -
     assert twice.p == pytest.approx(alone.p, abs=0.02)
     assert twice.difference == pytest.approx(alone.difference)
     assert difference_of([*parts, *parts]).p < alone.p
+
+
+@pytest.mark.parametrize("metric", ["top-1", "mean-per-class"])
+@pytest.mark.parametrize("times", [2, 6])
+def test_an_image_that_is_there_several_times_is_one(metric: str, times: int) -> None:
+    pairs = [Pair(*pair[:5], f"image{at}") for at, pair in enumerate(pairs_of(12, 80, gain=0.15))]
+    once, often = (difference_of([(metric, each)]) for each in (pairs, pairs * times))
+    assert (often.difference, often.low, often.high) == pytest.approx((once.difference, once.low, once.high), abs=0.8)
+    assert often.p == pytest.approx(once.p, abs=0.02)
+    scores, answers = [float(pair.first) for pair in pairs], [(pair.label, pair.first_answer) for pair in pairs]
+    images = [pair.image for pair in pairs]
+    alone = summarise(metric, scores, answers, images)
+    assert alone == summarise(metric, scores, answers)
+    assert summarise(metric, scores * times, answers * times, images * times) == pytest.approx(alone, abs=0.8)

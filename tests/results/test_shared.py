@@ -29,7 +29,7 @@ def found(tmp_path: Path, metric: str = "accuracy", **sets: Sequence[tuple[str, 
             chosen = replace(setting("a", dataset, "", n=len(samples)), metric=metric)
             store.begin(chosen)
             own = [
-                Sample(position=at, label=label, prediction=0, score=1.0, data=f"{image}:{at}{dataset}")
+                Sample(position=at, label=label, prediction=0, score=1.0, data=f"{image}.{at}{dataset}")
                 for at, (image, label) in enumerate(samples)
             ]
             store.add(chosen, own)
@@ -41,14 +41,14 @@ def test_an_image_is_one_whatever_its_label_is_called(tmp_path: Path) -> None:
     data = load_dataset("shapes", n=6, quiet=True)
     other = replace(data, labels=(data.labels + 1) % len(data.classes))
     changed = replace(data, images=255 - data.images)
-    hashes = [[each.partition(":")[0] for each in own.digests] for own in (data, other, changed)]
+    hashes = [[each.partition(".")[0] for each in own.digests] for own in (data, other, changed)]
     assert hashes[0] == hashes[1]
     assert not set(hashes[0]) & set(hashes[2])
     assert not set(data.digests) & set(other.digests)
     asked = load_dataset("shapeworld-vqa", n=2, quiet=True)
     again = load_dataset("shapeworld-captions", n=2, quiet=True)
     same = torch.equal(torch.as_tensor(asked.images), torch.as_tensor(again.images))
-    assert same == ([e.partition(".")[0] for e in asked.digests] == [e.partition(":")[0] for e in again.digests])
+    assert same == ([e.partition(".")[0] for e in asked.digests] == [e.partition(".")[0] for e in again.digests])
 
 
 def test_the_correlation_is_that_of_what_images_weigh(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_models_that_see_other_sizes_hide_no_shared_images(tmp_path: Path) -> No
                 chosen = setting(model, dataset, model=model, n=8)
                 store.begin(chosen)
                 samples = [
-                    Sample(position=at, label=0, prediction=0, score=1, data=f"{prefix}{at}:") for at in range(8)
+                    Sample(position=at, label=0, prediction=0, score=1, data=f"{prefix}{at}.") for at in range(8)
                 ]
                 store.add(chosen, samples)
         assert shared_images(store, store.all(checks=True)).pairs == {frozenset({ONE, OTHER}): pytest.approx(8)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.progress import track
 
 from radapt.data import Dataset
-from radapt.errors import SettingsError
+from radapt.errors import InputError, SettingsError, shown
 from radapt.models import VLM
 from radapt.registry import Registry
 from radapt.results.plots import Plot
 from radapt.text import one_line
 from radapt.types import Pixels
 
-__all__ = ["REGISTRY", "Analysis", "image_batches", "original_and_twins"]
+__all__ = ["REGISTRY", "Analysis", "by_name", "image_batches", "original_and_twins"]
 
 REGISTRY = Registry("radapt.analysis", "analysis", "ANALYSIS")
 
@@ -56,6 +56,22 @@ def image_batches(data: Dataset, label: str, quiet: bool) -> Iterator[Pixels]:
     starts = range(0, len(data), _BATCH)
     for first in track(starts, description=escape(one_line(label)), disable=quiet, transient=True):
         yield data.pixels(range(first, min(first + _BATCH, len(data))))
+
+
+def by_name(models: VLM | Sequence[VLM] | Mapping[str, VLM]) -> dict[str, VLM]:
+    """Models by their label; those without one by their name.
+
+    Raises:
+        InputError: something else than loaded models, or two of one name.
+    """
+    listed = [models] if isinstance(models, VLM) else models
+    named = dict(listed) if isinstance(listed, Mapping) else {getattr(each, "name", ""): each for each in listed}
+    for each in named.values():
+        if not isinstance(each, VLM):
+            raise InputError(f"an analysis needs loaded models, radapt.load(...), got {shown(each)}")
+    if len(named) < len(listed):
+        raise InputError("two of the models have one name; give them as {label: model}")
+    return named
 
 
 def original_and_twins(models: Mapping[str, VLM], analysis: str) -> tuple[tuple[str, VLM], list[tuple[str, VLM]]]:

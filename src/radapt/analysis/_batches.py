@@ -8,13 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from radapt.attacks import images_of
 from radapt.errors import InputError
 from radapt.types import Pixels
 
-__all__ = ["Batches", "batches_of"]
+__all__ = ["Batches", "batches_of", "each_of"]
 
-Batches = Iterable[Float[Tensor, "_ 3 _ _"]]
-"""Batches of images in [0, 1], before normalisation; their sizes may differ from one batch to the next."""
+Batches = Iterable[Float[Tensor, "_ 3 _ _"]] | Float[Tensor, "_ 3 _ _"]
+"""Batches of images in [0, 1], before normalisation, or one batch; their sizes may differ from one to the next."""
+
+
+def each_of(batches: Batches) -> Iterator[Tensor]:
+    """Each batch; a tensor of images is one."""
+    yield from [batches] if isinstance(batches, Tensor) and batches.ndim == 4 else batches
 
 
 def batches_of(least: int, batches: Batches, purpose: str) -> Iterator[Float[Tensor, "_ 3 _ _"]]:
@@ -26,11 +32,12 @@ def batches_of(least: int, batches: Batches, purpose: str) -> Iterator[Float[Ten
         purpose: what needs them, for messages.
 
     Raises:
-        InputError: there are no images, or too few in a batch that is not the last of several.
+        InputError: there are no images, or too few in a batch that is not the last of several, or images out of range.
     """
     waiting: Pixels | None = None
     small: Pixels | None = None
-    for batch in batches:
+    for given in each_of(batches):
+        batch = images_of("images", given) if len(given) else given
         if small is not None:
             raise _few(least, len(small), purpose)
         if len(batch) >= least:

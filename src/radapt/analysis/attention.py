@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from radapt.attacks import images_of
 from radapt.data import Dataset
 from radapt.errors import InputError
 from radapt.models import VLM, patch_attention
@@ -18,7 +19,7 @@ from radapt.precision import own_precision
 from radapt.results.plots import Images, Plot
 from radapt.types import Pixels
 
-from ._analysis import Analysis
+from ._analysis import Analysis, by_name
 
 __all__ = ["ANALYSIS", "AttentionMaps", "attention_maps"]
 
@@ -26,13 +27,15 @@ _DIGITS = 4
 
 
 @own_precision()
-def attention_maps(model: VLM | Mapping[str, VLM], pixels: Pixels, *, block: int = 0, query: str = "mean") -> Images:
+def attention_maps(
+    model: VLM | Sequence[VLM] | Mapping[str, VLM], pixels: Pixels, *, block: int = 0, query: str = "mean"
+) -> Images:
     """How much each patch of some images is attended to in a block: the mean over heads, and over queries.
 
     Every map is stretched to [0, 1] by itself, so that maps compare in shape and not in strength.
 
     Args:
-        model: a model, or several by the name of their row.
+        model: a model, or several, in a list or by the name of their row.
         pixels: images in [0, 1], of the models' size.
         block: number of the block, 0 being the first.
         query: whose attention is shown: the ``mean`` over all tokens, or the ``class`` token's.
@@ -43,9 +46,9 @@ def attention_maps(model: VLM | Mapping[str, VLM], pixels: Pixels, *, block: int
     Raises:
         SettingsError: an unknown query, or no such block.
         ModelError: a model gives no attention maps, or has no class token.
-        InputError: there are no models or images, or images of the wrong shape.
+        InputError: there are no models or images, or images of the wrong shape or not in [0, 1].
     """
-    models = {model.name: model} if isinstance(model, VLM) else dict(model)
+    models, pixels = by_name(model), pixels if not len(pixels) else images_of("images", pixels)
     if not models or not len(pixels):
         raise InputError(f"attention maps need models and images, got {len(models)} and {len(pixels)}")
     images = [_plain(image.permute(1, 2, 0)) for image in pixels]

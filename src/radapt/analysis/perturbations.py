@@ -27,7 +27,7 @@ from radapt.text import one_line
 from radapt.types import Pixels
 
 from ._analysis import Analysis, image_batches
-from ._batches import Batches
+from ._batches import Batches, each_of
 
 __all__ = ["ANALYSIS", "PerturbationSpectrum", "perturbation_spectrum"]
 
@@ -52,17 +52,20 @@ def perturbation_spectrum(
 
     Raises:
         SettingsError: ``bands`` is not a whole number of at least 1.
-        InputError: the batches do not match, or no image has a perturbation.
+        InputError: the batches do not match, a value is not finite, or no image has a perturbation.
     """
     if isinstance(bands, bool) or not isinstance(bands, int) or bands < 1:
         raise SettingsError(f"bands must be a whole number of at least 1, got {bands!r}")
     total, squares = torch.zeros(2, bands, dtype=torch.float64, device="cpu").unbind()
     images = 0
-    for before, after in zip_longest(clean, adversarial):
+    for before, after in zip_longest(each_of(clean), each_of(adversarial)):
         if before is None or after is None or before.shape != after.shape:
             shapes = " and ".join("none" if each is None else str(tuple(each.shape)) for each in (before, after))
             raise InputError(f"clean and adversarial batches must have one shape, got {shapes}")
-        shares = _shares(after.detach().cpu().double() - before.detach().cpu().double(), bands)
+        change = after.detach().cpu().double() - before.detach().cpu().double()
+        if not change.isfinite().all():
+            raise InputError("clean or adversarial images contain NaN or infinite values")
+        shares = _shares(change, bands)
         total += shares.sum(0)
         squares += shares.square().sum(0)
         images += len(shares)

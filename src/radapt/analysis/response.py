@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, final
@@ -15,7 +15,7 @@ from radapt.models import VLM
 from radapt.results.plots import Curves, Line, Plot
 from radapt.spectral import radial, ring_sums
 
-from ._analysis import Analysis
+from ._analysis import Analysis, by_name
 from ._kernels import kernels
 
 __all__ = ["ANALYSIS", "FrequencyResponse", "frequency_response"]
@@ -24,7 +24,7 @@ _FEATURES = 64
 """Kernels transformed at a time: those of a large model, padded to its image size, would not fit into memory."""
 
 
-def frequency_response(models: Mapping[str, VLM]) -> Curves:
+def frequency_response(models: VLM | Sequence[VLM] | Mapping[str, VLM]) -> Curves:
     """How strongly patch embeddings respond to a grey grating, by its frequency.
 
     ``G(f) = sqrt(mean_k |W_k(f)|^2)`` over the features ``k``, where ``W_k(f) = sum_c DTFT(kernel_kc)(f) / std_c`` is
@@ -33,7 +33,7 @@ def frequency_response(models: Mapping[str, VLM]) -> Curves:
     measured.
 
     Args:
-        models: models by the name of their line.
+        models: a model, or several, in a list or by the name of their line.
 
     Returns:
         One line per model from 0 to 0.5 cycles per pixel, in units of a feature per unit of grey level.
@@ -42,13 +42,14 @@ def frequency_response(models: Mapping[str, VLM]) -> Curves:
         InputError: there are no models, or one carries an adapter.
         ModelError: a patch embedding is of an unknown kind.
     """
-    if not models:
+    named = by_name(models)
+    if not named:
         raise InputError("a frequency response needs at least one model")
     return Curves(
         title="Response of the patch embedding to gratings",
         x_label="frequency (cycles per pixel)",
         y_label="gain (feature per grey level)",
-        lines=tuple(_response(name, model) for name, model in models.items()),
+        lines=tuple(_response(name, model) for name, model in named.items()),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from radapt.errors import SettingsError, shown
-from radapt.numbers import check_seed
+from radapt.numbers import check_seed, flag
 from radapt.numbers import number as _number
 from radapt.numbers import whole as _whole
 from radapt.registry import nearest
@@ -51,16 +51,6 @@ def number(name: str, value: object, low: float, high: float = LARGEST, *, above
     _number(name, value, low, high, above=above)
     if above and isinstance(value, float) and value - low < _SMALLEST:
         raise SettingsError(f"{name} must be a number of at least {low + _SMALLEST:g}, got {shown(value)}")
-
-
-def flag(name: str, value: object) -> None:
-    """Refuse what is neither True nor False.
-
-    Raises:
-        SettingsError: it is neither.
-    """
-    if not isinstance(value, bool):
-        raise SettingsError(f"{name} must be True or False, got {shown(value)}")
 
 
 def word(name: str, value: object, allowed: Iterable[str] | None = None) -> None:

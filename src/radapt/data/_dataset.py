@@ -114,13 +114,12 @@ class Dataset:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """Hashes of each sample as it is now, ``IMAGE:SAMPLE``: of its image, and of image and truth, so that results
-        know which datasets share images; of a question ``IMAGE.SAMPLE``, as several may be about one image."""
+        """Hashes of each sample as it is now, ``IMAGE.SAMPLE``: of its image, and of image and truth, so that results
+        know which samples are of one image, in a dataset and in several."""
         truths = self.labels.tolist() or self.captions or self.questions
         images = [[hashlib.sha256(image.tobytes()).hexdigest(), image.shape] for image in self.images]
-        between = "." if self.questions else ":"
         both = zip(images, truths, strict=True)
-        return tuple(digest_of(image) + between + digest_of([*image, truth]) for image, truth in both)
+        return tuple(f"{digest_of(image)}.{digest_of([*image, truth])}" for image, truth in both)
 
     @cached_property
     def content(self) -> str:
@@ -128,6 +127,11 @@ class Dataset:
         corpus = self.corpus if self.card.task == "captioning" else ()
         prompt = self.card.prompt or PROMPTS.get(self.card.task)
         return digest_of([[getattr(self.card, name) for name in _ASKED], prompt, self.classes, corpus])
+
+    @cached_property
+    def repeated(self) -> int:
+        """Number of samples of an image that an earlier sample is of, too."""
+        return len(self) - len({hashlib.sha256(image.tobytes()).digest() for image in self.images})
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def read_hub(details: Card, split: Split, n: int | None) -> Dataset:
     splits = _names(details, "splits", get_args(Split))
     columns = _names(details, "columns", _COLUMNS[details.task])
     part, wanted = splits.get(split, split), n or details.n
-    _check_apart(name, split, part, splits)
+    _check_apart(name, split, part, splits, details.options.get("files"))
     classes: dict[int, str] = {}
     with _reading(name, repository, f"split {part!r}"):
         whole = _open(details, _bounds(part)[0])
@@ -141,16 +141,26 @@ def _bounds(part: str) -> tuple[str, int, int | None]:
     return (match[1], int(match[2] or 0), int(match[3]) if match[3] else None) if match else (part, 0, None)
 
 
-def _check_apart(name: str, split: str, part: str, splits: Mapping[str, str]) -> None:
+def _check_apart(name: str, split: str, part: str, splits: Mapping[str, str], files: object) -> None:
     """Refuse a split that shares rows with another one: what is chosen on it would be chosen on test.
+
+    Where ``files`` has no place for the split, all splits are of the same files, whatever they are called.
 
     Raises:
         SettingsError: it does.
     """
     own, first, last = _bounds(part)
+    alike = isinstance(files, str) and "{split}" not in files
+    if alike and split != "test" and not splits:
+        raise SettingsError(
+            f"{name}: the files {files!r} are the same for every split, so that there is test alone; write "
+            "'{split}' for the name of the split, or give splits rows of their own, as in {validation: 'test[:1000]', "
+            "test: 'test[1000:]'}"
+        )
     for other, rows in splits.items():
         theirs, begins, ends = _bounds(rows)
-        if other != split and own == theirs and begins < (last or sys.maxsize) and first < (ends or sys.maxsize):
+        overlap = begins < (last or sys.maxsize) and first < (ends or sys.maxsize)
+        if other != split and (alike or own == theirs) and overlap:
             said = "" if split in splits else ", which splits does not name,"
             raise SettingsError(
                 f"{name}: the {split} split{said} is {part!r}, and would share rows with {other}, {rows!r}; give both "

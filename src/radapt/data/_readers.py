@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from radapt.errors import SettingsError, shown
-from radapt.numbers import LARGEST_N
+from radapt.numbers import LARGEST_N, flag
 from radapt.registry import nearest
 from radapt.types import Split
 
@@ -76,6 +76,7 @@ def load_dataset(
             card says.
     """
     details = mirrored(card(str(name)), data_root)
+    flag("balanced", balanced)
     if balanced:
         details = _balanced(details)
     if size is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -38,6 +39,12 @@ class Captioning(Task):
         if not data.captions:
             raise InputError(f"{data.name} has no captions (it is a set for {data.card.task})")
         super().__init__(data)
+        if data.repeated:
+            text = f"{data.name}: {data.repeated} of {len(data)} samples are of an image that an earlier one is of, too"
+            warnings.warn(
+                f"{text}, and each is scored by its own captions alone; put all captions of an image into one sample",
+                stacklevel=3,
+            )
         self.own: dict[VLM, list[str]] = {}
 
     @cached_property

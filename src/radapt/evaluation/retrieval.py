@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -46,6 +47,12 @@ class Retrieval(Task):
         if len(data) < 2:
             raise InputError(f"{data.name}: retrieval needs at least two images, got {len(data)}")
         super().__init__(data)
+        if data.repeated:
+            text = f"{data.name}: {data.repeated} of {len(data)} samples are of an image that an earlier one is of, too"
+            warnings.warn(
+                f"{text}, and equal images count as lost to each other; put all captions of an image into one sample",
+                stacklevel=3,
+            )
         self.context = {"gallery": len(data)}
 
     @property

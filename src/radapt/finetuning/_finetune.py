@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from radapt.data import Dataset, listed, training_images
 from radapt.errors import InputError, SettingsError
 from radapt.fingerprint import code_digest, digest
 from radapt.io import check_writable, checkpoint_path, digest_of
 from radapt.models import VLM, load, zero_shot
-from radapt.numbers import check_seed, number, whole
+from radapt.numbers import check_seed, flag, number, whole
 from radapt.training import check_log, epoch_rows, fit, steps_of, steps_within, workers
 from radapt.types import Classifier, Decayed, OptimizerName, Precision, ReportTo
 
@@ -45,12 +45,12 @@ class FineTuned:
 
 def finetune(
     method: str | Method,
-    model: str | Path | VLM = "micro/clip",
+    model: str | Path | VLM | nn.Module = "micro/clip",
     data: str | Path | Dataset | Sequence[str | Path | Dataset] = "objects",
     *,
     recipe: str | None = None,
     n: int | Sequence[int] = 20_000,
-    device: str = "cpu",
+    device: str | None = None,
     layers: str = "all",
     eps: float | str | None = None,
     attack_steps: int | None = None,
@@ -87,13 +87,14 @@ def finetune(
     Args:
         method: a method, or its name: ``agft``, ``fare``, ``lore``, ``pmg``, ``tecoa``, ``tga``, or one that another
             package adds.
-        model: the model to start from, on the device of this process, or its name.
+        model: the model to start from, or its name.
         data: the training images, with labels where the method needs them, or the name of the dataset whose train
             split is used; of several, zero-shot sets, all images are used, with the classes of all.
         recipe: ``published``, the settings that the method's authors train with; ``micro``, those for micro/clip; None:
             the defaults of :class:`Recipe`. Every option below that is given takes precedence.
         n: number of images of a dataset by name; of several of them, one for each, or for all.
-        device: where a model by name is put; of several processes, each has its own.
+        device: where the model is trained; None: a model object where it is, one by name on the CPU. Of several
+            processes, each has its own.
         layers: what is trained, such as ``embedding+block:0`` (see :func:`radapt.models.parts`) or ``lora:r8@0-2``
             (updates of rank 8 of every linear layer of these blocks, added to the weights in the end).
         eps: l-inf radius of the inner attack, in pixel units, a number or a text such as ``4/255``.
@@ -152,15 +153,16 @@ def finetune(
     if minutes is not None:
         number("minutes", minutes, 0, above=True)
     check_seed(seed)
+    flag("half", half)
     folder = None if out is None else check_writable(out, folder=True)
     file = checkpoint_path(folder) if checkpoint is None and folder is not None else checkpoint
     file = None if file is None else check_writable(file)
     check_log(report_to, log)
     events = None if log is None else check_writable(log, folder=True)
     group = workers()
-    if group.device is not None and device != "cpu":
+    if group.device is not None and device not in (None, "cpu"):
         raise SettingsError(f"each of the {group.count} processes has a device of its own; leave device out")
-    vlm = model if isinstance(model, VLM) else load(model, device=device if group.device is None else group.device)
+    vlm = load(model, device=device if group.device is None else group.device)
     vlm.check_bare()
     images = training_images(data, n, size=vlm.image_size[0], quiet=quiet)
     label = chosen.name

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radapt.errors import SettingsError
+from radapt.errors import SettingsError, shown
 from radapt.models import VLM, parts
 
 __all__ = ["Layers", "open_layers"]
@@ -48,6 +48,8 @@ def open_layers(model: VLM, text: str, *, seed: int = 0) -> Layers:
             whole; or PEFT is missing.
     """
     model.model.requires_grad_(False)
+    if not isinstance(text, str):
+        raise SettingsError(f"layers must be a text such as 'all', 'block:0-2' or 'lora:r8', got {shown(text)}")
     written = [part.strip() for part in text.split("+")]
     plain = [part for part in written if part.partition(":")[0] != "lora"]
     updates = [part for part in written if part not in plain]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-from radapt.errors import SettingsError, shown
+from radapt.errors import SettingsError
 from radapt.io import fraction
-from radapt.numbers import whole
+from radapt.numbers import flag, whole
 from radapt.registry import nearest
 from radapt.training import Schedule
 from radapt.types import Decayed, OptimizerName, Precision
@@ -96,8 +96,7 @@ class Recipe:
             SettingsError: a setting is out of range.
         """
         whole("attack_steps", self.attack_steps)
-        if not isinstance(self.last_iterate, bool):
-            raise SettingsError(f"last_iterate must be True or False, got {shown(self.last_iterate)}")
+        flag("last_iterate", self.last_iterate)
         return TrainingPGD(
             eps=self.eps,
             steps=self.attack_steps,

@@ -201,7 +201,8 @@ def load(
             raise ModelError(f"{model.name} is loaded already, with its tokenizer and processor; load its model object")
         if base is not None or device_map is not None:
             raise ModelError(f"{model.name} is loaded already: base and device_map are for what is read from files")
-        loaded = model if device is None else model.to(device)
+        with reading(model.name):
+            loaded = model if device is None else model.to(device)
     elif isinstance(model, nn.Module):
         with reading(name or type(model).__name__):
             loaded = _wrapped(model, name, tokenizer, processor, device, device_map)

@@ -17,7 +17,8 @@ _Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """(percent, low, high) of a method, each the mean over the same ``over`` datasets; ``index`` gives its colour.
+    """(percent, low, high) of a method, each the mean over the same ``over`` of ``total`` datasets; ``index`` gives its
+    colour.
 
     ``marks`` are the footnotes of its clean and white-box results: with any, the white-box one is not to be trusted.
     """
@@ -28,6 +29,7 @@ class Point:
     transfer: _Interval | None
     white_box: _Interval | None
     over: int
+    total: int
     marks: tuple[int, ...] = ()
 
 
@@ -116,6 +118,7 @@ def _point(table: Table, name: str, threat: tuple[str, float], sections: Sequenc
         transfer=means.get("transfer"),
         white_box=means.get("white-box"),
         over=len(common),
+        total=len(sections),
         marks=tuple(sorted({mark for cell in judged if cell for mark in cell.marks})),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,8 +67,9 @@ def write_leaderboard(
     """Write one HTML page that compares result cards, and return its path.
 
     By dataset and radius, in the order of white-box accuracy: first the candidates whose figures may be trusted, with
-    their ranks, then those with flags, without checks or of fewer samples than were asked for, then those that were
-    never attacked white-box. What withstands attacks made on another model stands beside, and decides nothing.
+    their ranks, then those with flags, without checks, of fewer samples than were asked for, or under fewer attacks
+    than others of the board, then those that were never attacked white-box. What withstands attacks made on another
+    model stands beside, and decides nothing.
 
     Args:
         cards: folder of the cards, or several, or single files. They may be others'.
@@ -120,12 +121,13 @@ def _radius(board: tuple[str, list[_Line]]) -> tuple[str, float]:
     return card.norm.lower(), card.eps
 
 
-def _entries(lines: Iterable[_Line]) -> tuple[Entry, ...]:
+def _entries(lines: Sequence[_Line]) -> tuple[Entry, ...]:
     entries = []
     above: list[float] = []
-    for number, card, result in sorted(lines, key=_order):
+    doubts = {number: [*result.doubts, *_weaker(result, lines)] for number, _, result in lines}
+    for number, card, result in sorted(lines, key=lambda line: _order(line, doubts[line[0]])):
         rank = None
-        if result.robust and not result.doubts:
+        if result.robust and not doubts[number]:
             above.append(result.robust.percent)
             rank = 1 + sum(other > above[-1] for other in above)
         entries.append(
@@ -140,7 +142,7 @@ def _entries(lines: Iterable[_Line]) -> tuple[Entry, ...]:
                 attacks=plain(", ".join(dict.fromkeys(each.attack for each in result.attacks))),
                 version=_version(result.autoattack),
                 changed=None if card.about.changed is None else 100 * card.about.changed,
-                doubts=tuple(map(plain, result.doubts)),
+                doubts=tuple(map(plain, doubts[number])),
             )
         )
     return tuple(entries)
@@ -153,11 +155,22 @@ def _version(attack: Attacked | None) -> str:
     return plain(f"{version}, {steps} steps" if steps else str(version))
 
 
-def _order(line: _Line) -> tuple[bool, bool, float, int]:
+def _weaker(result: CardResult, lines: Iterable[_Line]) -> list[str]:
+    """Why a figure may be higher than others of a board for its attacks alone: others were attacked by all of them and
+    more, or by AutoAttack."""
+    own = {each.attack for each in result.attacks}
+    others = [{each.attack for each in other.attacks} for _, _, other in lines]
+    more = {name for each in others if each > own for name in each - own}
+    more |= {"autoattack"} if any("autoattack" in each for each in others) and "autoattack" not in own else set()
+    known = result.robust is not None and more
+    return [f"attacked by {', '.join(sorted(own))} alone; others by {', '.join(sorted(more))}, too"] if known else []
+
+
+def _order(line: _Line, doubts: Sequence[str]) -> tuple[bool, bool, float, int]:
     """What may be trusted first, then what was measured at all, the highest worst case first."""
     number, _, result = line
     percent = result.robust.percent if result.robust else -math.inf
-    return result.robust is None, bool(result.doubts), -percent, number
+    return result.robust is None, bool(doubts), -percent, number
 
 
 def _shown(card: ResultCard) -> Mapping[str, str]:

@@ -24,9 +24,8 @@ _DIGITS = 9  # of percentage points that are one
 
 
 class Pair(NamedTuple):
-    """One sample: its label, what each method answered and whether it was right, and what is equal for all questions
-    of a dataset about one image (``image``), and for all samples of one image whatever their dataset (``image_hash``).
-    """
+    """One sample: its label, what each method answered and whether it was right, and its image: a hash, or what tells
+    it from others of its dataset alone."""
 
     label: int
     first_answer: int
@@ -34,7 +33,6 @@ class Pair(NamedTuple):
     first: bool
     second: bool
     image: Hashable
-    image_hash: str = ""
 
 
 _TABLE = ((True, True), (True, False), (False, True), (False, False))
@@ -92,7 +90,10 @@ def difference_of(
         mean: of datasets that share images, none of them measured by F1, the mean of differences and its interval; see
             :meth:`radapt.results.shared.Shared.mean`. The answers about a shared image are swapped together.
     """
-    figures = [_figure(metric, pairs) for metric, pairs in parts] if mean is None else [_over_shared(parts, mean)]
+    if mean is None:
+        figures = [_figure(metric, pairs) for metric, pairs in parts]
+    else:
+        figures = [_of_images(parts, mean([_estimate(metric, pairs) for metric, pairs in parts]))]
     shares = {share for figure in figures for share in figure.shares}
     if len(shares) == 1 and None not in shares:
         right = Counter((pair.first, pair.second) for _, pairs in parts for pair in pairs)
@@ -113,21 +114,21 @@ def _figure(metric: str, pairs: Sequence[Pair]) -> _Figure:
     if metric == "F1":
         return _f1(pairs)
     several = len({pair.image for pair in pairs}) < len(pairs)
-    return _by_image(pairs) if several and metric != "mean-per-class" else _weighted(metric, pairs)
+    return _of_images([(metric, pairs)], _estimate(metric, pairs)) if several else _weighted(metric, pairs)
 
 
-def _over_shared(parts: Sequence[tuple[str, Sequence[Pair]]], mean: Callable[[list[_Estimate]], _Estimate]) -> _Figure:
+def _of_images(parts: Sequence[tuple[str, Sequence[Pair]]], estimate: _Estimate) -> _Figure:
     """Of the mean over datasets, with the answers about an image as one, whatever datasets they are in."""
     leads: dict[Hashable, float] = defaultdict(float)
     for number, (metric, pairs) in enumerate(parts):
         sizes = Counter(_stratum(metric, pair) for pair in pairs)
         for pair in pairs:
-            weight = 1 / (len(parts) * len(sizes) * sizes[_stratum(metric, pair)])
-            leads[pair.image_hash or (number, pair.image)] += 100 * weight * (pair.first - pair.second)
+            points = 100 / (len(parts) * len(sizes) * sizes[_stratum(metric, pair)])
+            image = pair.image if isinstance(pair.image, str) else (number, pair.image)
+            leads[image] += points * (pair.first - pair.second)
     found = [round(lead, _DIGITS) for lead in leads.values()]
     groups, ahead = Counter(abs(lead) for lead in found if lead), Counter(lead for lead in found if lead > 0)
     counts, own = (np.array([each[lead] for lead in groups], np.int64) for each in (groups, ahead))
-    estimate = mean([_figure(metric, pairs).estimate for metric, pairs in parts])
     of = _sum_of(np.array(list(groups), np.float64), counts)
     return _Figure(estimate=estimate, sizes=counts, own=own, of=of, shares=(None,))
 
@@ -136,38 +137,31 @@ def _stratum(metric: str, pair: Pair) -> int:
     return pair.label if metric == "mean-per-class" else 0
 
 
-def _by_image(pairs: Sequence[Pair]) -> _Figure:
-    """Of the share of right answers, where several are about one image."""
-    right = Counter((pair.first, pair.second) for pair in pairs)
-    leads, images = [pair.first - pair.second for pair in pairs], [pair.image for pair in pairs]
-    ahead: Counter[Hashable] = Counter()
-    for image, lead in zip(images, leads, strict=True):
-        ahead[image] += lead
-    share = effective_share(leads, images)
-    groups = Counter(abs(lead) for lead in ahead.values() if lead)
-    own = Counter(lead for lead in ahead.values() if lead > 0)
-    sizes, found = (np.array([counts[lead] for lead in groups], np.int64) for counts in (groups, own))
-    points = 100 * np.array(list(groups), np.float64) / len(pairs)
-    estimate = paired_interval(*(share * right[key] for key in _TABLE))
-    return _Figure(estimate=estimate, sizes=sizes, own=found, of=_sum_of(points, sizes), shares=(None,))
+def _estimate(metric: str, pairs: Sequence[Pair]) -> _Estimate:
+    """The difference in the share of right answers, or in its mean over the classes, and its interval."""
+    weights, together = class_weights(Counter(_stratum(metric, pair) for pair in pairs))
+    table: dict[tuple[bool, bool], float] = defaultdict(float)
+    for pair in pairs:
+        table[pair.first, pair.second] += weights[_stratum(metric, pair)]
+    mean = (table[True, False] - table[False, True]) / together
+    moved = [weights[_stratum(metric, pair)] * (pair.first - pair.second - mean) for pair in pairs]
+    share = effective_share(moved, [pair.image for pair in pairs])
+    return paired_interval(*(share * table[key] for key in _TABLE))
 
 
 def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
-    """Of the share of right answers, over all samples or as a mean over the classes."""
+    """Of the share of right answers, over all samples or as a mean over the classes, where each has its own image."""
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for pair in pairs:
         strata[_stratum(metric, pair)][pair.first, pair.second] += 1
-    weights, _ = class_weights({label: counts.total() for label, counts in strata.items()})
-    table = [math.fsum(weights[label] * counts[key] for label, counts in strata.items()) for key in _TABLE]
     groups: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for counts in strata.values():
         group = groups[counts.total() * len(strata)]
         group[0] += counts[True, False] + counts[False, True]
         group[1] += counts[True, False]
     sizes, own = (np.array([group[at] for group in groups.values()], np.int64) for at in (0, 1))
-    points = 100 / np.array(list(groups))
-    of = _sum_of(points, sizes)
-    return _Figure(estimate=paired_interval(*table), sizes=sizes, own=own, of=of, shares=tuple(groups))
+    of = _sum_of(100 / np.array(list(groups)), sizes)
+    return _Figure(estimate=_estimate(metric, pairs), sizes=sizes, own=own, of=of, shares=tuple(groups))
 
 
 def _sum_of(points: NDArray[np.float64], sizes: _Counts) -> Callable[[_Counts], NDArray[np.float64]]:

@@ -27,22 +27,24 @@ def summarise(
     - ``F1``: ``2 TP / (2 TP + FP + FN)`` of the answer 1 (Rijsbergen 1979; see :func:`f1_interval`).
     - any other: the mean of the scores (Wilson in [0, 1], else Student's).
 
-    Where several samples are about one image, intervals are of as many as they count for
+    Where several samples are of one image, intervals are of as many as they count for
     (:func:`radapt.results.effective_share`).
 
     Args:
         metric: name of the metric.
         scores: the scores of all samples; at least one.
         answers: (label, prediction) of all samples.
-        images: what tells the image of each sample from others; None: no two are about one image. A mean per class,
-            which is of images, takes no account of it.
+        images: what tells the image of each sample from others; None: no two are of one image.
     """
     images = range(len(scores)) if images is None else images
     if metric == "mean-per-class":
         weights, together = class_weights(Counter(label for label, _ in answers))
         total = math.fsum(weights[label] * score for (label, _), score in zip(answers, scores, strict=True))
         total = min(total, together)  # a last digit more, where all are right
-        return 100 * (total / together), *wilson(total, together)
+        mean = total / together
+        moved = [weights[label] * (score - mean) for (label, _), score in zip(answers, scores, strict=True)]
+        share = effective_share(moved, images)
+        return 100 * mean, *wilson(total * share, together * share)
     if metric == "F1":
         counted = [
             (label == prediction, image)

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from .differences import Pair, difference_of, holm
 from .labels import names_of, places_of
-from .records import Kind, Result, Sample, image_hash, image_of
+from .records import Kind, Result, Sample, image_of
 from .shared import Interval, Shared, shared_images
 from .store import Results
 from .worst_case import Attacks, attacks_of, in_one_ball, lowest_scores
@@ -197,7 +197,6 @@ def _pairs(first: _Scores, second: _Scores) -> list[Pair]:
             first=score == 1,
             second=other_score == 1,
             image=image_of(sample.data, sample.position),
-            image_hash=image_hash(sample.data),
         )
         for score, sample, other_score, other in shared
     ]

@@ -244,13 +244,13 @@ class Result:
 
 def image_hash(data: str) -> str:
     """Hash of the image of a sample, by its ``data``; that of one image whatever dataset it is in, empty if unknown."""
-    return data.replace(":", ".").partition(".")[0]
+    image, dot, _ = data.partition(".")
+    return image if dot else ""
 
 
 def image_of(data: str, position: int) -> str | int:
-    """What tells the image of a sample from others, by its ``data``; of what is no question, its own position."""
-    image, dot, _ = data.partition(".")
-    return image if dot else position
+    """What tells the image of a sample from others, by its ``data``: its hash, or its own position if unknown."""
+    return image_hash(data) or position
 
 
 PLACES = {column.name: place for place, column in enumerate(fields(Sample))}
