@@ -102,7 +102,7 @@ def test_a_dataset_says_what_it_is() -> None:
     assert repr(questions) == "Dataset('shapeworld-vqa', test, n=4, 2 x 2 px, vqa)"
 
 
-def test_the_digest_of_a_question_begins_with_that_of_its_image() -> None:
+def test_the_digest_of_a_sample_begins_with_that_of_its_image() -> None:
     data = load_dataset("shapeworld-vqa", n=4, quiet=True)
     images = np.stack([data.images[0], data.images[0], data.images[1], data.images[0]])
     asked = tuple(data.questions[at] for at in (0, 1, 2, 0))
@@ -113,4 +113,8 @@ def test_the_digest_of_a_question_begins_with_that_of_its_image() -> None:
     assert dot
     assert second.startswith(f"{image}.")
     assert not third.startswith(image)
-    assert not any("." in each for each in load_dataset("shapes", n=4, quiet=True).digests)
+    labelled = load_dataset("shapes", n=4, quiet=True)
+    other = replace(labelled, labels=(labelled.labels + 1) % len(labelled.classes))
+    for one, two in zip(labelled.digests, other.digests, strict=True):
+        assert one.partition(".")[0] == two.partition(".")[0]
+        assert one != two

@@ -365,7 +365,7 @@ def test_the_gallery_is_part_of_a_retrieval_figure() -> None:
     from radapt.evaluation.retrieval import Retrieval
 
     data = load_dataset("shapeworld-retrieval", n=6)
-    other = replace(data, images=np.concatenate([data.images[:5], data.images[:1]]))
+    other = replace(data, images=np.concatenate([data.images[:5], 255 - data.images[5:]]))
     assert Retrieval(data).content != Retrieval(other).content
     assert Retrieval(data).content == Retrieval(load_dataset("shapeworld-retrieval", n=6)).content
 

@@ -151,7 +151,7 @@ def test_the_verdict_says_with_whom_the_first_is_not_compared(store: Results) ->
     measured("other", 40, "shapes", "digits", image="another")
     measured("second", 149, "shapes", "digits")
     assert certainty() == (
-        "first cannot be told apart from second. It is better than last. It is not compared with part or other."
+        "first cannot be told apart from second. It is better than last. It is not compared with other or part."
     )
 
 
