@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from radapt.errors import ModelError
+from radapt.errors import InputError, ModelError
 from radapt.models import VLM
 
 __all__ = ["kernels"]
@@ -20,8 +20,11 @@ def kernels(model: VLM) -> Float[Tensor, "features 3 size size"]:
             (SigLIP 2 with variable resolution).
 
     Raises:
+        InputError: it carries an adapter, of which the patch embedding alone would show nothing or a part.
         ModelError: its patch embedding is something else.
     """
+    if model.defended:
+        raise InputError(f"{model.name} carries an adapter, and kernels are of the patch embedding alone; detach it")
     module, size = model.tower.patch_embedding, model.tower.patch_size
     weight: Tensor | None = getattr(module, "weight", None)
     if isinstance(module, nn.Conv3d) and weight is not None and weight.shape[3:] == (size, size):

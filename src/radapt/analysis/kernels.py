@@ -10,7 +10,7 @@ from typing import ClassVar, final
 import torch
 
 from radapt.data import Dataset
-from radapt.errors import InputError, ModelError, SettingsError
+from radapt.errors import ModelError, SettingsError
 from radapt.models import VLM
 from radapt.registry import nearest
 from radapt.results.plots import Heatmap, Plot
@@ -45,9 +45,6 @@ def kernel_spectrum(model: VLM, twin: VLM, *, scale: str = "relative") -> Heatma
     """
     if scale not in _SCALES:
         raise SettingsError(f"unknown scale {scale!r}{nearest(scale, _SCALES)}")
-    for each in (model, twin):
-        if each.defended:
-            raise InputError(f"{each.name} carries an adapter, and the spectrum is of weights alone; detach it")
     sizes = [each.tower.patch_size for each in (model, twin)]
     if sizes[0] != sizes[1]:
         raise ModelError(

@@ -54,8 +54,6 @@ def frequency_response(models: VLM | Sequence[VLM] | Mapping[str, VLM]) -> Curve
 
 
 def _response(name: str, model: VLM) -> Line:
-    if model.defended:
-        raise InputError(f"{name} carries an adapter, and the response is that of the patch embedding alone; detach it")
     size = max(*model.image_size, model.tower.patch_size)
     weights = kernels(model)
     std = torch.tensor(model.tower.std, dtype=torch.float64, device="cpu").view(3, 1, 1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from radapt.attacks import Attack, Objective, Outcome
 from radapt.data import METRICS, Dataset
+from radapt.errors import InputError
 from radapt.models import VLM
 from radapt.results import Sample
 from radapt.types import Pixels
 
-__all__ = ["Answer", "BoundTask", "Task", "batches"]
+__all__ = ["Answer", "BoundTask", "Task", "batches", "check_captions"]
 
 
 class Answer(NamedTuple):
@@ -156,3 +158,23 @@ class Task(ABC):
         It takes no look at the images, so that nothing can fool it.
         """
         return None
+
+
+def check_captions(data: Dataset, harm: str) -> None:
+    """Refuse a dataset without captions, and warn of one with the captions of an image in several samples.
+
+    Args:
+        data: the dataset.
+        harm: what comes of several samples of one image, for the warning.
+
+    Raises:
+        InputError: there are no captions.
+
+    Warns:
+        UserWarning: several samples are of one image.
+    """
+    if not data.captions:
+        raise InputError(f"{data.name} has no captions (it is a set for {data.card.task})")
+    if data.repeated:
+        text = f"{data.name}: {data.repeated} of {len(data)} samples are of an image that an earlier one is of, too"
+        warnings.warn(f"{text}, and {harm}; put all captions of an image into one sample", stacklevel=4)

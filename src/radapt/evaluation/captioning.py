@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 
 from radapt.data import Dataset
-from radapt.errors import InputError
 from radapt.io import digest_of
 from radapt.models import VLM
 
 from ._answering import AnsweringTask, Goal, gradients_of, undefended_answers
-from ._task import Answer, Task
+from ._task import Answer, Task, check_captions
 from ._text_metrics import Cider, bleu, words
 
 __all__ = ["TASK", "Captioning"]
@@ -36,15 +34,8 @@ class Captioning(Task):
     checked = 4
 
     def __init__(self, data: Dataset) -> None:
-        if not data.captions:
-            raise InputError(f"{data.name} has no captions (it is a set for {data.card.task})")
+        check_captions(data, "each is scored by its own captions alone")
         super().__init__(data)
-        if data.repeated:
-            text = f"{data.name}: {data.repeated} of {len(data)} samples are of an image that an earlier one is of, too"
-            warnings.warn(
-                f"{text}, and each is scored by its own captions alone; put all captions of an image into one sample",
-                stacklevel=3,
-            )
         self.own: dict[VLM, list[str]] = {}
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from radapt.models import VLM, contrastive
 from radapt.results import Sample
 from radapt.types import Logits, Pixels
 
-from ._task import Answer, BoundTask, Task
+from ._task import Answer, BoundTask, Task, check_captions
 
 __all__ = ["TASK", "Retrieval"]
 
@@ -42,17 +41,10 @@ class Retrieval(Task):
     revision = 2
 
     def __init__(self, data: Dataset) -> None:
-        if not data.captions:
-            raise InputError(f"{data.name} has no captions (it is a set for {data.card.task})")
+        check_captions(data, "equal images count as lost to each other")
         if len(data) < 2:
             raise InputError(f"{data.name}: retrieval needs at least two images, got {len(data)}")
         super().__init__(data)
-        if data.repeated:
-            text = f"{data.name}: {data.repeated} of {len(data)} samples are of an image that an earlier one is of, too"
-            warnings.warn(
-                f"{text}, and equal images count as lost to each other; put all captions of an image into one sample",
-                stacklevel=3,
-            )
         self.context = {"gallery": len(data)}
 
     @property

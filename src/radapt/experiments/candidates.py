@@ -18,9 +18,9 @@ from radapt.evaluation import Candidate, Threat
 from radapt.finetuning import finetune
 from radapt.io import digest_of
 from radapt.models import VLM, interpolated
-from radapt.results import Result, Results
+from radapt.results import Result
 from radapt.results.plots import Curves
-from radapt.results.shared import shared_images
+from radapt.results.shared import Shared
 from radapt.results.sweep import Position, curves
 from radapt.schema import check_keywords
 
@@ -50,11 +50,10 @@ class Diagram:
     positions: list[Position]
     ticks: tuple[str, ...] = ()
 
-    def curves(self, store: Results, results: Sequence[Result]) -> list[Curves]:
-        """It as drawn, from results of an open file; nothing where no candidate stands in it."""
+    def curves(self, results: Sequence[Result], shared: Shared) -> list[Curves]:
+        """It as drawn from some results; nothing where no candidate stands in it."""
         if not self.positions:
             return []
-        shared = shared_images(store, results)
         return curves(results, self.positions, title=self.title, x_label=self.x_label, ticks=self.ticks, shared=shared)
 
 

@@ -23,6 +23,7 @@ from radapt.registry import nearest
 from radapt.reports import Part, write_experiments, write_plots, write_report
 from radapt.results import Result, Results
 from radapt.results.plots import Plot, dump_plots, read_plots
+from radapt.results.shared import INDEPENDENT, shared_images
 from radapt.types import Executor
 
 from .artifacts import identity
@@ -264,8 +265,9 @@ def _table(profile: Profile, builder: Builder, settings: _Settings) -> tuple[lis
                 quiet=settings.quiet,
             )
             results += found
+            shared = shared_images(file, found) if comparison.diagrams else INDEPENDENT
             for each in comparison.diagrams:
-                plots += each.curves(file, found)
+                plots += each.curves(found, shared)
     return results, plots
 
 

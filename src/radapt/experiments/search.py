@@ -19,12 +19,12 @@ from radapt.io import expanded, write_json
 from radapt.models import VLM, load
 from radapt.reports import write_trials
 from radapt.results import Results
-from radapt.results.shared import Interval
+from radapt.results.intervals import Interval
 
 from .artifacts import seconds_of, trained_adapter
 from .parts import Names, names
 from .trials import SearchSpec, Trial, drawn_of, read_search, settings_of
-from .tune import best_first, front, mean_of
+from .tune import best_first, front, means_of
 
 __all__ = ["search"]
 
@@ -158,7 +158,7 @@ def _measured(
             sanity=False,  # whoever wins is judged on test, with them
             quiet=quiet,
         )
-        return mean_of(results, found, "clean"), mean_of(results, found, "white-box")
+        return means_of(results, found)
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from radapt.io import fraction
 from radapt.models import VLM, load
 from radapt.numbers import check_batch_size, check_seed, number, several, whole
 from radapt.results import WORST_CASE, Kind, Result, Results
+from radapt.results.intervals import Interval
 from radapt.results.labels import places_of
-from radapt.results.shared import Interval, shared_images
+from radapt.results.shared import shared_images
 from radapt.types import Norm
 
-__all__ = ["Tuned", "TuningTrial", "best_first", "front", "mean_of", "tune"]
+__all__ = ["Tuned", "TuningTrial", "best_first", "front", "means_of", "tune"]
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
@@ -198,7 +199,7 @@ def tune(
                 sanity=False,
                 quiet=True,
             )
-            (clean, *around), (robust, *about) = (mean_of(file, found, kind) for kind in ("clean", "white-box"))
+            (clean, *around), (robust, *about) = means_of(file, found)
             tried.append(
                 TuningTrial(
                     alpha=alpha,
@@ -216,15 +217,20 @@ def tune(
     return Tuned(adapter=changed(best.alpha, best.cutoff, best.shares), trials=tuple(tried))
 
 
-def mean_of(store: Results, results: Sequence[Result], kind: Kind) -> Interval:
-    """Mean over the datasets of their main metrics, clean or under the attack that was asked for, and its interval."""
-    places = places_of([each.setting for each in results])
-    own = [
-        (place, (each.percent, each.low, each.high), each.n)
-        for place, each in zip(places, results, strict=True)
-        if each.kind == kind and each.main and each.setting.attack != WORST_CASE
-    ]
-    return shared_images(store, results).mean(own)
+def means_of(store: Results, results: Sequence[Result]) -> tuple[Interval, Interval]:
+    """Means over the datasets of their main metrics, with intervals: clean, and under the attack that was asked for."""
+    shared, places = shared_images(store, results), places_of([each.setting for each in results])
+
+    def mean(kind: Kind) -> Interval:
+        return shared.mean(
+            [
+                (place, (each.percent, each.low, each.high), each.n)
+                for place, each in zip(places, results, strict=True)
+                if each.kind == kind and each.main and each.setting.attack != WORST_CASE
+            ]
+        )
+
+    return mean("clean"), mean("white-box")
 
 
 def _cutoffs(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from radapt.results.intervals import Interval
 from radapt.results.labels import noun
 from radapt.results.records import KINDS, Kind
 
 from .table import Cell, Column, Line, Section, Table
 
 __all__ = ["Panel", "Point", "every_panel", "narrowed", "panels_of"]
-
-_Interval = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +24,9 @@ class Point:
 
     method: str
     index: int
-    clean: _Interval
-    transfer: _Interval | None
-    white_box: _Interval | None
+    clean: Interval
+    transfer: Interval | None
+    white_box: Interval | None
     over: int
     total: int
     marks: tuple[int, ...] = ()

@@ -53,15 +53,15 @@ def content_of(store: Results, *, file: str | None = None, max_examples: int = 9
     """
     with store.snapshot():
         every = store.all(checks=True)
-        results = with_worst_cases(store, every)
+        results, shared = with_worst_cases(store, every), shared_images(store, every)
         return Content(
             file=store.path.name if file is None else file,
             results=results,
-            tests=paired_tests(store, every),
+            tests=paired_tests(store, every, shared=shared),
             gallery=gallery_of(store, results, max_examples),
             adapters=store.notes.adapters(),
             runs=store.notes.runs(),
-            shared=shared_images(store, results),
+            shared=shared,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from radapt._version import __version__
 from radapt.results.labels import ball_text
+from radapt.results.worst_case import fewer_attacks
 
 from ._card import Attacked, CardResult, ResultCard, Score, read_cards
 from ._columns import plain
@@ -158,12 +160,13 @@ def _version(attack: Attacked | None) -> str:
 def _weaker(result: CardResult, lines: Iterable[_Line]) -> list[str]:
     """Why a figure may be higher than others of a board for its attacks alone: others were attacked by all of them and
     more, or by AutoAttack."""
+    if result.robust is None:
+        return []
     own = {each.attack for each in result.attacks}
     others = [{each.attack for each in other.attacks} for _, _, other in lines]
-    more = {name for each in others if each > own for name in each - own}
-    more |= {"autoattack"} if any("autoattack" in each for each in others) and "autoattack" not in own else set()
-    known = result.robust is not None and more
-    return [f"attacked by {', '.join(sorted(own))} alone; others by {', '.join(sorted(more))}, too"] if known else []
+    every = own.union(*(each for each in others if each > own), *(each & {"autoattack"} for each in others))
+    text = fewer_attacks(Counter((name, ()) for name in own), Counter((name, ()) for name in every))
+    return [text] if text else []
 
 
 def _order(line: _Line, doubts: Sequence[str]) -> tuple[bool, bool, float, int]:

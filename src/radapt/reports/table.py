@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from radapt.errors import ResultsError
 from radapt.results import WORST_CASE, Result, Setting
+from radapt.results.intervals import Interval
 from radapt.results.labels import attack_text, places_of, title_of
-from radapt.results.shared import INDEPENDENT, Interval, Place, Shared
+from radapt.results.shared import INDEPENDENT, Place, Shared
 from radapt.results.worst_case import Attacks, attacks_of, fewer_attacks, in_one_ball
 
 from ._columns import Column, columns_of, identify, ordered, plain, worst_of

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import class_weights, effective_share, mean_interval, wilson
+from .intervals import Interval, class_weights, effective_share, mean_interval, stratum_of, wilson
 from .metrics import summarise
 
 __all__ = ["MCNEMAR", "RANDOMISATION", "Difference", "Pair", "difference_of", "holm", "mcnemar", "paired_interval"]
@@ -39,7 +39,6 @@ _TABLE = ((True, True), (True, False), (False, True), (False, False))
 """Both right, the first alone, the second alone, neither."""
 
 _Counts = NDArray[np.int64]
-_Estimate = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class _Figure:
     found; ``shares`` of how many samples one of a group is one, None where what it weighs is not a constant.
     """
 
-    estimate: _Estimate
+    estimate: Interval
     sizes: _Counts
     own: _Counts
     of: Callable[[_Counts], NDArray[np.float64]]
@@ -76,7 +75,7 @@ class _Figure:
 
 
 def difference_of(
-    parts: Sequence[tuple[str, Sequence[Pair]]], mean: Callable[[list[_Estimate]], _Estimate] | None = None
+    parts: Sequence[tuple[str, Sequence[Pair]]], mean: Callable[[list[Interval]], Interval] | None = None
 ) -> Difference:
     """Difference of two methods in the figure that is shown of them: the mean over datasets of each one's metric.
 
@@ -117,13 +116,13 @@ def _figure(metric: str, pairs: Sequence[Pair]) -> _Figure:
     return _of_images([(metric, pairs)], _estimate(metric, pairs)) if several else _weighted(metric, pairs)
 
 
-def _of_images(parts: Sequence[tuple[str, Sequence[Pair]]], estimate: _Estimate) -> _Figure:
+def _of_images(parts: Sequence[tuple[str, Sequence[Pair]]], estimate: Interval) -> _Figure:
     """Of the mean over datasets, with the answers about an image as one, whatever datasets they are in."""
     leads: dict[Hashable, float] = defaultdict(float)
     for number, (metric, pairs) in enumerate(parts):
-        sizes = Counter(_stratum(metric, pair) for pair in pairs)
+        sizes = Counter(stratum_of(metric, pair.label) for pair in pairs)
         for pair in pairs:
-            points = 100 / (len(parts) * len(sizes) * sizes[_stratum(metric, pair)])
+            points = 100 / (len(parts) * len(sizes) * sizes[stratum_of(metric, pair.label)])
             image = pair.image if isinstance(pair.image, str) else (number, pair.image)
             leads[image] += points * (pair.first - pair.second)
     found = [round(lead, _DIGITS) for lead in leads.values()]
@@ -133,18 +132,14 @@ def _of_images(parts: Sequence[tuple[str, Sequence[Pair]]], estimate: _Estimate)
     return _Figure(estimate=estimate, sizes=counts, own=own, of=of, shares=(None,))
 
 
-def _stratum(metric: str, pair: Pair) -> int:
-    return pair.label if metric == "mean-per-class" else 0
-
-
-def _estimate(metric: str, pairs: Sequence[Pair]) -> _Estimate:
+def _estimate(metric: str, pairs: Sequence[Pair]) -> Interval:
     """The difference in the share of right answers, or in its mean over the classes, and its interval."""
-    weights, together = class_weights(Counter(_stratum(metric, pair) for pair in pairs))
+    weights, together = class_weights(Counter(stratum_of(metric, pair.label) for pair in pairs))
     table: dict[tuple[bool, bool], float] = defaultdict(float)
     for pair in pairs:
-        table[pair.first, pair.second] += weights[_stratum(metric, pair)]
+        table[pair.first, pair.second] += weights[stratum_of(metric, pair.label)]
     mean = (table[True, False] - table[False, True]) / together
-    moved = [weights[_stratum(metric, pair)] * (pair.first - pair.second - mean) for pair in pairs]
+    moved = [weights[stratum_of(metric, pair.label)] * (pair.first - pair.second - mean) for pair in pairs]
     share = effective_share(moved, [pair.image for pair in pairs])
     return paired_interval(*(share * table[key] for key in _TABLE))
 
@@ -153,7 +148,7 @@ def _weighted(metric: str, pairs: Sequence[Pair]) -> _Figure:
     """Of the share of right answers, over all samples or as a mean over the classes, where each has its own image."""
     strata: dict[int, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for pair in pairs:
-        strata[_stratum(metric, pair)][pair.first, pair.second] += 1
+        strata[stratum_of(metric, pair.label)][pair.first, pair.second] += 1
     groups: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     for counts in strata.values():
         group = groups[counts.total() * len(strata)]
@@ -238,7 +233,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_interval(both: float, only_first: float, only_second: float, neither: float) -> _Estimate:
+def paired_interval(both: float, only_first: float, only_second: float, neither: float) -> Interval:
     """Difference of two proportions on the same samples and its 95 % interval, in percentage points.
 
     Wilson's limits of both, put together by square-and-add with their correlation (Newcombe 1998, method 10).
@@ -257,7 +252,7 @@ def paired_interval(both: float, only_first: float, only_second: float, neither:
     return _together((100 * first / n, *wilson(first, n)), (100 * second / n, *wilson(second, n)), phi)
 
 
-def _together(first: _Estimate, second: _Estimate, phi: float) -> _Estimate:
+def _together(first: Interval, second: Interval, phi: float) -> Interval:
     """Difference of two estimates, each with its limits, that are correlated (square-and-add, Zou & Donner 2008)."""
     (p, p_low, p_high), (q, q_low, q_high) = first, second
     below, above = (p - p_low, q_high - q), (p_high - p, q - q_low)

@@ -9,7 +9,20 @@ from types import MappingProxyType
 
 from radapt.errors import ResultsError
 
-__all__ = ["class_weights", "effective_share", "f1_interval", "mean_interval", "score_interval", "wilson"]
+__all__ = [
+    "Interval",
+    "class_weights",
+    "effective_share",
+    "f1_interval",
+    "mean_interval",
+    "score_interval",
+    "stratum_of",
+    "wilson",
+]
+
+Interval = tuple[float, float, float]
+"""Per cent, and the ends of its 95 % interval."""
+
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 _MOST = 10.0  # a perfect caption's CIDEr
@@ -45,6 +58,11 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * share * (1 - share) + spread * spread / 4) / (1 + spread)
     return 100 * max(0.0, min(middle - half, share)), 100 * min(1.0, max(middle + half, share))
+
+
+def stratum_of(metric: str, label: int) -> int:
+    """The group of samples that weigh alike in a metric: those of a class in a mean per class, else all."""
+    return label if metric == "mean-per-class" else 0
 
 
 def class_weights(sizes: Mapping[int, int]) -> tuple[dict[int, float], float]:
@@ -117,9 +135,7 @@ def score_interval(
     return 100 * max(0.0, mean - half), min(most, 100 * (mean + half))
 
 
-def mean_interval(
-    results: Sequence[tuple[float, float, float]], correlations: Mapping[tuple[int, int], float] = _NONE
-) -> tuple[float, float, float]:
+def mean_interval(results: Sequence[Interval], correlations: Mapping[tuple[int, int], float] = _NONE) -> Interval:
     """Mean of results and its 95 % interval, by square-and-add (Newcombe 1998, Zou & Donner 2008).
 
     ``low = m - sqrt(sum_d b_d^2 + 2 sum_{d < e} r_de b_d b_e) / D`` with ``b_d = p_d - l_d``, and ``high`` alike: from
@@ -144,7 +160,7 @@ def _together(halves: Sequence[float], correlations: Mapping[tuple[int, int], fl
     return math.sqrt(math.fsum(squares + crossed))
 
 
-def f1_interval(hits: float, misses: float) -> tuple[float, float, float]:
+def f1_interval(hits: float, misses: float) -> Interval:
     """F1, ``2 h / (2 h + m)`` of ``h`` hits and ``m`` misses, and its 95 % interval, in per cent.
 
     ``p = h / (h + m)`` is a proportion, and F1 is ``2 p / (1 + p)``, which grows with it: the limits are those of

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from .differences import Pair, difference_of, holm
+from .intervals import Interval
 from .labels import names_of, places_of
 from .records import Kind, Result, Sample, image_of
-from .shared import Interval, Shared, shared_images
+from .shared import Shared, shared_images
 from .store import Results
 from .worst_case import Attacks, attacks_of, in_one_ball, lowest_scores
 
@@ -67,7 +68,9 @@ class Comparison:
     adjusted: float
 
 
-def paired_tests(store: Results, results: Sequence[Result] | None = None, *, uneven: bool = False) -> list[Comparison]:
+def paired_tests(
+    store: Results, results: Sequence[Result] | None = None, *, uneven: bool = False, shared: Shared | None = None
+) -> list[Comparison]:
     """Every two methods of a results file on the same samples, clean and under white-box attack.
 
     For each dataset, and for all datasets of a task together where there are several; not where some of them share
@@ -79,13 +82,15 @@ def paired_tests(store: Results, results: Sequence[Result] | None = None, *, une
         store: an open results file.
         results: what ``store.all(checks=True)`` gave; None: it is read here.
         uneven: whether to compare worst cases over different attacks, too: one over more of them may be lower for that.
+        shared: what :func:`radapt.results.shared.shared_images` found of the file; None: it is looked for here.
 
     Raises:
         ResultsError: a row is damaged.
     """
     with store.snapshot():
         every = store.all(checks=True) if results is None else results
-        scores, shared = _scores(store, every), shared_images(store, every)
+        scores = _scores(store, every)
+        shared = shared_images(store, every) if shared is None else shared
     compared = []
     for (task, kind, norm, eps), places in scores.items():
         threat = (task, kind, norm, eps)

@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from .intervals import class_weights, mean_interval
+from .intervals import Interval, class_weights, mean_interval, stratum_of
 from .records import Result, Sample, image_hash
 from .store import Results
 
-__all__ = ["INDEPENDENT", "Interval", "Place", "Shared", "shared_images"]
+__all__ = ["INDEPENDENT", "Place", "Shared", "shared_images"]
 
 Place = tuple[str, str, str]
 """Task, dataset and split, as :func:`radapt.results.labels.places_of` names them."""
-
-Interval = tuple[float, float, float]
-"""Per cent, and the ends of its 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +71,7 @@ def shared_images(store: Results, results: Sequence[Result]) -> Shared:
     """
     largest: dict[tuple[object, ...], dict[Place, Result]] = defaultdict(dict)
     for result in results:
-        place = (result.setting.task, result.setting.dataset, result.setting.split)
+        place = _plain((result.setting.task, result.setting.dataset, result.setting.split))
         own = largest[place[0], *result.setting.candidate]
         if result.kind == "clean" and result.main and (place not in own or result.n > own[place].n):
             own[place] = result
@@ -100,12 +97,12 @@ def _plain(place: Place) -> Place:
 
 def _weights(samples: Sequence[Sample], metric: str) -> dict[str, float]:
     """What the samples about each image weigh together."""
-    sizes = Counter(sample.label if metric == "mean-per-class" else 0 for sample in samples)
+    sizes = Counter(stratum_of(metric, sample.label) for sample in samples)
     each = class_weights(sizes)[0] if sizes else {}
     weights: dict[str, float] = defaultdict(float)
     for sample in samples:
         if image := image_hash(sample.data):
-            weights[image] += each[sample.label if metric == "mean-per-class" else 0]
+            weights[image] += each[stratum_of(metric, sample.label)]
     return weights
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from radapt.errors import ResultsError
 
+from .intervals import Interval
 from .labels import ball_text, noun, places_of, title_of
 from .plots import Curves, Line
 from .records import KINDS, Kind, Result
-from .shared import INDEPENDENT, Interval, Place, Shared
+from .shared import INDEPENDENT, Place, Shared
 from .worst_case import WORST_CASE
 
 __all__ = ["Position", "curves"]
