@@ -19,11 +19,12 @@ from radapt.attacks import ClassificationObjective, Outcome, SearchAttack, make
 from radapt.data import Dataset, load_dataset
 from radapt.errors import InputError, ResultsError
 from radapt.evaluation import Candidate, Threat, evaluate
-from radapt.evaluation._sanity import Tally, check_clean, check_model, check_undefended, check_white_box
+from radapt.evaluation._sanity import check_clean, check_model, check_undefended, check_white_box, signs_of
 from radapt.evaluation.vqa import VQA
 from radapt.evaluation.zero_shot import ZeroShot
 from radapt.models import VLM, ClassifierModel, load
 from radapt.results import CHECKS, WORST_CASE, Result, Results, with_worst_cases
+from radapt.results.signs import flags_of as flags_from
 from radapt.types import Norm
 
 MASKED = Threat(attack="pgd", eps=2 / 255, source="self", options={"steps": 2, "random_start": False})
@@ -211,68 +212,74 @@ def outcome(
     )
 
 
+def counted(*outcomes: Outcome, **named: bool) -> dict[str, object]:
+    """The flags of all samples of some outcomes."""
+    signs = [",".join(those) for each in outcomes for those in signs_of(each, white_box=True, **named)]
+    return flags_from(signs, [int(steps) for each in outcomes for steps in each.iterations])
+
+
 def test_signs_are_counted_over_batches_among_attacked_samples() -> None:
-    tally = Tally()
-    tally.add(outcome(50, flat=3, idle=10))
-    tally.add(outcome(50, vanished=4, idle=10))
-    assert tally == Tally(attacked=80, flat=3, vanished=4)
-    assert tally.flags() == {}  # 5 % of 80 is 4: not more
-    tally.add(outcome(10, flat=2, vanished=1, failed=2, unconfirmed=1))
-    run = "in a run of 90 attacked samples"
-    assert tally.flags() == {
-        "loss not rising": f"{run}, the loss did not rise on 5",
-        "zero gradient": f"{run}, gradients were zero on 5",
-        "failed": f"{run}, the search ended early on 2: loss or gradient not finite",
-        "unconfirmed": f"{run}, 1 successes were not confirmed by a fresh pass",
+    first, second = outcome(50, flat=3, idle=10), outcome(50, vanished=4, idle=10)
+    assert counted(first, second) == {}  # 5 % of 80 is 4: not more
+    third = outcome(10, flat=2, vanished=1, failed=2, unconfirmed=1)
+    whole = {
+        "loss not rising": "the loss did not rise on 5 of 90 attacked samples",
+        "zero gradient": "gradients were zero on 5 of 90 attacked samples",
+        "failed": "the search ended early on 2 of 90 attacked samples: loss or gradient not finite",
+        "unconfirmed": "a fresh pass did not confirm the success on 1 of 90 attacked samples",
     }
-    odd, at = Tally(), torch.arange(10)
-    odd.add(
-        replace(outcome(10), fooled=at < 8, gradient_free=at < 3, backwards=at - 1, audited=at < 4, misjudged=at < 1)
-    )
+    assert counted(first, second, third) == counted(third, first, second) == whole
+    assert counted(outcome(10, idle=10)) == {}
+
+
+def test_signs_of_searches_with_and_without_gradients() -> None:
+    at = torch.arange(10)
+    odd = replace(outcome(10), fooled=at < 8, gradient_free=at < 3, backwards=at - 1, audited=at < 4, misjudged=at < 1)
     # Two were tried with gradients before: sample 0 has none, sample 1 has 0 passes, so one is left of three.
-    assert (odd.gradient_free, odd.audited, odd.misjudged) == (1, 4, 1)
-    odd.add(replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, gradient_free=at > 5, backwards=at))
-    assert odd.flags() == {
-        "square beats gradients": "in a run of 20 attacked samples, 3 were fooled without gradients only: masked "
-        "gradients?",
-        "given up": "in a run of 20 attacked samples, 1 of 4 checked searches succeeded after others like them would "
-        "have been given up; attack with growth=None",
-        "8 bits": "in a run of 20 attacked samples, 2 adversarial images do not fool once they are rounded to 8 bits",
+    assert signs_of(odd, white_box=True)[:5] == [
+        ("audited", "misjudged"), ("audited",), ("without gradients", "audited"), ("audited",), ()
+    ]  # fmt: skip
+    more = replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, gradient_free=at > 5, backwards=at)
+    assert counted(odd, more) == {
+        "square beats gradients": "3 of 20 attacked samples were fooled without gradients only: masked gradients?",
+        "given up": "1 of 4 checked searches succeeded after others like them would have been given up; attack with "
+        "growth=None",
+        "8 bits": "2 of 20 attacked samples are no longer fooled once their images are rounded to 8 bits",
     }
-    idle = Tally()
-    idle.add(outcome(10, idle=10))
-    assert idle.flags() == {}
+
+
+def test_of_an_attack_on_another_model_only_a_failure_is_a_sign() -> None:
+    found = signs_of(outcome(6, flat=6, vanished=6, failed=2, unconfirmed=3), white_box=False)
+    assert found == [()] * 4 + [("failed",)] * 2
 
 
 def test_an_attack_that_keeps_only_what_fools_is_not_flagged_for_what_stands() -> None:
-    tally = Tally()
-    tally.add(outcome(20, flat=9, vanished=2), raises_loss=False)
-    assert tally.flags() == {"zero gradient": "in a run of 20 attacked samples, gradients were zero on 2"}
+    found = counted(outcome(20, flat=9, vanished=2), raises_loss=False)
+    assert found == {"zero gradient": "gradients were zero on 2 of 20 attacked samples"}
 
 
-def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, object]:
+def signs(folder: Path, data: Dataset, model: VLM) -> dict[str, str]:
     """Flags of the white-box figure after one more run on the same results file, but for those of the checks."""
     with Results(folder / "r.sqlite") as results:
         candidates = [Candidate(method="CLIP", model=model)]
         evaluate(candidates, data=[data], threats=[MASKED], results=results, batch_size=4, chunk_size=4, quiet=True)
         flags = results.all()[1].flags
-    return {name: text for name, text in flags.items() if name in ("loss not rising", "zero gradient")}
+    return {name: str(text) for name, text in flags.items() if name in ("loss not rising", "zero gradient")}
 
 
 @pytest.mark.slow
-def test_signs_of_a_part_stay_and_say_of_how_many_samples_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signs_are_of_all_samples_whenever_they_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_clip()
     with monkeypatch.context() as patch:
         defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
         some, data = own_labels(model, 4), own_labels(model, 12)
         first = signs(tmp_path, some, model)
     assert first == {
-        "loss not rising": "in a run of 4 attacked samples, the loss did not rise on 4",
-        "zero gradient": "in a run of 4 attacked samples, gradients were zero on 4",
+        "loss not rising": "the loss did not rise on 4 of 4 attacked samples",
+        "zero gradient": "gradients were zero on 4 of 4 attacked samples",
     }
-    assert signs(tmp_path, data, model) == first  # the eight that were added are sound
+    assert signs(tmp_path, data, model) == {name: text.replace("of 4", "of 8") for name, text in first.items()}
+    assert signs(tmp_path, some, model) == first  # those that were added do not count where they are not asked for
 
 
 def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,8 +299,11 @@ def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.Mo
             signs(tmp_path, masked, model)
     with Results(tmp_path / "r.sqlite", read_only=True) as results:
         assert [figure.n for figure in results.all()] == [12, 4]
-    zero = signs(tmp_path, masked, model)["zero gradient"]
-    assert zero == "in a run of 8 attacked samples, gradients were zero on 8"
+        stored = results.all()[1].flags
+    assert stored["zero gradient"] == "gradients were zero on 4 of 4 attacked samples"
+    with monkeypatch.context() as patch:
+        defend(model, patch, lambda pixels: (pixels * 4).round() / 4)
+        assert signs(tmp_path, masked, model) == signs(tmp_path / "whole", masked, model)
 
 
 def test_the_undefended_model_may_keep_a_tenth() -> None:
@@ -458,7 +468,7 @@ def test_an_attack_on_the_source_that_could_not_be_carried_out_is_flagged(tmp_pa
         (transfer,) = (each for each in found if each.kind == "transfer" and each.main)
         assert ("failed" in transfer.flags) == flagged
         if flagged:
-            assert "in a run of 6 attacked samples, the search ended early on 2" in str(transfer.flags["failed"])
+            assert "the search ended early on 2 of 6 attacked samples" in str(transfer.flags["failed"])
 
 
 def fooled_by_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Result]]:

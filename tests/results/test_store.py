@@ -216,30 +216,12 @@ def test_where_a_model_looks_is_kept_merged_and_never_shown_damaged(tmp_path: Pa
         with Results(tmp_path / "other.sqlite") as other:
             other.merge(store)
             assert other.examples(CLEAN) == [SEEN]
-        store._file.connection.execute("UPDATE attention SET attention_after = x'00'")
-        with pytest.raises(ResultsError, match="1 attention of CLIP"):
+        store._file.connection.execute("UPDATE examples SET attention_after = x'00'")
+        with pytest.raises(ResultsError, match="1 examples of CLIP"):
             store.examples(CLEAN)
-        store._file.connection.execute("DELETE FROM attention")
+        store._file.connection.execute("DELETE FROM examples")
         with pytest.raises(ResultsError, match="example images of CLIP on shapes are not as they were written"):
             store.examples(CLEAN)
-
-
-def test_a_file_of_a_version_that_kept_no_attention_is_read_and_continued(tmp_path: Path) -> None:
-    path, blind = tmp_path / "r.sqlite", replace(SEEN, attention_before=b"", attention_after=b"")
-    with Results(path) as store:
-        store.begin(CLEAN)
-        store.add(CLEAN, [sample(0)], examples=[SEEN])
-        with store._file.transaction() as db:
-            db.execute("DELETE FROM attention")
-            store._seal(db, CLEAN.key)
-        store._file.connection.execute("DROP TABLE attention")
-    before = path.read_bytes()
-    with Results(path, read_only=True) as store:
-        assert store.examples(CLEAN) == [blind]
-    assert path.read_bytes() == before
-    with Results(path) as store:
-        store.add(CLEAN, [sample(1)], examples=[replace(SEEN, position=1)])
-        assert store.examples(CLEAN) == [blind, replace(SEEN, position=1)]
 
 
 def test_samples_of_an_unregistered_setting_are_refused_and_nothing_is_half_written(tmp_path: Path) -> None:
@@ -266,7 +248,7 @@ db.execute("PRAGMA cache_size = 1")  # so that some of it is in the file
 db.execute("BEGIN IMMEDIATE")  # the batch in flight
 for position in range(9, 999):
     db.execute(
-        "INSERT INTO samples VALUES (?, ?, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0, '', 0)", (setting.key, position)
+        "INSERT INTO samples VALUES (?, ?, 0, 0, 1.0, '{}', '', NULL, 0, 0, 0, 0.0, '', '', 0)", (setting.key, position)
     )
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -386,7 +368,7 @@ def test_another_schema_version_is_named(tmp_path: Path) -> None:
     database.commit()
     database.close()
     for read_only in (True, False):
-        with pytest.raises(ResultsError, match="schema version 99, this version reads 4"):
+        with pytest.raises(ResultsError, match="schema version 99, this version reads 5"):
             Results(path, read_only=read_only)
 
 

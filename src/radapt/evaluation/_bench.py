@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any
 
 import torch
 
 from radapt.errors import InputError
 from radapt.models import VLM
-from radapt.results import Example, Sample
+from radapt.results import Example, Sample, Sign
 from radapt.types import Pixels
 
 from ._candidates import Candidate, Models
 from ._kept import attention_of, png
 from ._ledger import Ledger
 from ._plan import Live, Request, identity_of, planned
-from ._sanity import Tally, check_clean, check_model, check_white_box
+from ._sanity import check_clean, check_model, check_white_box, signs_of
 from ._task import Answer, BoundTask, Task
 from ._transferred import Attacked, Transferred, attacked
 from ._units import Checked, Measured, Unit
@@ -93,12 +91,12 @@ class Bench:
         lost = {position for position, sample in before.items() if live.task.lost(sample)}
         positions = [position for position in chunk if position not in lost]
         samples = [replace(before[position], data=unit.digests[position]) for position in sorted(lost)]
-        examples, tally = list[Example](), Tally()
+        examples = list[Example]()
         if positions:
-            attacked = None if live.threat is None else self._attack(unit, live, chunk, positions, tally)
-            scored, examples = self._score(unit, live, positions, attacked, tally)
+            attacked = None if live.threat is None else self._attack(unit, live, chunk, positions)
+            scored, examples = self._score(unit, live, positions, attacked)
             samples += scored
-        return Measured(samples=samples, examples=examples, tally=tally, seconds=time.perf_counter() - started)
+        return Measured(samples=samples, examples=examples, seconds=time.perf_counter() - started)
 
     def check(self, unit: Unit, scores: Mapping[int, float]) -> Checked:
         """Run the sanity checks of a unit whose samples are all measured.
@@ -159,9 +157,7 @@ class Bench:
                 live.task.before(each.model)
                 self._seen.add((live.task, each.model))
 
-    def _attack(
-        self, unit: Unit, live: Live, chunk: Sequence[int], positions: Sequence[int], tally: Tally
-    ) -> list[Attacked]:
+    def _attack(self, unit: Unit, live: Live, chunk: Sequence[int], positions: Sequence[int]) -> list[Attacked]:
         """The attacked images of some samples of a chunk; those for another model are made once for all candidates.
 
         They are made for the whole chunk, so that they do not depend on the candidate that comes first.
@@ -183,36 +179,29 @@ class Bench:
                     batch_size=self._batch_size,
                     stop=unit.white_box,
                 )
-            made = attacked(outcome)
-            if unit.white_box:
-                tally.add(outcome, raises_loss=attack._raises_loss)
-            else:
+            made = attacked(outcome, signs_of(outcome, white_box=unit.white_box, raises_loss=attack._raises_loss))
+            if not unit.white_box:
                 self._transferred.keep(unit, live.task, chunk, made)
         by_position = dict(zip(rows, made, strict=True))
-        found = [by_position[position] for position in positions]
-        if not unit.white_box:  # all else that a tally counts is of attacks on the candidate itself
-            tally.attacked += len(found)
-            tally.failed += sum(each.failed for each in found)
-        return found
+        return [by_position[position] for position in positions]
 
     def _answer(self, live: Live, pixels: Pixels, positions: Sequence[int]) -> list[Answer]:
         with live.candidate.defended():
             return self.bind(live.task, live.candidate).answers(pixels, positions, self._batch_size)
 
     def _score(
-        self, unit: Unit, live: Live, positions: Sequence[int], attacked: Sequence[Attacked] | None, tally: Tally
+        self, unit: Unit, live: Live, positions: Sequence[int], attacked: Sequence[Attacked] | None
     ) -> tuple[list[Sample], list[Example]]:
         data = live.task.data
         clean = data.pixels(positions)
         pixels = clean if attacked is None else torch.stack([each.image for each in attacked])
         answers = self._answer(live, pixels, positions)
-        tally.add_answers(answers)
         if attacked is None and not any(answer.finite for answer in answers):
             raise InputError(
                 f"{live.candidate.method} puts out NaN on every image of {data.name}; check its weights and precision"
             )
-        costs = [{}] * len(answers) if attacked is None else [each.cost for each in attacked]
-        samples = [_sample(unit, live, *each) for each in zip(positions, answers, costs, strict=True)]
+        images: Sequence[Attacked | None] = attacked or [None] * len(answers)
+        samples = [_sample(unit, live, *each) for each in zip(positions, answers, images, strict=True)]
         rows = [row for row, position in enumerate(positions) if position < unit.setting.chunk_size][:_EXAMPLES]
         if attacked is None or not rows:
             return samples, []
@@ -235,9 +224,8 @@ class Bench:
         return samples, examples
 
 
-def _sample(
-    unit: Unit, live: Live, position: int, answer: Answer, cost: Mapping[str, Any] = MappingProxyType({})
-) -> Sample:
+def _sample(unit: Unit, live: Live, position: int, answer: Answer, attacked: Attacked | None = None) -> Sample:
+    signs: tuple[Sign, ...] = () if attacked is None else attacked.signs
     return Sample(
         position=position,
         label=live.task.label(position),
@@ -246,5 +234,6 @@ def _sample(
         also=answer.also,
         answer=answer.text,
         data=unit.digests[position],
-        **cost,
+        signs=signs if answer.finite else (*signs, "not finite"),
+        **({} if attacked is None else attacked.cost),
     )

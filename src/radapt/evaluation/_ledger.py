@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from radapt.results import Results, Sample, Setting
 
-from ._sanity import Tally, check_undefended, earlier_signs
+from ._sanity import check_undefended
 from ._task import batches
 from ._units import Checked, Measured, Unit
 
@@ -32,10 +32,6 @@ class Ledger:
         self._results = results
         self.todo: dict[int, list[Chunk]] = {}
         self._unchecked = set[int]()
-        self._tallies: dict[int, Tally] = {}
-        self._continued = set[int]()
-        self._earlier: dict[int, dict[str, object]] = {}
-        self._told: dict[int, dict[str, object]] = {}
         self._held: dict[int, Measured] = {}
         self._clean: dict[str, dict[int, Sample]] = {}
         for unit in units:
@@ -50,9 +46,6 @@ class Ledger:
             self.todo[unit.number] = todo
             if sanity and (todo or results.checked(unit.setting) < len(unit.digests)):
                 self._unchecked.add(unit.number)
-            if sum(map(len, todo)) < len(unit.digests):
-                self._continued.add(unit.number)
-            self._tallies[unit.number] = Tally()
         results.rename([unit.setting for unit in units])
 
     def left(self, unit: Unit) -> int:
@@ -74,16 +67,12 @@ class Ledger:
 
     def store(self, unit: Unit, chunk: Chunk, measured: Measured) -> None:
         """Commit a measured chunk, or hold it until the checks of a unit that it completes."""
-        self._tallies[unit.number] += measured.tally
         self.todo[unit.number].remove(chunk)
         if unit.clean is None:
             self._known(unit.setting).update({each.position: each for each in measured.samples})
         if self.due(unit):
             self._held[unit.number] = measured
         else:
-            if (signs := self._signs(unit)) != self._told.get(unit.number):
-                self._results.flag(unit.setting, signs)
-                self._told[unit.number] = signs
             self._commit(unit, measured)
 
     def due(self, unit: Unit) -> bool:
@@ -98,7 +87,7 @@ class Ledger:
 
     def checked(self, unit: Unit, checks: Checked) -> None:
         """Commit the checks of a unit, and with them its last chunk."""
-        flags = {**self._signs(unit), **checks.flags}
+        flags = dict(checks.flags)
         if checks.samples:
             self._results.begin(unit.found, unit.digests)
             self._results.add(unit.found, checks.samples)
@@ -113,14 +102,7 @@ class Ledger:
     def given_up(self, unit: Unit) -> None:
         """Commit what is measured of a unit whose checks cannot be made; they are made when it is asked for again."""
         if (held := self._held.pop(unit.number, None)) is not None:
-            self._results.flag(unit.setting, self._signs(unit))
             self._commit(unit, held)
-
-    def _signs(self, unit: Unit) -> dict[str, object]:
-        if unit.number not in self._earlier:
-            known = unit.number in self._continued
-            self._earlier[unit.number] = earlier_signs(self._results, unit.setting) if known else {}
-        return {**self._earlier[unit.number], **self._tallies[unit.number].flags()}
 
     def _commit(self, unit: Unit, measured: Measured) -> None:
         self._results.add(unit.setting, measured.samples, seconds=measured.seconds, examples=measured.examples)

@@ -1,10 +1,9 @@
-"""Checks that run by themselves and whose flags are stored with the results."""
+"""Checks that run by themselves, whose flags are stored with the results; and signs of a failing attack, per sample."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -14,22 +13,21 @@ from radapt.attacks.apgd import APGD
 from radapt.attacks.apgd_ensemble import APGDEnsemble
 from radapt.attacks.square import SAFE_GROWTH, Square
 from radapt.models import VLM
-from radapt.results import Results, Setting
+from radapt.results import Sign
 from radapt.results.labels import eps_text
 from radapt.types import Pixels
 
-from ._task import Answer, BoundTask, Task
+from ._task import BoundTask, Task
 from ._threat import Threat
 
 __all__ = [
     "QUERIES",
-    "Tally",
     "check_clean",
     "check_model",
     "check_undefended",
     "check_white_box",
-    "earlier_signs",
     "longer",
+    "signs_of",
 ]
 
 _LARGE_EPS = 64 / 255
@@ -44,91 +42,32 @@ _FEWEST = 10
 """Samples below which it says little that a constant answer is right as often."""
 _EXCLUDED = 1e30
 _MOST_STEPS = 10**6
+_SHARE_OF_ZEROS = 0.05
+"""Share of an attack's backward passes on a sample above which gradients of zero are a sign."""
 QUERIES = 500
 """Steps of the attack without gradients that checks the others."""
-_SIGNS = (
-    "loss not rising",
-    "zero gradient",
-    "failed",
-    "unconfirmed",
-    "square beats gradients",
-    "given up",
-    "8 bits",
-    "not finite",
-)
 
 
-@dataclass
-class Tally:
-    """Per-sample signs of a failing attack, summed over the batches of one run of a setting."""
+def signs_of(outcome: Outcome, *, white_box: bool, raises_loss: bool = True) -> list[tuple[Sign, ...]]:
+    """Signs of a failing attack, for each sample.
 
-    attacked: int = 0
-    flat: int = 0
-    vanished: int = 0
-    failed: int = 0
-    unconfirmed: int = 0
-    gradient_free: int = 0
-    audited: int = 0
-    misjudged: int = 0
-    rounded: int = 0
-    answers: int = 0
-    unfinite: int = 0
-
-    def add_answers(self, answers: Sequence[Answer]) -> None:
-        """Count what a model put out on one batch, clean or attacked."""
-        self.answers += len(answers)
-        self.unfinite += sum(not answer.finite for answer in answers)
-
-    def add(self, outcome: Outcome, *, raises_loss: bool = True) -> None:
-        """Count the samples of one batch; ``raises_loss``: whether the attack keeps what raises the loss."""
+    Args:
+        outcome: of the attack.
+        white_box: whether the evaluated model itself was attacked; else only a search that failed is a sign.
+        raises_loss: whether the attack keeps what raises the loss.
+    """
+    signs: dict[Sign, Tensor] = {"failed": outcome.failed}
+    if white_box:
         tried = outcome.iterations > 0
-        self.attacked += int(tried.sum())
-        self.flat += int((tried & ~outcome.loss_rose).sum()) if raises_loss else 0
-        self.vanished += int((tried & (outcome.zero_gradient > 0.05)).sum())
-        self.failed += int(outcome.failed.sum())
-        self.unconfirmed += int(outcome.unconfirmed.sum())
-        self.gradient_free += int((outcome.fooled & outcome.gradient_free & (outcome.backwards > 0)).sum())
-        self.audited += int(outcome.audited.sum())
-        self.misjudged += int(outcome.misjudged.sum())
-        self.rounded += int((tried & outcome.fooled & ~outcome.fooled_8bit).sum())
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
-
-    def flags(self) -> dict[str, object]:
-        """Flags of the run, which say how many samples it attacked; empty when nothing is wrong."""
-        signs: dict[str, str] = {}
-        if self.flat > 0.05 * self.attacked:
-            signs["loss not rising"] = f"the loss did not rise on {self.flat}"
-        if self.vanished > 0.05 * self.attacked:
-            signs["zero gradient"] = f"gradients were zero on {self.vanished}"
-        if self.failed:
-            signs["failed"] = f"the search ended early on {self.failed}: loss or gradient not finite"
-        if self.unconfirmed:
-            signs["unconfirmed"] = f"{self.unconfirmed} successes were not confirmed by a fresh pass"
-        if self.gradient_free > max(1, 0.01 * self.attacked):
-            signs["square beats gradients"] = (
-                f"{self.gradient_free} were fooled without gradients only: masked gradients?"
-            )
-        if self.misjudged:
-            signs["given up"] = (
-                f"{self.misjudged} of {self.audited} checked searches succeeded after others like them would have been "
-                "given up; attack with growth=None"
-            )
-        if self.rounded > 0.05 * self.attacked:
-            signs["8 bits"] = f"{self.rounded} adversarial images do not fool once they are rounded to 8 bits"
-        flags: dict[str, object] = {
-            name: f"in a run of {self.attacked} attacked samples, {text}" for name, text in signs.items()
-        }
-        if self.unfinite:
-            flags["not finite"] = f"NaN on {self.unfinite} of {self.answers} samples, counted as wrong"
-        return flags
-
-
-def earlier_signs(results: Results, setting: Setting) -> dict[str, object]:
-    """Signs that earlier runs left in the flags of a setting: what they counted is not stored with the samples."""
-    flags = results.flags(setting)
-    return {name: flags[name] for name in _SIGNS if name in flags}
+        if raises_loss:
+            signs["flat"] = tried & ~outcome.loss_rose
+        signs["zero gradient"] = tried & (outcome.zero_gradient > _SHARE_OF_ZEROS)
+        signs["unconfirmed"] = outcome.unconfirmed
+        signs["without gradients"] = outcome.fooled & outcome.gradient_free & (outcome.backwards > 0)
+        signs["audited"], signs["misjudged"] = outcome.audited, outcome.misjudged
+        signs["8 bits"] = tried & outcome.fooled & ~outcome.fooled_8bit
+    rows = zip(*(there.tolist() for there in signs.values()), strict=True)
+    return [tuple(sign for sign, there in zip(signs, row, strict=True) if there) for row in rows]
 
 
 def check_model(model: VLM, pixels: Pixels, *, batch_size: int) -> dict[str, object]:

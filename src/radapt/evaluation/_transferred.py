@@ -16,6 +16,7 @@ from torch import Tensor
 from radapt.attacks import Outcome
 from radapt.fingerprint import digest
 from radapt.io import digest_of, replacing
+from radapt.results import Sign
 from radapt.text import one_line
 
 from ._task import Task
@@ -29,21 +30,21 @@ _MEASURES = ("loss", "distance")
 
 @dataclass(frozen=True)
 class Attacked:
-    """The image of one sample after the attack, what the attack cost, and whether it could not be carried out."""
+    """The image of one sample after the attack, what the attack cost, and what is odd about it."""
 
     image: Tensor
     cost: Mapping[str, Any]
-    failed: bool
+    signs: tuple[Sign, ...]
 
 
-def attacked(outcome: Outcome) -> list[Attacked]:
-    """The samples of an outcome, one by one."""
+def attacked(outcome: Outcome, signs: Sequence[tuple[Sign, ...]]) -> list[Attacked]:
+    """The samples of an outcome, one by one, with their signs."""
     images = outcome.pixels.cpu()
     found = list[Attacked]()
     for row in range(len(images)):
         cost: dict[str, Any] = {name: int(getattr(outcome, name)[row]) for name in _COUNTS}
         cost |= {name: float(getattr(outcome, name)[row]) for name in _MEASURES}
-        found.append(Attacked(images[row], cost, failed=bool(outcome.failed[row])))
+        found.append(Attacked(images[row], cost, signs[row]))
     return found
 
 
@@ -96,7 +97,7 @@ class Transferred:
             tensors[name] = torch.tensor([each.cost[name] for each in made], dtype=torch.int64, device="cpu")
         for name in _MEASURES:
             tensors[name] = torch.tensor([each.cost[name] for each in made], dtype=torch.float64, device="cpu")
-        tensors["failed"] = torch.tensor([each.failed for each in made], device="cpu")
+        tensors["failed"] = torch.tensor(["failed" in each.signs for each in made], device="cpu")
         try:
             with replacing(self._file(unit, task, chunk)) as partial:
                 save_file(tensors, partial, {"what": str(unit), "checksum": _checksum(tensors)})
@@ -130,7 +131,7 @@ def _read(file: Path, count: int) -> list[Attacked] | None:
         if _checksum(tensors) != facts["checksum"] or any(len(tensor) != count for tensor in tensors.values()):
             raise ValueError("its checksum is another one")
         costs = [{name: tensors[name][row].item() for name in (*_COUNTS, *_MEASURES)} for row in range(count)]
-        failed = tensors["failed"].tolist()
+        failed: list[tuple[Sign, ...]] = [("failed",) if failed else () for failed in tensors["failed"].tolist()]
         return [Attacked(*each) for each in zip(tensors["images"], costs, failed, strict=True)]
     except FileNotFoundError:
         return None

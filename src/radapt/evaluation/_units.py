@@ -10,8 +10,6 @@ from radapt.io import digest_of
 from radapt.results import CHECKS, Example, Sample, Setting
 from radapt.text import one_line
 
-from ._sanity import Tally
-
 __all__ = ["Checked", "Measured", "Unit"]
 
 
@@ -65,13 +63,11 @@ class Measured:
     Args:
         samples: all samples of the chunk.
         examples: images that are kept.
-        tally: signs of a failing attack.
         seconds: that it took.
     """
 
     samples: Sequence[Sample]
     examples: Sequence[Example]
-    tally: Tally
     seconds: float
 
 

@@ -6,6 +6,7 @@ from .intervals import class_weights, effective_share, f1_interval, mean_interva
 from .metrics import summarise
 from .paired import Comparison, paired_tests
 from .records import CHECKS, LEFT_OUT, Example, Kind, Result, Sample, Setting
+from .signs import SIGNS, Sign
 from .store import Results
 from .together import together
 from .worst_case import WORST_CASE, with_worst_cases
@@ -13,6 +14,7 @@ from .worst_case import WORST_CASE, with_worst_cases
 __all__ = [
     "CHECKS",
     "LEFT_OUT",
+    "SIGNS",
     "WORST_CASE",
     "Comparison",
     "Example",
@@ -23,6 +25,7 @@ __all__ = [
     "Run",
     "Sample",
     "Setting",
+    "Sign",
     "class_weights",
     "command_line",
     "effective_share",

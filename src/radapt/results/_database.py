@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -43,8 +42,6 @@ class Database:
         path: the file, created with its folder when missing.
         tables: statements that create its tables, and their names.
         schema: version of the tables.
-        later: tables that an earlier version did not make, and their columns; what lacks them is read as if they were
-            empty, and gets them when it is written.
         read_only: open an existing file for reading.
 
     Raises:
@@ -58,7 +55,6 @@ class Database:
         names: set[str],
         schema: int,
         *,
-        later: Mapping[str, str] = MappingProxyType({}),
         read_only: bool,
     ) -> None:
         self.path, self._read_only = path, read_only
@@ -74,12 +70,12 @@ class Database:
                     raise ResultsError(f"cannot {verb} {path}: it is {kind}; give the path of a file")
                 if read_only and not self._real.exists():
                     raise ResultsError(f"no results file at {path}; make one with `radapt evaluate --results {path}`")
-                self._open(tables, names, schema, later)
+                self._open(tables, names, schema)
         except ResultsError:
             self._release()
             raise
 
-    def _open(self, tables: str, names: set[str], schema: int, later: Mapping[str, str]) -> None:
+    def _open(self, tables: str, names: set[str], schema: int) -> None:
         if not self._read_only:
             self._real.parent.mkdir(parents=True, exist_ok=True)
             self._guard(self._real.with_name(self._real.name + ".lock"))
@@ -108,9 +104,6 @@ class Database:
             # A second name of the same file (a hard link) has another file beside it.
             number = digest_of([*(self._identity or ()), str(Path.home())])
             self._guard(Path(tempfile.gettempdir()) / f"radapt-{number}.lock")
-        for name in later.keys() - found:
-            kind = "TEMP TABLE" if self._read_only else "TABLE"
-            connection.execute(f"CREATE {kind} {name} {later[name]}")
         if self._read_only:
             connection.execute("PRAGMA query_only = ON")
 

@@ -27,8 +27,8 @@ def merge(results: Results, other: Results) -> None:
         every = [result for result in other.all(superseded=True, checks=True) if result.main]
         # In the order in which they were asked for: what was superseded there is here, too.
         found = sorted(every, key=lambda each: other.asked(each.setting))
-        seen = [other.checked(each.setting) for each in found]
-    for result, checks in zip(found, seen, strict=True):
+        seen = [(other.checked(each.setting), other.flags(each.setting)) for each in found]
+    for result, (checks, told) in zip(found, seen, strict=True):
         setting = result.setting
         own = {sample.position: sample for sample in results.samples(setting)}
         theirs = other.samples(setting)
@@ -42,8 +42,8 @@ def merge(results: Results, other: Results) -> None:
             checked = max(results.checked(setting), checks if len(own) == len(theirs) else 0)
         else:
             checked = checks if own.keys() <= data.keys() else 0
-        flags = {**results.flags(setting), **result.flags}
         results.begin(setting, images)
+        flags = {**results.flags(setting), **told}
         seconds = result.seconds * len(new) / len(theirs)
         results.add(setting, new, seconds=seconds, examples=other.examples(setting))
         results.flag(setting, flags, checked=checked)
@@ -68,12 +68,12 @@ def take_over(results: Results, setting: Setting, data: Sequence[str], other: Re
         taken = [each for each in current if each.position not in done]
         if not taken or not other.intact(setting):  # without its flags nothing of it can be trusted
             return
-        flags = {**results.flags(setting), **other.flags(setting)}
+        told = other.flags(setting)
         checked = len(taken) if not done and other.checked(setting) >= len(found) else 0
         seconds = other.seconds(setting) * len(taken) / len(found)
         positions = {each.position for each in taken}
         examples = [each for each in other.examples(setting, intact=True) if each.position in positions]
     results.begin(setting, data)
     # Before the samples: a result that is complete has its flags.
-    results.flag(setting, flags, checked=checked)
+    results.flag(setting, {**results.flags(setting), **told}, checked=checked)
     results.add(setting, taken, seconds=seconds, examples=examples)

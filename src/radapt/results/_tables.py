@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .records import PLACES
 
-__all__ = ["ATTENTION", "EXAMPLE", "LATER", "NAMES", "SAMPLE", "SCHEMA", "SETTING", "TABLES", "values_of"]
+__all__ = ["EXAMPLE", "NAMES", "SAMPLE", "SCHEMA", "SETTING", "TABLES", "values_of"]
 
-SCHEMA = 4
+SCHEMA = 5
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (
@@ -18,32 +18,22 @@ CREATE TABLE samples (
     key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL, label INTEGER NOT NULL,
     prediction INTEGER NOT NULL, score REAL NOT NULL, also TEXT NOT NULL, answer TEXT NOT NULL, loss REAL,
     iterations INTEGER NOT NULL, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, distance REAL NOT NULL,
-    data TEXT NOT NULL, checksum INTEGER NOT NULL,
+    signs TEXT NOT NULL, data TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 CREATE TABLE examples (
     key TEXT NOT NULL REFERENCES settings(key), position INTEGER NOT NULL,
     clean BLOB NOT NULL, adversarial BLOB NOT NULL, truth TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
-    checksum INTEGER NOT NULL,
+    attention_before BLOB NOT NULL, attention_after BLOB NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (key, position)
 ) WITHOUT ROWID;
 """
 NAMES = {"meta", "settings", "samples", "examples"}
 """Tables that every results file has."""
 
-LATER = {
-    "attention": """(
-    key TEXT NOT NULL, position INTEGER NOT NULL, attention_before BLOB NOT NULL, attention_after BLOB NOT NULL,
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (key, position)
-) WITHOUT ROWID"""
-}
-"""Tables that files of earlier versions lack, and are read without."""
-
 SETTING = "question, position, asked, n, setting, seconds, flags, checked, samples, examples"
 SAMPLE = ", ".join(PLACES)
-EXAMPLE = "position, clean, adversarial, truth, before, after"
-ATTENTION = "position, attention_before, attention_after"
+EXAMPLE = "position, clean, adversarial, truth, before, after, attention_before, attention_after"
 
 
 def values_of(record: object, names: str) -> tuple[object, ...]:

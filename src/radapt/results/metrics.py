@@ -10,6 +10,7 @@ from typing import Any
 
 from .intervals import class_weights, effective_share, f1_interval, score_interval, wilson
 from .records import PLACES, Result, Setting, image_of, other_scores
+from .signs import flags_of
 
 __all__ = ["results_of", "summarise"]
 
@@ -70,7 +71,7 @@ def results_of(
     Args:
         setting: the setting.
         rows: columns of the samples, as they are stored: a record of each would take longer than all the rest.
-        seconds, flags: stored with the setting.
+        seconds, flags: stored with the setting; what the signs of the samples say is added to the flags.
         checked: on how many samples the sanity checks ran.
     """
     columns = dict(zip(PLACES, zip(*rows, strict=True), strict=True))
@@ -80,6 +81,7 @@ def results_of(
         scores |= {name: [each[name] for each in also] for name in also[0]}
     answers = list(zip(columns["label"], columns["prediction"], strict=True))
     images = [image_of(data, position) for data, position in zip(columns["data"], columns["position"], strict=True)]
+    signs = flags_of(columns["signs"], columns["iterations"])
     found = []
     for metric, values in scores.items():
         percent, low, high = summarise(metric, values, answers, images)
@@ -90,7 +92,7 @@ def results_of(
             low=low,
             high=high,
             seconds=seconds,
-            flags=dict(flags),
+            flags=signs | dict(flags),
             checked=checked >= len(rows),
             main=metric == setting.metric,
             **passes,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from radapt.io import digest_of
 
+from .signs import Sign
+
 __all__ = [
     "CHECKS",
     "KINDS",
@@ -156,6 +158,7 @@ class Sample:
         loss: the attack's loss; None without an attack.
         iterations, forwards, backwards: of the attack: its steps and the passes of the model.
         distance: size of the perturbation in the setting's norm, in pixel units.
+        signs: what is odd about it (:data:`radapt.results.Sign`); flags of a result follow from those of its samples.
         data: hash of the image and of what is true of it: when either changes, the sample is measured again. That of a
             question begins with the hash of the image alone and a dot.
     """
@@ -171,6 +174,7 @@ class Sample:
     forwards: int = 0
     backwards: int = 0
     distance: float = 0.0
+    signs: tuple[Sign, ...] = ()
     data: str = ""
 
 
@@ -259,7 +263,7 @@ PLACES = {column.name: place for place, column in enumerate(fields(Sample))}
 
 def row_of(sample: Sample) -> tuple[object, ...]:
     """The columns of a sample, as SQLite gives them back: NaN as nothing, and -0.0, which it does not know, as 0.0."""
-    row = {**vars(sample), "also": json.dumps(dict(sample.also))}
+    row = {**vars(sample), "also": json.dumps(dict(sample.also)), "signs": ",".join(sample.signs)}
     row |= {name: float(row[name]) + 0.0 for name in ("score", "distance")}
     row["loss"] = None if sample.loss is None or math.isnan(sample.loss) else float(sample.loss) + 0.0
     return tuple(row.values())
@@ -268,7 +272,8 @@ def row_of(sample: Sample) -> tuple[object, ...]:
 def sample_of(row: Sequence[Any]) -> Sample:
     """The sample of a row."""
     values = dict(zip(PLACES, row, strict=True))
-    return Sample(**{**values, "also": other_scores(values["also"])})
+    signs = tuple(values["signs"].split(",")) if values["signs"] else ()
+    return Sample(**{**values, "also": other_scores(values["also"]), "signs": signs})
 
 
 def other_scores(text: str) -> dict[str, float]:

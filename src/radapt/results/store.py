@@ -15,7 +15,7 @@ from ._candidates import current, rename
 from ._database import Database, checksum_of
 from ._merging import merge
 from ._notes import Notes
-from ._tables import ATTENTION, EXAMPLE, LATER, NAMES, SAMPLE, SCHEMA, SETTING, TABLES, values_of
+from ._tables import EXAMPLE, NAMES, SAMPLE, SCHEMA, SETTING, TABLES, values_of
 from .metrics import results_of
 from .records import CHECKS, PLACES, Example, Result, Sample, Setting, row_of, sample_of
 
@@ -41,7 +41,7 @@ class Results:
         if not str(path):
             raise ResultsError("the path of the results file is empty; give one, such as results.sqlite")
         self.path = Path(path).expanduser()
-        self._file = Database(self.path, TABLES, NAMES, SCHEMA, later=LATER, read_only=read_only)
+        self._file = Database(self.path, TABLES, NAMES, SCHEMA, read_only=read_only)
         self.notes = Notes(self._file)
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class Results:
             if stored is not None and checksum_of(key, stored[:-1]) != stored[-1]:  # its flags are lost
                 done, stale = set(), [*done, *stale]
                 db.execute("UPDATE settings SET seconds = 0, flags = '{}', checked = 0 WHERE key = ?", (key,))
-            for table in ("samples", "examples", "attention") if stale else ():
+            for table in ("samples", "examples") if stale else ():
                 db.executemany(f"DELETE FROM {table} WHERE key = ? AND position = ?", [(key, at) for at in stale])
             db.execute(
                 "INSERT INTO settings VALUES (:key, :question, (SELECT COUNT(*) FROM settings), 0, :n, :text, 0, '{}', "
@@ -93,7 +93,7 @@ class Results:
                 {"key": key, "question": setting.question, "n": setting.n, "text": text},
             )
             if stale:
-                db.execute("UPDATE settings SET checked = 0 WHERE key = ?", (key,))
+                db.execute("UPDATE settings SET flags = '{}', checked = 0 WHERE key = ?", (key,))
             db.execute("UPDATE settings SET asked = 1 + (SELECT MAX(asked) FROM settings) WHERE key = ?", (key,))
             self._seal(db, key)
         return done
@@ -137,8 +137,8 @@ class Results:
     def _seal(db: Any, key: str) -> None:
         """Count all rows, so that none is missed in silence, and renew the checksum of a setting."""
         count = "(SELECT COUNT(*) FROM {} WHERE key = :key)".format
-        images = f"{count('examples')} + {count('attention')}"
-        counts = f"UPDATE settings SET samples = {count('samples')}, examples = {images} WHERE key = :key"
+        both = ", ".join(f"{table} = {count(table)}" for table in ("samples", "examples"))
+        counts = f"UPDATE settings SET {both} WHERE key = :key"
         db.execute(counts, {"key": key})
         db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', (SELECT COUNT(*) FROM settings))")
         row = db.execute(f"SELECT {SETTING} FROM settings WHERE key = ?", (key,)).fetchone()
@@ -151,11 +151,9 @@ class Results:
         """Store samples of a setting and the time they took, in one transaction."""
         key = setting.key
         with self._file.transaction() as db:
-            kept = list(examples)
             for table, names, rows in (
                 ("samples", SAMPLE, map(row_of, samples)),
-                ("examples", EXAMPLE, (values_of(each, EXAMPLE) for each in kept)),
-                ("attention", ATTENTION, (values_of(each, ATTENTION) for each in kept)),
+                ("examples", EXAMPLE, (values_of(each, EXAMPLE) for each in examples)),
             ):
                 for row in rows:
                     places = ", ".join("?" * (len(row) + 2))
@@ -269,15 +267,10 @@ class Results:
         """
         with self.snapshot():
             images = self._stored("examples", EXAMPLE, setting, intact)
-            maps = self._stored("attention", ATTENTION, setting, intact)  # files of earlier versions hold none
             counted = self._column("examples", setting)
-        found: dict[int, dict[str, Any]] = {}
-        for names, rows in ((EXAMPLE, images), (ATTENTION, maps)):
-            for row in rows:
-                found.setdefault(row[0], {}).update(zip(names.split(", "), row, strict=True))
-        if counted and counted[0][0] != len(images) + len(maps) and not intact:
+        if counted and counted[0][0] != len(images) and not intact:
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
-        return [Example(**each) for each in found.values() if "clean" in each]  # a map may be left without its image
+        return [Example(**dict(zip(EXAMPLE.split(", "), row, strict=True))) for row in images]
 
     def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[tuple[Any, ...]]:
         """The columns of the rows of a setting, in order of position."""
