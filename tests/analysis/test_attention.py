@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,12 @@ def test_a_model_without_maps_is_refused(tiny_qwen: Any) -> None:
         assert hooks(model) == 0
     with pytest.raises(ModelError, match="has no class token; use query 'mean'"):
         attention_maps(radapt.load(tiny_qwen), pixels, query="class")
+
+
+@pytest.mark.parametrize("block", [1.0, "1", True, None, math.nan])
+def test_what_is_no_number_of_a_block_is_refused(tiny_vlm: VLM, unchecked: None, block: Any) -> None:
+    with pytest.raises(SettingsError, match=r"tiny/clip has no block .*; its blocks are 0 to 1"):
+        attention_maps(tiny_vlm, torch.rand(2, 3, SIDE, SIDE), block=block)
 
 
 def test_wrong_input_is_refused(tiny_vlm: VLM) -> None:

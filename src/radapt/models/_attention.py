@@ -44,8 +44,8 @@ def patch_attention(
         raise SettingsError(f"unknown query {query!r}{nearest(query, _QUERIES)}")
     tower = model.tower
     depth = len(tower.blocks)
-    if not 0 <= block < depth:
-        raise SettingsError(f"{model.name} has no block {block}; its blocks are 0 to {depth - 1}")
+    if isinstance(block, bool) or not isinstance(block, int) or not 0 <= block < depth:
+        raise SettingsError(f"{model.name} has no block {block!r}; its blocks are 0 to {depth - 1}")
     if query == "class" and not tower.layout.prefix:
         raise ModelError(f"{model.name} has no class token; use query 'mean'")
     [weights] = attention_weights(model, pixels, [block], lambda weights: weights.float().mean(1))
