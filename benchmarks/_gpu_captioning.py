@@ -110,9 +110,9 @@ def run(bench: Bench) -> None:
         return
     vlm = held[0]
     captions = Captioning(data)
-    for batch, checkpointing in ((1, False), (1, True), (most, False), (most, True)):
-        vlm.checkpointing = checkpointing
-        row = {"kind": "captions", "batch": batch, "checkpointing": checkpointing, "steps": steps}
+    for batch, gradient_checkpointing in ((1, False), (1, True), (most, False), (most, True)):
+        vlm.gradient_checkpointing = gradient_checkpointing
+        row = {"kind": "captions", "batch": batch, "checkpointing": gradient_checkpointing, "steps": steps}
         attack = partial(attacked, bench, vlm, captions, data, batch, steps)
         bench.attempt(row, attack, needs=0 if bench.tiny else 10)
     bench.attempt({"kind": "answers", "batch": most}, partial(answers, bench, vlm, captions, data))
@@ -149,13 +149,15 @@ def _estimated(vlm: Any, bound: Any, batch: int) -> float:
     sizes = {"prompt": tokens.ids.shape[1] - tokens.answer - 1, "answer": tokens.answer}
     with tempfile.TemporaryDirectory() as folder:
         vlm.model.config.save_pretrained(folder)
-        found = estimate(folder, dtype=vlm.dtype, batch_size=batch, **sizes, checkpointing=vlm.checkpointing)
+        found = estimate(
+            folder, dtype=vlm.dtype, batch_size=batch, **sizes, gradient_checkpointing=vlm.gradient_checkpointing
+        )
     return round(found.total / 2**30, 3)
 
 
 def answers(bench: Bench, vlm: Any, captions: Captioning, data: Any) -> dict[str, Any]:
     """Seconds that the model takes to write an answer to each image."""
-    vlm.checkpointing = False
+    vlm.gradient_checkpointing = False
     bound, rows = captions.bind(vlm), list(range(len(data)))
     pixels = data.pixels(rows)
     bound.answers(pixels, rows, len(rows))

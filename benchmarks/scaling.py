@@ -28,7 +28,6 @@ import torch
 import radapt
 from radapt.evaluation._ledger import Ledger
 from radapt.evaluation._ray import Crew
-from radapt.evaluation._sanity import Tally
 from radapt.evaluation._units import Checked, Measured, Unit
 from radapt.evaluation._worker import Told
 from radapt.results import Results, Sample, Setting
@@ -84,8 +83,7 @@ class Idle:
     def __init__(self, clock: Clock, units: Sequence[Unit]) -> None:
         def measure(asked: Sequence[tuple[int, str]], chunk: Sequence[int], clean: object) -> Any:
             made = [
-                Measured(samples=samples(units[number], chunk), examples=(), tally=Tally(), seconds=SECONDS)
-                for number, _ in asked
+                Measured(samples=samples(units[number], chunk), examples=(), seconds=SECONDS) for number, _ in asked
             ]
             return clock.sent(SECONDS * len(made), Told(made, []))
 

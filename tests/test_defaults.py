@@ -19,8 +19,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fab": {"restarts": 2},
     "square": {"steps": 30},
     "cw": {"steps": 30},
-    "mi-fgsm": {"diversity": 0.5},
-    "autoattack": {"queries": 20, "targets": 2},
+    "mi-fgsm": {"diversity_prob": 0.5},
+    "autoattack": {"n_queries": 20, "n_target_classes": 2},
 }
 
 

@@ -1,4 +1,4 @@
-"""R-Adapt: make vision-language models resist adversarial images without retraining them, and measure it honestly."""
+"""R-Adapt: adapters that make vision-language models harder to fool with adversarial images, and the measure of it."""
 
 from __future__ import annotations
 

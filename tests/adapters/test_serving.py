@@ -190,7 +190,7 @@ def test_checkpointing_with_images_of_several_sizes_before_one_backward_pass(siz
         return torch.autograd.grad(sum(losses), batches)
 
     expected = gradients()
-    vlm.checkpointing = True
+    vlm.gradient_checkpointing = True
     assert all(torch.equal(*pair) for pair in zip(gradients(), expected, strict=True))
 
 
@@ -207,7 +207,7 @@ def test_threads_may_checkpoint_one_model() -> None:
         return torch.autograd.grad(loss, pixels)[0]
 
     expected = [gradient(which) for which in range(2)]
-    vlm.checkpointing = True
+    vlm.gradient_checkpointing = True
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(gradient, range(24)))
     assert all(torch.equal(each, expected[which % 2]) for which, each in enumerate(got))
@@ -493,7 +493,7 @@ def test_checkpointing_keeps_the_hooks_of_accelerate() -> None:
     from accelerate.hooks import ModelHook, add_hook_to_module
 
     vlm = qwen_vl("q", *qwen_parts(True))
-    vlm.checkpointing = True
+    vlm.gradient_checkpointing = True
     for block in vlm.tower.blocks:
         add_hook_to_module(block, ModelHook())
     before = [vars(block)["forward"] for block in vlm.tower.blocks]

@@ -30,7 +30,7 @@ def land(count: int) -> tuple[Tensor, ClassificationObjective]:
 
 def test_targeted_searches_take_what_cross_entropy_leaves() -> None:
     clean, objective = land(80)
-    attack = APGDEnsemble(eps=0.012, steps=6, targets=3, targeted_steps=6)
+    attack = APGDEnsemble(eps=0.012, steps=6, n_target_classes=3, targeted_steps=6)
     outcome = attack(objective, clean, batch_size=16)
     first = APGD(eps=0.012, steps=6, loss="ce")(objective, clean, batch_size=16)
     second = APGD(eps=0.012, steps=6, loss="margin-targeted", restarts=3)(objective, clean, batch_size=16)
@@ -56,17 +56,19 @@ def test_few_classes_have_few_targets(classes: int, loss: str, restarts: int) ->
 
 def test_without_classes_it_is_apgd_with_all_steps() -> None:
     clean = torch.full((4, 3, 2, 2), 0.5)
-    outcome = make("apgd-ensemble", eps=0.1, steps=3, targets=2, targeted_steps=3)(Sum(), clean, batch_size=4)
+    outcome = make("apgd-ensemble", eps=0.1, steps=3, n_target_classes=2, targeted_steps=3)(Sum(), clean, batch_size=4)
     assert torch.equal(outcome.pixels, APGD(eps=0.1, steps=9)(Sum(), clean, batch_size=4).pixels)
 
 
 def test_images_for_another_model_are_made_by_apgd_with_all_steps() -> None:
     clean, objective = land(12)
     objective.stop = False
-    outcome = make("apgd-ensemble", eps=0.012, steps=3, targets=2, targeted_steps=3)(objective, clean, batch_size=4)
+    outcome = make("apgd-ensemble", eps=0.012, steps=3, n_target_classes=2, targeted_steps=3)(
+        objective, clean, batch_size=4
+    )
     assert torch.equal(outcome.pixels, APGD(eps=0.012, steps=9)(objective, clean, batch_size=4).pixels)
 
 
 def test_no_targets_are_refused() -> None:
-    with pytest.raises(SettingsError, match="targets must be a whole number of at least 1"):
-        APGDEnsemble(eps=0.1, targets=0)
+    with pytest.raises(SettingsError, match="n_target_classes must be a whole number of at least 1"):
+        APGDEnsemble(eps=0.1, n_target_classes=0)

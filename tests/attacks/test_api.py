@@ -45,7 +45,7 @@ def test_it_is_the_attack_on_the_model_in_evaluation_mode(classifier: nn.Module,
 def test_the_default_is_the_whole_ensemble(classifier: nn.Module, images: Tensor) -> None:
     classifier.eval()
     labels = classifier(images).argmax(1)
-    settings = {"eps": 0.03, "queries": 40, "steps": 10}
+    settings = {"eps": 0.03, "n_queries": 40, "steps": 10}
     expected = make("autoattack", **settings)(ClassificationObjective(classifier, labels, 5), images, batch_size=10)
     outcome = radapt.attack(classifier, images, labels, **settings, quiet=True)
     assert torch.equal(outcome.pixels, expected.pixels)
@@ -296,7 +296,7 @@ def test_a_model_without_a_finite_logit_is_refused_and_a_single_image_is_not(ima
 @pytest.mark.parametrize("name", names())
 def test_a_model_may_overwrite_what_it_is_given(name: str, change: Any, classifier: nn.Module, images: Tensor) -> None:
     classifier.eval()
-    few: dict[str, dict[str, Any]] = {"autoattack": {"queries": 5}, "cw": {"steps": 4}}
+    few: dict[str, dict[str, Any]] = {"autoattack": {"n_queries": 5}, "cw": {"steps": 4}}
     settings = {"eps": 0.05, "steps": 4, "quiet": True, **few.get(name, {})}
 
     def careful(x: Tensor) -> Tensor:

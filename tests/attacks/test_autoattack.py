@@ -16,7 +16,7 @@ from radapt.attacks.autoattack import AutoAttack
 from radapt.errors import InputError, SettingsError
 from radapt.evaluation import Threat
 
-FAST = {"steps": 8, "queries": 20, "targets": 3}
+FAST = {"steps": 8, "n_queries": 20, "n_target_classes": 3}
 
 
 def objective(model: nn.Module, pixels: Tensor, classes: int) -> ClassificationObjective:
@@ -147,7 +147,7 @@ def test_square_begins_again_where_it_came_farther_than_the_gradients(version: s
     clean = 0.2 + 0.6 * torch.rand(80, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     land = Landscape(clean)
     target = ClassificationObjective(lambda pixels: land.logits(Misled.apply(pixels)), land.labels, CLASSES)
-    attack = AutoAttack(eps=0.006, version=version, steps=20, queries=300, targets=3, growth=0.35)
+    attack = AutoAttack(eps=0.006, version=version, steps=20, n_queries=300, n_target_classes=3, growth=0.35)
     outcome = attack(target, clean, batch_size=8)
     stages = attack.stages(target)
     alone = {name: each(target, clean, batch_size=8) for name, each in stages.items()}
@@ -212,8 +212,8 @@ def test_a_random_model_is_attacked_on_the_mean_of_its_passes(images: Tensor) ->
 def test_bad_settings_and_objectives_are_refused(images: Tensor) -> None:
     with pytest.raises(SettingsError, match=r"unknown version 'standart'; did you mean 'standard'\?"):
         make("autoattack", eps=0.1, version="standart")
-    with pytest.raises(SettingsError, match="queries must be"):
-        make("autoattack", eps=0.1, queries=0)
+    with pytest.raises(SettingsError, match="n_queries must be"):
+        make("autoattack", eps=0.1, n_queries=0)
     with pytest.raises(SettingsError, match="growth must be a number above 0, got -1"):
         make("autoattack", eps=0.1, growth=-1)
     with pytest.raises(SettingsError, match="eps must be at most 1"):

@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "fab": {"restarts": 2},
     "square": {"steps": 50},
     "cw": {"steps": 90},
-    "autoattack": {"queries": 20, "targets": 2},
+    "autoattack": {"n_queries": 20, "n_target_classes": 2},
 }
 
 

@@ -19,7 +19,7 @@ from radapt.attacks.pgd import PGD
     [
         ("cw", PGD, {}),
         ("mi-fgsm", PGD, {}),
-        ("mi-fgsm", PGD, {"diversity": 0.5}),
+        ("mi-fgsm", PGD, {"diversity_prob": 0.5}),
         ("band", APGD, {"low": 0.1, "high": 0.4}),
         ("low-frequency", APGD, {}),
         ("low-frequency", APGD, {"norm": "l2"}),

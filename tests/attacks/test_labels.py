@@ -31,7 +31,9 @@ def margins(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
     return others - logits.gather(1, labels[:, None]).squeeze(1)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("fgsm", {}), ("mi-fgsm", {"diversity": 0.5}), ("apgd", {"steps": 8})])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("fgsm", {}), ("mi-fgsm", {"diversity_prob": 0.5}), ("apgd", {"steps": 8})]
+)
 @pytest.mark.parametrize("loss", ["margin-targeted", "ce-targeted", "dlr-targeted"])
 def test_a_targeted_loss_keeps_the_image_that_fools_most(
     linear: nn.Module, pixels: Tensor, name: str, settings: dict[str, Any], loss: str
@@ -126,7 +128,7 @@ def test_without_verdicts_the_larger_loss_of_both_precisions_counts(pixels: Tens
 def test_autoattack_takes_no_pass_in_vain_where_there_are_no_verdicts(linear: nn.Module, pixels: Tensor) -> None:
     labels = linear(pixels).argmax(1)
     objective = ClassificationObjective(linear, labels, 5, stop=False)
-    whole = make("autoattack", eps=0.05, steps=10, queries=50)(objective, pixels)
+    whole = make("autoattack", eps=0.05, steps=10, n_queries=50)(objective, pixels)
     first = make("apgd", eps=0.05, steps=10, loss="ce")(objective, pixels)
     assert torch.equal(whole.pixels, first.pixels)
     assert torch.equal(whole.forwards, first.forwards)
@@ -135,7 +137,7 @@ def test_autoattack_takes_no_pass_in_vain_where_there_are_no_verdicts(linear: nn
 def test_autoattack_says_which_attack_fooled_in_half_precision(pixels: Tensor) -> None:
     model = Cosines().eval().requires_grad_(False)
     objective = ClassificationObjective(model, model(pixels).argmax(1), 5)
-    outcome = make("autoattack", eps=16 / 255, steps=10, queries=10)(objective, pixels, precision=torch.float16)
+    outcome = make("autoattack", eps=16 / 255, steps=10, n_queries=10)(objective, pixels, precision=torch.float16)
     alone = make("apgd", eps=16 / 255, steps=10, loss="ce")(objective, pixels, precision=torch.float16)
     assert (outcome.stage[alone.fooled] == 0).all()
 

@@ -47,11 +47,11 @@ def test_the_default_is_pgd_with_momentum_and_steps_that_reach_the_boundary() ->
 def diverse(image: Tensor, numbers: Tensor, attack: MIFGSM) -> Tensor:
     """One image as the paper transforms it, by torch's own resizing and padding."""
     whether, size, top, left = numbers.tolist()
-    if whether >= attack.diversity:
+    if whether >= attack.diversity_prob:
         return image
     shape, before = [], []
     for length, place in zip(image.shape[1:], (top, left), strict=True):
-        least = math.ceil(attack.smallest * length)
+        least = math.ceil(attack.resize_rate * length)
         shape.append(least + math.floor(size * (length - least + 1)))
         before.append(math.floor(place * (length - shape[-1] + 1)))
     small = F.interpolate(image[None], size=shape, mode="bilinear", align_corners=False)
@@ -61,7 +61,7 @@ def diverse(image: Tensor, numbers: Tensor, attack: MIFGSM) -> Tensor:
 
 @pytest.mark.parametrize(("diversity", "smallest"), [(1.0, 0.5), (0.5, 0.5), (1.0, 0.05), (1.0, 0.9), (1.0, 1.0)])
 def test_a_view_is_the_image_shrunk_and_padded(diversity: float, smallest: float) -> None:
-    attack = MIFGSM(eps=0.1, diversity=diversity, smallest=smallest, steps=7)
+    attack = MIFGSM(eps=0.1, diversity_prob=diversity, resize_rate=smallest, steps=7)
     images = torch.rand(30, 3, 9, 14, dtype=torch.float64, requires_grad=True)
     draws = [attack.draw((3, 9, 14), torch.Generator().manual_seed(i)) for i in range(30)]
     chance = torch.stack([draw["chance"] for draw in draws])
@@ -103,7 +103,7 @@ class Framed(Objective):
 def test_a_view_that_fools_is_no_success_and_the_last_point_is_the_result(diversity: float) -> None:
     clean = torch.full((40, 3, 12, 12), 0.5)
     objective = Framed(40)
-    outcome = MIFGSM(eps=0.1, diversity=diversity, smallest=0.5)(objective, clean, batch_size=8)
+    outcome = MIFGSM(eps=0.1, diversity_prob=diversity, resize_rate=0.5)(objective, clean, batch_size=8)
     assert not outcome.fooled.any()
     assert not outcome.unconfirmed.any()
     assert outcome.iterations.tolist() == [10] * 40
@@ -117,7 +117,7 @@ def test_diverse_results_depend_on_the_key_and_the_seed_alone() -> None:
     generator = torch.Generator().manual_seed(2)
     clean = torch.rand(9, 3, 8, 8, generator=generator)
     land = Landscape(clean)
-    attack, keys = MIFGSM(eps=0.03, diversity=0.7, smallest=0.6, restarts=2), [f"set/{i}" for i in range(9)]
+    attack, keys = MIFGSM(eps=0.03, diversity_prob=0.7, resize_rate=0.6, restarts=2), [f"set/{i}" for i in range(9)]
 
     def run(rows: Tensor, seed: int = 0) -> Tensor:
         objective = ClassificationObjective(land.logits, land.labels[rows], CLASSES)
@@ -133,7 +133,7 @@ def test_views_change_the_gradients_that_the_search_follows() -> None:
     clean = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     land = Landscape(clean)
     objective = ClassificationObjective(land.logits, land.labels, CLASSES, stop=False)
-    plain, diverse = (MIFGSM(eps=0.03, diversity=p)(objective, clean, batch_size=9) for p in (0.0, 1.0))
+    plain, diverse = (MIFGSM(eps=0.03, diversity_prob=p)(objective, clean, batch_size=9) for p in (0.0, 1.0))
     assert not torch.allclose(plain.pixels, diverse.pixels, atol=1e-3)
     assert diverse.loss_rose.float().mean() > 0.5
 
@@ -142,10 +142,10 @@ def test_views_change_the_gradients_that_the_search_follows() -> None:
     ("settings", "message"),
     [
         ({"momentum": -1.0}, "momentum must be a number of at least 0, got -1.0"),
-        ({"diversity": 1.5}, "diversity must be a number of at least 0, 1 at most, got 1.5"),
-        ({"smallest": 0.0}, "smallest must be a number above 0, 1 at most, got 0.0"),
-        ({"restarts": 2}, "restarts of mi-fgsm are all the same; set diversity"),
-        ({"diversty": 0.5}, "no setting 'diversty'; did you mean 'diversity'"),
+        ({"diversity_prob": 1.5}, "diversity_prob must be a number of at least 0, 1 at most, got 1.5"),
+        ({"resize_rate": 0.0}, "resize_rate must be a number above 0, 1 at most, got 0.0"),
+        ({"restarts": 2}, "restarts of mi-fgsm are all the same; set diversity_prob"),
+        ({"diversty_prob": 0.5}, "no setting 'diversty_prob'; did you mean 'diversity_prob'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:

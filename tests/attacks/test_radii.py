@@ -28,7 +28,7 @@ def hills(clean: Tensor) -> ClassificationObjective:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "settings"), [("apgd", {"steps": 20}), ("square", {"steps": 60}), ("autoattack", {"queries": 60})]
+    ("name", "settings"), [("apgd", {"steps": 20}), ("square", {"steps": 60}), ("autoattack", {"n_queries": 60})]
 )
 def test_a_sample_fooled_within_a_radius_stays_fooled(clean: Tensor, name: str, settings: dict[str, Any]) -> None:
     found = ascending(make(name, eps=1.0, **settings), hills(clean), clean, radii=RADII, batch_size=40, seed=2)

@@ -85,8 +85,8 @@ TEXTS = [("eps", "'0.1'"), ("eps", "'4/255'")]
 def base(setting: str) -> dict[str, Any]:
     """What else an attack needs for a setting to have an effect."""
     needs: dict[str, dict[str, Any]] = {
-        "smallest": {"diversity": 0.5},
-        "samples": {"version": "rand"},
+        "resize_rate": {"diversity_prob": 0.5},
+        "eot_iter": {"version": "rand"},
         **{key: {"norm": "l2"} for key in ("search_steps", "initial_c", "lr")},
     }
     return {"eps": 0.1, **needs.get(setting, {})}
@@ -129,12 +129,12 @@ def test_radii_that_change_nothing_or_everything_are_refused(name: str, norm: st
 @pytest.mark.parametrize(
     ("name", "given", "why"),
     [
-        ("mi-fgsm", {"smallest": 0.5}, "smallest=0.5 has no effect without diversity"),
+        ("mi-fgsm", {"resize_rate": 0.5}, "resize_rate=0.5 has no effect without diversity_prob"),
         ("cw", {"lr": 0.5}, "lr=0.5 has no effect in linf"),
         ("cw", {"search_steps": 3}, "search_steps=3 has no effect in linf"),
-        ("autoattack", {"version": "rand", "queries": 10}, "queries=10 has no effect in version 'rand'"),
-        ("autoattack", {"version": "robustvlm", "queries": 10}, "queries=10 has no effect in version 'robustvlm'"),
-        ("autoattack", {"samples": 3}, "samples=3 has no effect in version 'standard'"),
+        ("autoattack", {"version": "rand", "n_queries": 10}, "n_queries=10 has no effect in version 'rand'"),
+        ("autoattack", {"version": "robustvlm", "n_queries": 10}, "n_queries=10 has no effect in version 'robustvlm'"),
+        ("autoattack", {"eot_iter": 3}, "eot_iter=3 has no effect in version 'standard'"),
         ("pgd", {"momentum": 1e30}, "momentum must be a number of at least 0, 1 at most, got 1e"),
         ("pgd", {"step_size": 1e-40}, "step_size must be a number of at least 1e-09"),
         ("pgd", {"name": "apgd"}, "attack 'pgd' has no setting 'name'"),
@@ -172,7 +172,7 @@ def test_wrong_arguments_of_a_call_are_refused(
 def test_extreme_settings_that_are_allowed_run(name: str, norm: str, model: Any, pixels: Tensor) -> None:
     extreme: dict[str, dict[str, Any]] = {
         "pgd": {"step_size": 1e6, "momentum": 1.0},
-        "mi-fgsm": {"diversity": 1.0, "smallest": 1e-6, "momentum": 1.0},
+        "mi-fgsm": {"diversity_prob": 1.0, "resize_rate": 1e-6, "momentum": 1.0},
         "apgd": {"rho": 1 - 1e-9, "growth": 1e6},
         "fab": {"eta": 1e6, "alpha_max": 1.0, "beta": 1e-6},
         "square": {"p_init": 1e-6, "growth": 1e-6},
@@ -199,11 +199,9 @@ def test_numbers_of_another_type_are_refused(name: str, value: object) -> None:
         ("pgd", "alpha", "step_size"),
         ("apgd", "n_iter", "steps"),
         ("apgd", "n_restarts", "restarts"),
-        ("autoattack", "eot_iter", "samples"),
-        ("autoattack", "n_queries", "queries"),
         ("square", "n_queries", "steps"),
         ("cw", "confidence", "kappa"),
-        ("mi-fgsm", "diversity_prob", "diversity"),
+        ("mi-fgsm", "decay", "momentum"),
     ],
 )
 def test_the_names_of_other_libraries_are_answered_with_ours(attack: str, there: str, here: str) -> None:

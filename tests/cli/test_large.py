@@ -25,7 +25,7 @@ def test_the_memory_of_a_model_is_a_table(run: Run, llava: str) -> None:
         if file.name not in ("config.json", "preprocessor_config.json"):
             file.rename(file.with_name(f"hidden-{file.name}"))  # the weights are not needed
     try:
-        result = run("models", llava, "--dtype", "bfloat16", "--batch-size", 4, "--checkpointing")
+        result = run("models", llava, "--dtype", "bfloat16", "--batch-size", 4, "--gradient-checkpointing")
     finally:
         for file in Path(llava).glob("hidden-*"):
             file.rename(file.with_name(file.name.removeprefix("hidden-")))
@@ -33,7 +33,7 @@ def test_the_memory_of_a_model_is_a_table(run: Run, llava: str) -> None:
     assert result.output.startswith(f"{llava}, bfloat16, 4 images of 48 x 48, checkpointing\n")
     for part in ("vision tower", "projector", "language model", "together", "parameters (M)", "activations (GB)"):
         assert part in result.output
-    whole = estimate(llava, dtype="bfloat16", batch_size=4, checkpointing=True)
+    whole = estimate(llava, dtype="bfloat16", batch_size=4, gradient_checkpointing=True)
     assert f"total {whole.total / 1e9:.2f} GB" in result.output
 
 
@@ -41,7 +41,7 @@ def test_what_has_no_estimate_is_one_line(run: Run, model: str) -> None:
     refused(run("models", "micro/clop"), 2, "unknown model 'micro/clop'", "did you mean 'micro/clip'")
     refused(run("models", model, "--dtype", "bf16"), 2, "unknown dtype 'bf16'", "did you mean 'bfloat16'")
     refused(run("models", model, "--batch-size", 0), 2, "batch_size must be at least 1")
-    refused(run("models", model, "--checkpointing"), 1, "does not generate text")
+    refused(run("models", model, "--gradient-checkpointing"), 1, "does not generate text")
     refused(run("models", model, "--image-size", 4), 2, "multiples of 8 pixels")
 
 
@@ -89,11 +89,22 @@ def test_a_wrong_way_to_load_is_one_line(run: Run, model: str, command: tuple[st
 
 
 def test_checkpointing_is_for_generative_models(run: Run, model: str, llava: str) -> None:
-    words = ("--data", "shapeworld-vqa", "--attack", "none", "--n", 2, "-q", "--batch-size", 2, "--checkpointing")
-    refused(run("evaluate", model, *words), 1, "checkpointing is for a LLaVA or Qwen-VL")
+    words = (
+        "--data",
+        "shapeworld-vqa",
+        "--attack",
+        "none",
+        "--n",
+        2,
+        "-q",
+        "--batch-size",
+        2,
+        "--gradient-checkpointing",
+    )
+    refused(run("evaluate", model, *words), 1, "gradient_checkpointing is for a LLaVA or Qwen-VL")
     result = run("evaluate", f"l={llava}", *words)
     assert result.exit_code == 0, result.output
-    assert estimate(llava, batch_size=2, checkpointing=True).line() in result.output
+    assert estimate(llava, batch_size=2, gradient_checkpointing=True).line() in result.output
 
 
 def test_an_adapter_is_made_in_half_precision(run: Run, llava: str) -> None:

@@ -88,7 +88,7 @@ def test_what_nothing_fools_is_counted_with_all_steps(classes: int) -> None:
 
 @pytest.mark.slow
 def test_searches_that_are_given_up_are_counted_as_far_as_they_go(tmp_path: Path) -> None:
-    short = {"version": "fast", "steps": 30, "targets": 3, "queries": 300}
+    short = {"version": "fast", "steps": 30, "n_target_classes": 3, "n_queries": 300}
     plan = {**PLAN, "data": "shapes", "n": 8, "attack": "autoattack", "options": short, "source": "self"}
     cost = estimate_cost("micro/fare", **plan, results=tmp_path / "r.sqlite")
     evaluate("micro/fare", **plan, results=tmp_path / "r.sqlite", quiet=True)

@@ -423,7 +423,7 @@ def test_settings_beside_threats_are_refused(settings: dict[str, object], clip: 
 @pytest.mark.parametrize("name", names())
 def test_every_attack_may_be_given_as_an_object(name: str, clip: VLM, tmp_path: Path) -> None:
     few: dict[str, dict[str, object]] = {
-        "autoattack": {"queries": 5, "targets": 2},
+        "autoattack": {"n_queries": 5, "n_target_classes": 2},
         "cw": {"steps": 10},
         "apgd": {"loss": "dlr-targeted", "restarts": 2},
         "fab": {"loss": "margin-targeted", "restarts": 2},

@@ -24,7 +24,11 @@ def test_a_keyword_without_an_effect_is_refused(call: Callable[..., Any], tmp_pa
     here: dict[str, Any] = {"data": own_labels(clip, 2), PLACES[call]: tmp_path / "here"}
     own, of_load = ({"epsilon": "16/255"}, "did you mean 'eps'"), ({"devices": "cpu"}, "did you mean 'device'")
     for model in (clip, "micro/clip"):
-        for wrong, message in (own, of_load, ({"checkpointing": "yes"}, "checkpointing must be true or false")):
+        for wrong, message in (
+            own,
+            of_load,
+            ({"gradient_checkpointing": "yes"}, "gradient_checkpointing must be true or false"),
+        ):
             with pytest.raises(SettingsError, match=message):
                 call(model, **here, **wrong)
     pair = (clip, "micro/shallow")  # the adapter has a name, the model has none

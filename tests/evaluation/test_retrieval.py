@@ -78,7 +78,7 @@ def test_an_ensemble_attacks_what_its_first_attack_leaves(clip: VLM) -> None:
     data = radapt.load_dataset("shapeworld-retrieval", n=N)
     bound = Retrieval(data).bind(clip)
     ensemble = APGDEnsemble(eps=4 / 255)
-    first = APGD(eps=4 / 255, steps=ensemble.steps + ensemble.targets * ensemble.targeted_steps)
+    first = APGD(eps=4 / 255, steps=ensemble.steps + ensemble.n_target_classes * ensemble.targeted_steps)
     found = {
         (name, stop): bound.attack(
             attack, data.pixels(range(N)), range(N), keys=data.keys, seed=0, batch_size=6, stop=stop

@@ -69,8 +69,8 @@ def test_an_undefended_model_that_stands_is_flagged(tmp_path: Path) -> None:
     model = tiny_clip()
     threat = Threat(attack="apgd", eps=1 / 255, source="self", options={"steps": 30})
     figures = flags_of(model, tmp_path, threat, undefended=model)
-    assert set(figures[1].flags) == {"undefended stands"}
-    assert "undefended stands: the undefended model keeps" in figures[1].row()["flags"]
+    assert set(figures[1].flags) == {"undefended survives"}
+    assert "undefended survives: the undefended model keeps" in figures[1].row()["flags"]
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_the_longer_attack_is_tried_on_the_survivors(monkeypatch: pytest.MonkeyP
     assert square[:2] == (2 / 255, 500)
     assert torch.equal(square[2], images[[1, 4, 6]])
     given.clear()
-    ensemble = Threat(attack="autoattack", eps=2 / 255, source="self", options={"steps": 5, "queries": 5})
+    ensemble = Threat(attack="autoattack", eps=2 / 255, source="self", options={"steps": 5, "n_queries": 5})
     check_white_box(bound, ensemble, images, data.keys, few, survivors=[1, 4, 6], seed=5, batch_size=4)
     # Its own attacks in the large ball; then three times the steps of its first one, and Square.
     assert [each[:2] for each in given[-2:]] == [(2 / 255, 15), (2 / 255, 500)]
@@ -242,8 +242,8 @@ def test_signs_of_searches_with_and_without_gradients() -> None:
     more = replace(outcome(10), fooled=at < 8, fooled_8bit=at < 6, gradient_free=at > 5, backwards=at)
     assert counted(odd, more) == {
         "square beats gradients": "3 of 20 attacked samples were fooled without gradients only: masked gradients?",
-        "given up": "1 of 4 checked searches succeeded after others like them would have been given up; attack with "
-        "growth=None",
+        "abandoned too early": "1 of 4 checked searches succeeded after others like them would have been abandoned; "
+        "let all run to their end (version=standard of autoattack, growth=None of other attacks)",
         "8 bits": "2 of 20 attacked samples are no longer fooled once their images are rounded to 8 bits",
     }
 
@@ -308,7 +308,7 @@ def test_signs_of_an_interrupted_run_stay(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_undefended_model_may_keep_a_tenth() -> None:
     assert check_undefended([1.0] + 9 * [0.0]) == {}
-    assert "keeps 2 of 10" in str(check_undefended([1.0, 1.0] + 8 * [0.0])["undefended stands"])
+    assert "keeps 2 of 10" in str(check_undefended([1.0, 1.0] + 8 * [0.0])["undefended survives"])
 
 
 def test_repeated_passes_of_a_plain_model_agree() -> None:
@@ -346,7 +346,7 @@ def test_one_sample_without_numbers_counts_as_wrong_and_takes_no_other_with_it(a
         near = (pixels - bad).abs().flatten(1).amax(1) <= 4 / 255 + 1e-6
         return plain(pixels).where(~near[:, None], torch.nan)
 
-    few = {"queries": 5, "targets": 2, "steps": 4} if attack == "autoattack" else {"steps": 4}
+    few = {"n_queries": 5, "n_target_classes": 2, "steps": 4} if attack == "autoattack" else {"steps": 4}
     options = {"data": data, "attack": attack, "eps": 1 / 255, "options": few, "batch_size": 2, "quiet": True}
     found = evaluate({"plain": plain, "broken": broken}, results=tmp_path / "r", sanity=True, **options)
     with Results(tmp_path / "r") as results:

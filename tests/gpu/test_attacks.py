@@ -29,7 +29,7 @@ pytestmark = pytest.mark.gpu
 SETTINGS: dict[str, dict[str, Any]] = {
     "square": {"steps": 40},
     "cw": {"steps": 20},
-    "autoattack": {"queries": 40, "targets": 2},
+    "autoattack": {"n_queries": 40, "n_target_classes": 2},
 }
 N = 12
 
@@ -94,7 +94,7 @@ def test_other_neighbours_change_roundings_only(name: str, device: torch.device)
 @pytest.mark.parametrize("name", ["micro/clip", "micro/fare"])
 @pytest.mark.parametrize("attack", ["apgd", "autoattack"])
 def test_verdicts_are_the_cpus(name: str, attack: str, device: torch.device, record_property: Any) -> None:
-    settings = {"steps": 40} if attack == "apgd" else {"steps": 20, "queries": 300, "targets": 3}
+    settings = {"steps": 40} if attack == "apgd" else {"steps": 20, "n_queries": 300, "n_target_classes": 3}
     eps = {"micro/clip": 1 / 255, "micro/fare": 4 / 255}[name]
     outcomes = []
     for place in (torch.device("cpu"), device):

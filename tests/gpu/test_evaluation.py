@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_cpu(name: str, device: torch.device, tmp_path:
 
 @pytest.mark.parametrize("attack", ["autoattack", "square"])
 def test_a_model_on_the_accelerator_is_attacked_there(attack: str, device: torch.device, tmp_path: Path) -> None:
-    options = {"autoattack": {"steps": 5, "queries": 20, "targets": 2}, "square": {"steps": 20}}[attack]
+    options = {"autoattack": {"steps": 5, "n_queries": 20, "n_target_classes": 2}, "square": {"steps": 20}}[attack]
     found = evaluated("micro/clip", device, tmp_path / "r.sqlite", attack=attack, options=options)
     assert {each.kind for each in found} >= {"clean", "white-box"}
 

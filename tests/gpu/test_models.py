@@ -95,8 +95,8 @@ def test_a_family_that_generates_answers_as_on_the_cpu(kind: str, device: torch.
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_checkpointing_gives_the_same_gradient(kind: str, device: torch.device, tmp_path: Path) -> None:
     gradients = []
-    for checkpointing in (False, True):
-        model: Any = radapt.load(BUILDERS[kind](tmp_path), device=device, checkpointing=checkpointing)
+    for gradient_checkpointing in (False, True):
+        model: Any = radapt.load(BUILDERS[kind](tmp_path), device=device, gradient_checkpointing=gradient_checkpointing)
         pixels = pictures(model, 2).to(device).requires_grad_(True)
         loss, _ = model.answer_scores(pixels, model.tokenize(["what shape ?"] * 2, ["star", "disc"]))
         gradients.append(torch.autograd.grad(loss.sum(), pixels)[0])

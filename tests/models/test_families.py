@@ -125,7 +125,7 @@ def test_options_that_it_does_not_take_are_refused(colours: Any, tmp_path: Path)
     ):
         radapt.load(tmp_path, device_map="auto")
     with pytest.raises(ModelError, match="does not generate text"):
-        radapt.load(tmp_path, checkpointing=True)
+        radapt.load(tmp_path, gradient_checkpointing=True)
 
 
 def test_without_the_package_its_models_are_unknown(tmp_path: Path) -> None:

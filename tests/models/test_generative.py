@@ -152,7 +152,7 @@ def test_checkpointing_changes_nothing_but_what_is_kept(vlm: Any) -> None:
         return loss, torch.autograd.grad(loss.sum(), pixels)[0], sum(kept.values())
 
     loss, gradient, plenty = run()
-    vlm.checkpointing = True
+    vlm.gradient_checkpointing = True
     again, same, little = run()
     assert torch.allclose(loss, again, atol=1e-6)
     assert torch.allclose(gradient, same, atol=1e-6)

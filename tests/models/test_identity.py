@@ -63,7 +63,7 @@ def test_a_pass_changes_no_fingerprint(family: str) -> None:
 
 def test_recomputing_changes_no_fingerprint() -> None:
     model, other = (llava("tiny", *llava_parts()) for _ in range(2))
-    other.checkpointing = True
+    other.gradient_checkpointing = True
     assert model.fingerprint == other.fingerprint
 
 

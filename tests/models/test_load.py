@@ -341,18 +341,18 @@ def test_an_unknown_dtype_gets_the_nearest(folder: Path) -> None:
 
 
 def test_checkpointing_is_for_models_that_generate_text(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"does not generate text; checkpointing is for a LLaVA or Qwen-VL"):
-        radapt.load(folder, checkpointing=True)
+    with pytest.raises(ModelError, match=r"does not generate text; gradient_checkpointing is for a LLaVA or Qwen-VL"):
+        radapt.load(folder, gradient_checkpointing=True)
     saved = BUILDERS["llava"](tmp_path / "llava")
     pixels, prompts, answers = torch.rand(1, 3, 48, 48, requires_grad=True), ["what is it?"], ["a circle"]
     gradients = []
     for wanted in (False, True):
-        model: Any = radapt.load(saved, checkpointing=wanted)
-        assert model.checkpointing is wanted
+        model: Any = radapt.load(saved, gradient_checkpointing=wanted)
+        assert model.gradient_checkpointing is wanted
         gradients.append(torch.autograd.grad(model.answer_loss(pixels, prompts, answers).sum(), pixels)[0])
     assert torch.allclose(*gradients, atol=1e-6)
-    again: Any = radapt.load(radapt.load(saved).model, checkpointing=True)
-    assert again.checkpointing
+    again: Any = radapt.load(radapt.load(saved).model, gradient_checkpointing=True)
+    assert again.gradient_checkpointing
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen3_vl"])

@@ -66,7 +66,7 @@ def a_pass(
 ) -> tuple[Callable[[], torch.Tensor], torch.Tensor, dict[str, int]]:
     """One forward pass on random images, these images, and the lengths of its texts."""
     pixels = torch.rand(batch_size, 3, *size, requires_grad=True)
-    if not hasattr(vlm, "checkpointing"):
+    if not hasattr(vlm, "gradient_checkpointing"):
         return lambda: vlm.encode_image(pixels).sum(), pixels, {}
     tokens = vlm.tokenize(PROMPTS[:batch_size], ANSWERS[:batch_size])
     lengths = {"prompt": tokens.ids.shape[1] - tokens.answer - 1, "answer": tokens.answer}
@@ -112,8 +112,8 @@ def compare(vlm: Any, folder: Path | str, batch_size: int, size: tuple[int, int]
     if not copies:
         assert plain.activation_bytes == pytest.approx(peak_bytes(vlm, forward, pixels), rel=0.25)
     if lengths:
-        vlm.checkpointing = True
-        again = estimate(folder, **options, checkpointing=True)
+        vlm.gradient_checkpointing = True
+        again = estimate(folder, **options, gradient_checkpointing=True)
         kept = again.activation_bytes - again.parts[-1].activation_bytes
         assert kept == pytest.approx(saved_bytes(vlm, forward), rel=0.25)
         if not copies:
@@ -160,7 +160,7 @@ def a_configuration(folder: Path, **changes: Any) -> Path:
 
 
 def test_a_large_model_needs_its_configuration_alone(tmp_path: Path) -> None:
-    memory = estimate(a_configuration(tmp_path), dtype="bfloat16", batch_size=4, checkpointing=True)
+    memory = estimate(a_configuration(tmp_path), dtype="bfloat16", batch_size=4, gradient_checkpointing=True)
     assert [part.parameters for part in memory.parts] == [303_507_456, 20_979_712, 6_738_939_904, 0]
     assert memory.parameters == 7_063_427_072  # as published
     assert memory.weights_bytes == 2 * memory.parameters
@@ -209,8 +209,8 @@ def test_what_cannot_be_estimated_is_said(tmp_path: Path) -> None:
         estimate("micro/clip", batch_size=0)
     with pytest.raises(SettingsError, match="unknown dtype 'bf16'; did you mean 'bfloat16'"):
         estimate("micro/clip", dtype="bf16")
-    with pytest.raises(ModelError, match="does not generate text; checkpointing is for"):
-        estimate("micro/clip", checkpointing=True)
+    with pytest.raises(ModelError, match="does not generate text; gradient_checkpointing is for"):
+        estimate("micro/clip", gradient_checkpointing=True)
     with pytest.raises(InputError, match="multiples of 8 pixels, got 4 x 4"):
         estimate("micro/clip", image_size=4)
     with pytest.raises(InputError, match=r"takes images of \(336, 336\) only, got 224 x 224"):

@@ -107,7 +107,7 @@ def test_a_model_computes_in_evaluation_mode_and_keeps_its_own(kind: str) -> Non
 def test_what_checkpointing_computes_again_is_in_evaluation_mode(kind: str) -> None:
     vlm = KINDS[kind]()
     expected = passes(vlm)
-    vlm.checkpointing = True
+    vlm.gradient_checkpointing = True
     before = modes(vlm.model)
     for ours, plain in zip(passes(vlm), expected, strict=True):
         assert torch.allclose(ours, plain, atol=1e-5)

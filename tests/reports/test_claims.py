@@ -94,8 +94,8 @@ def answers(*given: Any, **settings: Any) -> dict[str, Claim]:
         (44, {}, True, "in part"),
         (9, {}, True, "in part"),
         (8.9, {}, True, "no"),
-        (60, {"random": "x"}, True, "not shown"),
-        (60, {}, False, "not shown"),
+        (60, {"random": "x"}, True, "inconclusive"),
+        (60, {}, False, "inconclusive"),
         (5, {"random": "x"}, True, "no"),  # what falls, falls
     ],
 )
@@ -106,7 +106,7 @@ def test_a_model_withstands_an_attacker_who_knows_it_or_not(
     assert claims["It withstands an attacker who knows it"].answer == expected
     assert f"{robust:.1f}" in claims["It withstands an attacker who knows it"].why
     assert claims["It withstands attacks that were made on the undefended model"].answer == "yes"
-    trusted = "no" if flags else "yes" if checked else "not shown"
+    trusted = "no" if flags else "yes" if checked else "inconclusive"
     assert claims["The attacks on it can be trusted"].answer == trusted
     assert "It is more robust than base" not in claims
 
@@ -124,7 +124,7 @@ def comparison(
     kind: str, difference: float, p: float, *, first: str = "mine", sets: int = 1, width: float = 1
 ) -> Comparison:
     names = ("mine", "base") if first == "mine" else ("base", "mine")
-    own: Any = {"first": names[0], "second": names[1], "kind": kind, "difference": difference, "p": p, "adjusted": p}
+    own: Any = {"first": names[0], "second": names[1], "kind": kind, "difference": difference, "p": p, "p_adjusted": p}
     places = tuple((f"d{at}", "test") for at in range(sets))
     limits = {"low": difference - width, "high": difference + width}
     counts = {"n": 100, "only_first": 1, "only_second": 1}
@@ -136,11 +136,11 @@ def comparison(
     [
         ("white-box", 20, 0.01, "mine", 1, "yes"),
         ("white-box", -20, 0.01, "base", 1, "yes"),  # the other way round
-        ("white-box", 3, 0.4, "mine", 1, "not shown"),
+        ("white-box", 3, 0.4, "mine", 1, "inconclusive"),
         ("white-box", -3, 0.4, "mine", 1, "no"),
         ("clean", -8, 0.001, "mine", 1, "no"),
         ("clean", -0.5, 0.9, "mine", 1, "yes"),
-        ("clean", -1.5, 0.3, "mine", 3, "not shown"),
+        ("clean", -1.5, 0.3, "mine", 3, "inconclusive"),
         ("clean", 1.5, 0.3, "base", 0.2, "yes"),
         ("clean", 4, 0.001, "base", 1, "no"),
     ],
@@ -160,14 +160,14 @@ def test_a_model_is_compared_on_the_same_samples(
 def test_a_gain_that_is_flagged_is_not_shown_and_scores_have_no_test() -> None:
     gain = comparison("white-box", 20, 0.01)
     flagged = answers([figure(60, flags={"random": "x"})], [gain], "mine", "base")
-    assert flagged["It is more robust than base"].answer == "not shown"
+    assert flagged["It is more robust than base"].answer == "inconclusive"
     assert "no test was made" in answers([figure(60)], [], "mine", "base")["It is as accurate as base"].why
 
 
 def test_a_difference_that_rounds_to_zero_has_no_sign_of_its_own() -> None:
     test = Comparison(
         first="mine", second="base", task="zero-shot", datasets=(("shapes", "test"),), kind="clean", n=100,
-        only_first=0, only_second=0, difference=-0.04, low=-0.04, high=1.0, p=1.0, test="", adjusted=1.0,
+        only_first=0, only_second=0, difference=-0.04, low=-0.04, high=1.0, p=1.0, test="", p_adjusted=1.0,
     )  # fmt: skip
     (claim,) = (each for each in claims_of([figure(50)], [test], "mine", "base") if "accurate" in each.claim)
     assert claim.why.startswith("+0.0 points [+0.0, +1.0]")
@@ -195,7 +195,7 @@ def test_a_comparison_of_several_tasks_is_as_good_as_the_worst_of_them() -> None
 def test_what_was_never_right_withstands_nothing_and_no_attack_on_it_is_trusted() -> None:
     wrong = replace(figure(0, transfer=0), clean=(0, 0, 60))
     transfer, white, trust = claims_of([wrong], [], "mine", None)
-    assert [each.answer for each in (transfer, white, trust)] == ["not shown"] * 3
+    assert [each.answer for each in (transfer, white, trust)] == ["inconclusive"] * 3
     assert "on shapes it is wrong without an attack, too, so that nothing was attacked" in trust.why
     both = claims_of([wrong, replace(figure(80), title="digits")], [], "mine", None)
-    assert [each.answer for each in both] == ["yes", "not shown", "not shown"]
+    assert [each.answer for each in both] == ["yes", "inconclusive", "inconclusive"]

@@ -38,7 +38,7 @@ def test_two_methods_are_compared_sample_by_sample(compare: Callable[..., list[C
     assert (found.first, found.second, found.kind, found.n) == ("a", "b", "clean", 5)
     assert (found.only_first, found.only_second) == (2, 1)
     assert found.difference == pytest.approx(20)
-    assert found.p == found.adjusted == 1.0
+    assert found.p == found.p_adjusted == 1.0
 
 
 def test_datasets_are_compared_one_by_one_and_together(compare: Callable[..., list[Comparison]]) -> None:
@@ -56,7 +56,7 @@ def test_the_correction_is_over_the_pairs_of_one_threat(compare: Callable[..., l
     methods = {"a": [1] * 8, "b": [0] * 8, "c": [0] * 8}
     found = compare(*((name, "x", source, scores) for name, scores in methods.items() for source in ("", "self")))
     assert [each.kind for each in found] == ["clean"] * 3 + ["white-box"] * 3
-    assert [each.adjusted for each in found[:3]] == pytest.approx([3 * 2 / 2**8, 3 * 2 / 2**8, 1.0])
+    assert [each.p_adjusted for each in found[:3]] == pytest.approx([3 * 2 / 2**8, 3 * 2 / 2**8, 1.0])
     assert found[3].norm == "linf"
 
 

@@ -22,7 +22,7 @@ THRESHOLDS: dict[str, tuple[Sign, float]] = {
     "zero gradient": ("zero gradient", 0.05),
     "failed": ("failed", 0),
     "unconfirmed": ("unconfirmed", 0),
-    "given up": ("misjudged", 0),
+    "abandoned too early": ("misjudged", 0),
     "8 bits": ("8 bits", 0.05),
     "not finite": ("not finite", 0),
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from radapt.types import Flags, Index, PerSample, Pixels
 
-from ._early_stopping import EarlyStopping
+from ._abandonment import Abandonment
 from ._evaluator import Evaluator, out_of_memory
 from ._losses import excluded
 from ._random import random_state
@@ -44,7 +44,7 @@ class ActiveSet:
     On a GPU the host reads the verdicts of a step while the next one runs; a search that is over has then made one more
     pass, which counts as a pass and changes nothing.
 
-    Where the search allows it, one that has no prospect of success leaves early, too (see :class:`EarlyStopping`). A
+    Where the search allows it, one that has no prospect of success leaves early, too (see :class:`Abandonment`). A
     sample whose loss or gradient is not finite leaves at once and is marked as failed. When memory runs out, the batch
     size is halved and the searches that were running begin again.
 
@@ -74,8 +74,8 @@ class ActiveSet:
         self.seed, self.batch_size = seed, batch_size
         self._evaluator, self._start, self._progress, self._deadline = evaluator, start, progress, deadline
         self.restarts = RestartQueue(self.search, pixels)
-        self._early_stopping = EarlyStopping(self.search if evaluator.may_stop_early else None, self.keys, seed)
-        self._exempt = torch.tensor(self._early_stopping.exempt, dtype=torch.bool, device=pixels.device)
+        self._abandonment = Abandonment(self.search if evaluator.may_stop_early else None, self.keys, seed)
+        self._exempt = torch.tensor(self._abandonment.exempt, dtype=torch.bool, device=pixels.device)
         self.clean_loss, self._clean_value = pixels.new_zeros(2, len(pixels)).unbind()
         self._clean_logits = pixels.new_zeros(len(pixels), 0)
         self._labels = None if evaluator.labels is None else evaluator.labels.to(pixels.device)
@@ -203,7 +203,7 @@ class ActiveSet:
             # Classes that the model excludes come last, and no search goes for them.
             ranks = self._index([job.restart for job in jobs]) % (~excluded(others)).sum(1).clamp(min=1)
             slots.target = others.argsort(1, descending=True).gather(1, ranks[:, None]).squeeze(1)
-        self._early_stopping.begin(slots, logits)
+        self._abandonment.begin(slots, logits)
 
     def _step(self) -> None:
         """One step of all searches, then let the fooled and the finished leave."""
@@ -220,7 +220,7 @@ class ActiveSet:
             steepest = current.gradient.abs().flatten(1).amax(1)
             slots.vanished = slots.vanished + (steepest <= _VANISHED)
             broken = broken | ~steepest.isfinite()
-        hopeless = self._early_stopping.hopeless(slots, current)
+        hopeless = self._abandonment.hopeless(slots, current)
         slots.points, slots.state = search.step(slots.clean, current, slots.state, slots.iteration)
         slots.over = slots.over | broken | (hopeless & ~self._exempt[slots.sample])
         if search._stops_when_fooled:
@@ -249,7 +249,7 @@ class ActiveSet:
         stopped = job.failed or (verdict.fooled and self.search._stops_when_fooled)
         job.finished = verdict.steps >= self.search.steps and not stopped
         if verdict.hopeless and not stopped and not job.finished:
-            job.audited = self._early_stopping.exempt[job.sample]
+            job.audited = self._abandonment.exempt[job.sample]
             job.given_up = not job.audited
         # Only a search that is finished has used the step that followed the last point.
         job.iterations, job.vanished = verdict.steps - (not job.finished), verdict.zeros

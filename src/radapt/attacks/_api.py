@@ -133,8 +133,8 @@ def _placed(model: object, pixels: Pixels) -> Pixels:
         how = "give a function from pixels to logits"
         if hasattr(model, "classifier") and hasattr(model, "logits"):
             how = (
-                "say which classes it is to tell apart: prompts = model.classifier([['a photo of a cat'], ['a photo of "
-                "a dog']]), or model.classifier(data.prompts), and attack lambda pixels: model.logits(pixels, prompts)"
+                "say which classes it is to tell apart: classes = model.classifier([['a photo of a cat'], ['a photo of "
+                "a dog']]), or model.classifier(data.prompts), and attack lambda pixels: model.logits(pixels, classes)"
             )
         elif hasattr(model, "encode_image"):
             how = "models that generate text are attacked by radapt.evaluate"

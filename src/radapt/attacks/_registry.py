@@ -21,15 +21,11 @@ _ELSEWHERE = {
     "n_iter": ("steps",),
     "nb_iter": ("steps",),
     "n_restarts": ("restarts",),
-    "eot_iter": ("samples",),
-    "n_queries": ("queries", "steps"),
-    "n_target_classes": ("targets",),
+    "n_queries": ("steps",),
     "decay": ("momentum",),
     "confidence": ("kappa",),
     "initial_const": ("initial_c",),
     "binary_search_steps": ("search_steps",),
-    "diversity_prob": ("diversity",),
-    "resize_rate": ("smallest",),
 }
 """What torchattacks, foolbox, cleverhans and AutoAttack call settings that have other names here."""
 

@@ -34,7 +34,7 @@ class SlotState:
         iteration: number of steps taken.
         vanished: number of passes whose gradient was zero.
         label, target: class of the clean image, and the class that a targeted search goes for.
-        clean_margin, reach: margin of the clean image, and how far the search has come (early stopping).
+        clean_margin, reach: margin of the clean image, and how far the search has come (early abandonment).
         state: what the search remembers.
     """
 

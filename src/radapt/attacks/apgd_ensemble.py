@@ -30,7 +30,7 @@ class APGDEnsemble(Ensemble):
         norm: ``linf`` or ``l2``.
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
         steps: steps of the first search.
-        targets: classes that the targeted search goes for, the likeliest ones.
+        n_target_classes: classes that the targeted search goes for, the likeliest ones.
         targeted_steps: steps for each of them.
 
     Raises:
@@ -39,21 +39,21 @@ class APGDEnsemble(Ensemble):
 
     name: ClassVar[str] = "apgd-ensemble"
     steps: int = 12
-    targets: int = 6
+    n_target_classes: int = 6
     targeted_steps: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("targets", self.targets)
+        whole("n_target_classes", self.n_target_classes)
         whole("targeted_steps", self.targeted_steps)
 
     def stages(self, objective: Objective) -> dict[str, SearchAttack]:
         """The two searches; one where there are no classes, or no verdicts."""
         classes = checked(objective).classes
         if classes is None or not objective.stop:
-            steps = self.steps + self.targets * self.targeted_steps
+            steps = self.steps + self.n_target_classes * self.targeted_steps
             return {"apgd": APGD(norm=self.norm, eps=self.eps, steps=steps)}
-        targeted: dict[str, Any] = {"steps": self.targeted_steps, "restarts": min(self.targets, classes - 1)}
+        targeted: dict[str, Any] = {"steps": self.targeted_steps, "restarts": min(self.n_target_classes, classes - 1)}
         return {
             "apgd-ce": APGD(norm=self.norm, eps=self.eps, steps=self.steps, loss="ce"),
             "apgd-t": APGD(norm=self.norm, eps=self.eps, loss="margin-targeted", **targeted),

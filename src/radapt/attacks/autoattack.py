@@ -56,9 +56,9 @@ class AutoAttack(Ensemble):
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
         version: which attacks.
         steps: steps of APGD and FAB.
-        targets: classes that a targeted attack goes for, the likeliest ones.
-        queries: steps of Square.
-        samples: passes per step of ``rand``.
+        n_target_classes: classes that a targeted attack goes for, the likeliest ones.
+        n_queries: steps of Square.
+        eot_iter: passes per step of ``rand``.
         growth: where progress that grows like ``iteration ** growth`` from now on would not suffice, a search is given
             up; one sample in sixteen goes on, as a check. Where Square has then come farther than the attacks with
             gradients, it begins again and is given up at a growth of 1 only. None: every search goes on to its end, as
@@ -72,9 +72,9 @@ class AutoAttack(Ensemble):
     revision: ClassVar[int] = 4
     version: str = "standard"
     steps: int = 100
-    targets: int = 9
-    queries: int = 5000
-    samples: int = 20
+    n_target_classes: int = 9
+    n_queries: int = 5000
+    eot_iter: int = 20
     growth: float | None = None
 
     def __post_init__(self) -> None:
@@ -82,12 +82,12 @@ class AutoAttack(Ensemble):
         if self.version == "fast" and self.growth is None:
             object.__setattr__(self, "growth", _GROWTH)
         word("version", self.version, _VERSIONS)
-        for name in ("targets", "queries", "samples"):
+        for name in ("n_target_classes", "n_queries", "eot_iter"):
             whole(name, getattr(self, name))
         check_growth(self.growth)
         attacks = _VERSIONS[self.version]
-        used = {"targets": any(name.endswith("-t") for name in attacks), "queries": "square" in attacks}
-        used["samples"] = self.version == "rand"
+        used = {"n_target_classes": any(name.endswith("-t") for name in attacks), "n_queries": "square" in attacks}
+        used["eot_iter"] = self.version == "rand"
         unused(self, [name for name, has in used.items() if not has], f"in version {self.version!r}")
 
     def stages(self, objective: Objective) -> dict[str, SearchAttack]:
@@ -99,7 +99,7 @@ class AutoAttack(Ensemble):
         classes = checked(objective).classes
         if classes is None:
             raise InputError("autoattack is for classifiers; use apgd for an objective without classes")
-        targets, restarts = min(self.targets, classes - 1), 5 if self.version in ("plus", "robustvlm") else 1
+        targets, restarts = min(self.n_target_classes, classes - 1), 5 if self.version in ("plus", "robustvlm") else 1
         dlr = "dlr" if "dlr" in objective.losses else "margin"
         dlr_targeted = "dlr-targeted" if "dlr-targeted" in objective.losses else "ce-targeted"
         ball: dict[str, Any] = {"norm": self.norm, "eps": self.eps, "growth": self.growth}
@@ -110,7 +110,7 @@ class AutoAttack(Ensemble):
             "apgd-t": partial(apgd, loss=dlr_targeted, restarts=targets),
             "fab": partial(fab, restarts=restarts),
             "fab-t": partial(fab, loss="margin-targeted", restarts=targets),
-            "square": partial(Square, **ball, steps=self.queries),
+            "square": partial(Square, **ball, steps=self.n_queries),
         }
         replaced = {"apgd-dlr": ("dlr", dlr), "apgd-t": ("dlr-targeted", dlr_targeted)}
         # Without verdicts, as for images that are shown to another model, no later attack would change an image.
@@ -125,7 +125,7 @@ class AutoAttack(Ensemble):
 
     def _seen(self, objective: Objective) -> Objective:
         """The mean of several passes, for models that are random."""
-        return EOT(objective, self.samples) if self.version == "rand" else objective
+        return EOT(objective, self.eot_iter) if self.version == "rand" else objective
 
     def _again(self, attack: SearchAttack, outcome: Outcome, lead: PerSample) -> tuple[Tensor, SearchAttack] | None:
         """Where Square was given up although it had come farther than the attacks with gradients: longer."""

@@ -33,7 +33,7 @@ class MIFGSM(SearchAttack):
     clean image, with ``P`` and ``d`` as in PGD: PGD with momentum, steps that just reach the boundary, and no random
     start.
 
-    With ``diversity`` p, the gradient of step t is taken, with probability p, at a view of the point: shrunk to a
+    With ``diversity_prob`` p, the gradient of step t is taken, with probability p, at a view of the point: shrunk to a
     random size and padded with black to its own size at a random place (Xie et al. 2019, arXiv:1803.06978, section
     3.2 and eq. 7; M-DI2-FGSM). A pass on a view says nothing about the point, so such a search takes all its steps,
     and the last point is what it returns.
@@ -42,12 +42,12 @@ class MIFGSM(SearchAttack):
         norm: ``linf`` or ``l2``.
         eps: radius of the ball in pixel units (4/255); at most 1 for ``linf``.
         steps: steps per restart.
-        restarts: how often a sample that is not fooled starts again; more than one needs ``diversity``, or a targeted
-            loss.
+        restarts: how often a sample that is not fooled starts again; more than one needs ``diversity_prob``, or a
+            targeted loss.
         loss: one of the objective's losses; empty for its first (cross-entropy for a classifier).
         momentum: mu, from 0 to 1.
-        diversity: p, from 0 to 1; the paper's is 0.5.
-        smallest: least height and width of a shrunk image over the image's own, above 0 and at most 1; 0.9 is the
+        diversity_prob: p, from 0 to 1; the paper's is 0.5.
+        resize_rate: least height and width of a shrunk image over the image's own, above 0 and at most 1; 0.9 is the
             paper's 299 of 330 pixels.
 
     Raises:
@@ -57,18 +57,18 @@ class MIFGSM(SearchAttack):
     name: ClassVar[str] = "mi-fgsm"
     steps: int = 10
     momentum: float = 1.0
-    diversity: float = 0.0
-    smallest: float = 0.9
+    diversity_prob: float = 0.0
+    resize_rate: float = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_momentum(self.momentum)
-        number("diversity", self.diversity, 0, 1)
-        number("smallest", self.smallest, 0, 1, above=True)
-        if not self.diversity:
-            unused(self, ["smallest"], "without diversity")
-        if self.restarts > 1 and not (self.diversity or self.targeted):
-            raise SettingsError("restarts of mi-fgsm are all the same; set diversity, or leave them out")
+        number("diversity_prob", self.diversity_prob, 0, 1)
+        number("resize_rate", self.resize_rate, 0, 1, above=True)
+        if not self.diversity_prob:
+            unused(self, ["resize_rate"], "without diversity_prob")
+        if self.restarts > 1 and not (self.diversity_prob or self.targeted):
+            raise SettingsError("restarts of mi-fgsm are all the same; set diversity_prob, or leave them out")
 
     @cached_property
     def _pgd(self) -> PGD:
@@ -79,26 +79,26 @@ class MIFGSM(SearchAttack):
         """For every step four numbers: whether to transform, the size, and the place from above and from the left."""
         return (
             {"chance": torch.rand(self.steps, 4, generator=generator, dtype=torch.float32, device="cpu")}
-            if self.diversity
+            if self.diversity_prob
             else {}
         )
 
     def start(self, clean: Pixels, drawn: State) -> tuple[Pixels, State]:
         """The clean image, and no gradient yet."""
         points, state = self._pgd.start(clean, {})
-        return points, {**state, "chance": drawn["chance"]} if self.diversity else state
+        return points, {**state, "chance": drawn["chance"]} if self.diversity_prob else state
 
     def _view(self, points: Pixels, state: State, iteration: Index) -> Pixels:
         """The points, or the shrunk and padded images."""
-        if not self.diversity:
+        if not self.diversity_prob:
             return points
         taken = iteration.clamp(max=self.steps - 1)[:, None, None].expand(-1, 1, 4)
         whether, size, top, left = state["chance"].gather(1, taken).squeeze(1).unbind(1)
         vertical, horizontal = (
-            _shrinking(length, self.smallest, size, place)
+            _shrinking(length, self.resize_rate, size, place)
             for length, place in zip(points.shape[2:], (top, left), strict=True)
         )
-        chosen = (whether < self.diversity)[:, None, None, None]
+        chosen = (whether < self.diversity_prob)[:, None, None, None]
         return torch.where(chosen, separable(points, vertical, horizontal), points)
 
     def step(self, clean: Pixels, current: Evaluation, state: State, iteration: Index) -> tuple[Pixels, State]:

@@ -129,9 +129,12 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the weights: float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="Where the models are, such as cuda:0.")]
-DeviceMap = Annotated[str | None, typer.Option(help="Instead: spread a LLaVA or Qwen-VL over all devices (auto).")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="Instead of --device: spread a LLaVA or Qwen-VL over all devices (auto).")
+]
 Checkpointing = Annotated[
-    bool, typer.Option("--checkpointing", help="For a LLaVA or Qwen-VL: gradients in less memory and more time.")
+    bool,
+    typer.Option("--gradient-checkpointing", help="For a LLaVA or Qwen-VL: gradients in less memory and more time."),
 ]
 Executor = Annotated[
     str, typer.Option(help="local: this process; ray: workers on the cluster of RAY_ADDRESS, or on this machine.")

@@ -26,7 +26,7 @@ def models(
     dtype: Dtype = "float32",
     batch_size: BatchSize = 1,
     image_size: Annotated[int | None, typer.Option(help="Height and width of the images; default: its own.")] = None,
-    checkpointing: Checkpointing = False,
+    gradient_checkpointing: Checkpointing = False,
 ) -> None:
     """List the models that can be loaded or adapted, or estimate the memory that one takes under attack.
 
@@ -35,13 +35,19 @@ def models(
     \b
     [bold]Examples:[/]
       radapt models
-      radapt models llava-hf/llava-1.5-7b-hf --dtype bfloat16 --batch-size 8 --checkpointing
+      radapt models llava-hf/llava-1.5-7b-hf --dtype bfloat16 --batch-size 8 --gradient-checkpointing
     """
     from radapt.adapters import micro_adapters
     from radapt.models import estimate, families, micro_models
 
     if name is not None:
-        memory = estimate(name, dtype=dtype, batch_size=batch_size, image_size=image_size, checkpointing=checkpointing)
+        memory = estimate(
+            name,
+            dtype=dtype,
+            batch_size=batch_size,
+            image_size=image_size,
+            gradient_checkpointing=gradient_checkpointing,
+        )
         table = Table("part")
         for heading in ("parameters (M)", "weights (GB)", "activations (GB)"):
             table.add_column(heading, justify="right")
@@ -51,7 +57,7 @@ def models(
         console.print(table)
         console.print(f"total {gigabytes(memory.total, 2)}; the device's own context comes on top")
         return
-    refuse_unused("without a model", "dtype", "batch_size", "image_size", "checkpointing")
+    refuse_unused("without a model", "dtype", "batch_size", "image_size", "gradient_checkpointing")
     table = Table("model", "kind")
     for name in micro_models():
         table.add_row(name, "ships with the package; no download")

@@ -88,7 +88,7 @@ def check(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Attack one model in several ways, with its defence and from outside, and say what may be claimed of it.
+    """Attack one model white-box through its defence and by transfer, and say what may be claimed of it.
 
     \b
     [bold]Examples:[/]

@@ -32,7 +32,7 @@ def demo(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt a small CLIP in several ways, attack it from outside and through its defence, and show the trade-off.
+    """Adapt a small CLIP in several ways, attack it by transfer and through its defence, and show the trade-off.
 
     The model, its robust twins and the images ship with the package. An interrupted demo continues where it was.
 

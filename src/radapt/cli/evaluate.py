@@ -64,7 +64,8 @@ def evaluate(
         typer.Option(
             parser=named,
             metavar="MODEL",
-            help="What `undefended` means; default: each candidate's model without its adapter.",
+            help="What the source undefended stands for; default: each candidate's own model without its defence. Of a "
+            "fine-tuned one, name the model that it was tuned from.",
         ),
     ] = None,
     task: Annotated[
@@ -76,7 +77,8 @@ def evaluate(
     n: Annotated[int | None, typer.Option(help="Images per dataset; default: the card's number.")] = None,
     split: SplitName = "test",
     balanced: Annotated[
-        bool, typer.Option("--balanced", help="As many images of each class, as far as there are, one class in turn.")
+        bool,
+        typer.Option("--balanced", help="The same number of images of each class, where there are enough, in turn."),
     ] = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
@@ -113,14 +115,15 @@ def evaluate(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     device_map: DeviceMap = None,
-    checkpointing: Checkpointing = False,
+    gradient_checkpointing: Checkpointing = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what is left, and what it costs here, from a probe of seconds.")
+        bool,
+        typer.Option("--dry-run", help="Only estimate what is left and what it costs here, from a probe of seconds."),
     ] = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate models and adapters, clean and under attack; transfer results without a white-box one say so.
+    """Evaluate models and adapters, clean and under attack; transfer results without a white-box one are marked.
 
     \b
     [bold]Examples:[/]
@@ -148,8 +151,13 @@ def evaluate(
         refuse_unused("with --source self, whose images no other model is shown", "transferred")
     if target is not None:
         refuse_unused("with --target, which is a task of its own", "task")
-    place: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "checkpointing": checkpointing}
-    estimated = {"dtype": dtype, "checkpointing": checkpointing, "batch_size": batch_size}
+    place: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "gradient_checkpointing": gradient_checkpointing,
+    }
+    estimated = {"dtype": dtype, "gradient_checkpointing": gradient_checkpointing, "batch_size": batch_size}
     asked: dict[str, Any] = {
         "data": split_names(data),
         "attack": split_names(attack),

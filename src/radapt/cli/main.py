@@ -32,7 +32,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     cls=Commands,
-    help="Make vision-language models resist adversarial images without retraining them, and measure it honestly.",
+    help="Make vision-language models harder to fool with adversarial images, and measure how robust they are.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -26,7 +26,7 @@ def report(
         typer.Option(
             parser=existing,
             metavar="FILE",
-            help="YAML file of what the cards tell besides: by candidate, paper, authors, venue, link, changed.",
+            help="YAML file with more for the cards, by candidate: paper, authors, venue, link, changed.",
         ),
     ] = None,
     json: Json = None,

@@ -41,7 +41,10 @@ def reproduce(
         ),
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="micro (ships with the package, minutes), photos (real ones) or paper (its models).")
+        str,
+        typer.Option(
+            help="micro (models in the package), photos (CIFAR-10, Caltech-101) or paper (its models; a GPU)."
+        ),
     ] = "micro",
     out: Annotated[
         Path | None,
@@ -59,7 +62,7 @@ def reproduce(
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make the adapters and twins, attack and analyse everything, and write one page; an interrupted run continues.
+    """Reproduce a table or figure of the paper, or all of them, on one page; an interrupted run continues.
 
     \b
     [bold]Examples:[/]

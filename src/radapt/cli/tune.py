@@ -54,7 +54,7 @@ def tune(
         list[str] | None,
         typer.Option(help="Shares of the deltas to try: 0.5,1 for all, PART=0.5,1 for a part; repeatable."),
     ] = None,
-    trials: Annotated[int, typer.Option(help="Settings that are tried at most; of more, so many are drawn.")] = 64,
+    trials: Annotated[int, typer.Option(help="The most settings to try; of more, a random subset.")] = 64,
     attack: Annotated[str, typer.Option(help="The white-box attack.")] = "apgd-ensemble",
     eps: Annotated[str, typer.Option(help="Its radius in pixel units.")] = "4/255",
     norm: NormName = "linf",
@@ -62,7 +62,11 @@ def tune(
     weight: Annotated[float, typer.Option(help="Weight of the white-box accuracy against the clean one.")] = 0.5,
     out: Annotated[
         Path | None,
-        typer.Option(parser=folder, metavar="FOLDER", help="Where to save the best one; default: in place."),
+        typer.Option(
+            parser=folder,
+            metavar="FOLDER",
+            help="Where to save the best one; default: over ADAPTER. Required with --share.",
+        ),
     ] = None,
     results: Annotated[
         Path,
@@ -85,14 +89,14 @@ def tune(
     \b
     [bold]Examples:[/]
       radapt tune my-adapter --data shapes,colours --alphas 0.2,0.6,1 --d0s 30,40
-      radapt tune grafted --share embedding=0.5,1 --share block:0-1=0.25,0.5,0.75,1
+      radapt tune grafted --share embedding=0.5,1 --share block:0-1=0.25,0.5,0.75,1 --out tuned
     """
     from radapt.adapters import Adapter
     from radapt.experiments import tune as run
 
     start = Adapter.from_pretrained(adapter)
     if share and (out is None or (Path(adapter).exists() and out.expanduser().resolve() == Path(adapter).resolve())):
-        raise SettingsError("--share takes from the deltas for good: give --out FOLDER, not the adapter's own")
+        raise SettingsError("--share scales the deltas for good: give --out FOLDER, not the adapter's own")
     if out is None and not Path(adapter).is_dir():
         raise SettingsError(f"{one_line(adapter)} is not a folder here, to be written again; give --out FOLDER")
     tuned = run(

@@ -205,4 +205,5 @@ def check_undefended(scores: Sequence[float]) -> dict[str, object]:
     left = sum(scores)
     if left <= 0.1 * len(scores):
         return {}
-    return {"undefended stands": f"the undefended model keeps {left:.0f} of {len(scores)}: weak attack, or an easy cue"}
+    kept = f"the undefended model keeps {left:.0f} of {len(scores)}"
+    return {"undefended survives": f"{kept}: a weak attack, a small radius, or an easy cue"}

@@ -162,7 +162,7 @@ def check(
     base = _base(candidate, undefended, loader)
     attacks = [attack] if isinstance(attack, str | Attack) else list(attack)
     threats = _threats(attacks, eps, norm, options or {})
-    first, names = threats[0], ", ".join(each.name for each in threats)
+    first = threats[0]
     asked: dict[str, Any] = {"data": data, "n": n, "split": split, "seed": seed, "batch_size": batch_size}
     asked |= {"executor": executor, "workers": workers, "resources": resources, "models": loader, "quiet": quiet}
     folder, results = expanded(out), list[Result]()
@@ -175,6 +175,7 @@ def check(
         tests = _compared(store, own, results) if base is not None else []
         kept = [] if images is None else _saved(store, own, expanded(images))
     figures = tuple(figures_of(own))
+    names = ", ".join(dict.fromkeys(name for figure in figures for name in figure.attacks))
     return Check(
         candidate=candidate.method,
         threat=f"{ball_text(first.norm, first.eps)}, {names}",

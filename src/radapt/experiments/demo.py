@@ -74,7 +74,7 @@ def demo(
     progress: Callable[[str], None] | None = None,
     quiet: bool = False,
 ) -> Demo:
-    """Adapt a CLIP in several ways, attack it from outside and through its defence, and write a report.
+    """Adapt a CLIP in several ways, attack it by transfer and through its defence, and write a report.
 
     The model, its robust twins and the images ship with the package; photographs are those of CIFAR-10 and Caltech-101,
     in the folder that ``RADAPT_DATA`` names or from the hub. An interrupted demo continues where it was.

@@ -164,7 +164,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str = torch.float32,
     device_map: str | None = None,
-    checkpointing: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> VLM:
     """Load a vision-language model.
 
@@ -183,8 +183,8 @@ def load(
             is given a device.
         device_map: spreads a LLaVA or Qwen-VL over devices (``auto``, ``balanced``), or reads it straight onto one
             (``cuda:0``), instead of ``device``; needs accelerate.
-        checkpointing: for a LLaVA or Qwen-VL, whether gradients keep only the inputs of each block and compute the rest
-            again: less memory, about a third more time.
+        gradient_checkpointing: for a LLaVA or Qwen-VL, whether gradients keep only the inputs of each block and compute
+            the rest again: less memory, about a third more time.
 
     Raises:
         UnknownModelError: there is no model of that name.
@@ -217,10 +217,10 @@ def load(
     if name is not None:
         loaded = copy.copy(loaded) if loaded is model else loaded
         loaded.name = name
-    if checkpointing:
+    if gradient_checkpointing:
         if not isinstance(loaded, Generative):
-            raise ModelError(f"{loaded.name} does not generate text; checkpointing is for a LLaVA or Qwen-VL")
-        loaded.checkpointing = True
+            raise ModelError(f"{loaded.name} does not generate text; gradient_checkpointing is for a LLaVA or Qwen-VL")
+        loaded.gradient_checkpointing = True
     return loaded
 
 

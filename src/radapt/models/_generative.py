@@ -43,12 +43,12 @@ class Generative(VLM):
         image_size: height and width of the images that :meth:`preprocess` gives.
 
     Attributes:
-        checkpointing: whether :meth:`answer_scores` keeps only the inputs of each block and computes the rest again in
-            the backward pass: about a third more time, for a fraction of the memory.
+        gradient_checkpointing: whether :meth:`answer_scores` keeps only the inputs of each block and computes the rest
+            again in the backward pass: about a third more time, for a fraction of the memory.
     """
 
     model: Any
-    checkpointing = False
+    gradient_checkpointing = False
 
     def __init__(
         self, name: str, model: Any, tokenizer: Any, processor: Any, *,
@@ -198,7 +198,7 @@ class Generative(VLM):
         inputs = self.inputs(pixels, tokens)
         mask = inputs["attention_mask"]
         positions = {} if "mm_token_type_ids" in inputs else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        with recomputing(self.model, self.checkpointing):
+        with recomputing(self.model, self.gradient_checkpointing):
             output = self.model(**inputs, **positions, use_cache=False, logits_to_keep=tokens.answer + 1)
         return likelihood(output.logits, inputs["input_ids"], mask.bool(), self.ends)
 

@@ -49,7 +49,7 @@ class Memory:
         dtype: of the weights.
         batch_size: images per pass.
         image_size: height and width of the images.
-        checkpointing: whether the blocks are computed again in the backward pass.
+        gradient_checkpointing: whether the blocks are computed again in the backward pass.
         parts: vision tower, projector, language model or text encoder, and what the backward pass through a block adds.
     """
 
@@ -57,7 +57,7 @@ class Memory:
     dtype: str
     batch_size: int
     image_size: tuple[int, int]
-    checkpointing: bool
+    gradient_checkpointing: bool
     parts: tuple[Part, ...]
 
     @property
@@ -84,7 +84,7 @@ class Memory:
         """The settings in a few words."""
         height, width = self.image_size
         images = f"{self.batch_size} image{'s' * (self.batch_size != 1)} of {height} x {width}"
-        return f"{self.model}, {self.dtype}, {images}" + ", checkpointing" * self.checkpointing
+        return f"{self.model}, {self.dtype}, {images}" + ", checkpointing" * self.gradient_checkpointing
 
     def line(self) -> str:
         """The settings, and the bytes in GB."""
@@ -123,7 +123,7 @@ def estimate(
     image_size: int | tuple[int, int] | None = None,
     prompt: int = 40,
     answer: int = 20,
-    checkpointing: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Memory:
     """Memory of one pass whose gradient goes back to the pixels, without reading weights.
 
@@ -154,7 +154,7 @@ def estimate(
             a square image of some 448 pixels.
         prompt: tokens of a prompt beside those of the image; for a model that generates text.
         answer: tokens of an answer; likewise.
-        checkpointing: whether the blocks are computed again in the backward pass.
+        gradient_checkpointing: whether the blocks are computed again in the backward pass.
 
     Raises:
         UnknownModelError: there is no model of that name.
@@ -166,18 +166,18 @@ def estimate(
     if not 1 <= batch_size <= LARGEST_BATCH:
         raise SettingsError(f"batch_size must be at least 1, got {shown(batch_size)}; {LARGEST_BATCH} at most")
     vlm = _outline(name)
-    if checkpointing and not isinstance(vlm, Generative):
-        raise ModelError(f"{name} does not generate text; checkpointing is for a LLaVA or Qwen-VL")
+    if gradient_checkpointing and not isinstance(vlm, Generative):
+        raise ModelError(f"{name} does not generate text; gradient_checkpointing is for a LLaVA or Qwen-VL")
     size = _size(vlm, image_size)
     parts = stacks(vlm, size, batch_size, prompt + answer, answer, kind.itemsize)
-    saved = [part.blocks * (part.entry if checkpointing else part.block) + part.ends for part in parts]
-    peaks = [sum(saved[: i + 1]) + part.back + part.block * checkpointing for i, part in enumerate(parts)]
+    saved = [part.blocks * (part.entry if gradient_checkpointing else part.block) + part.ends for part in parts]
+    peaks = [sum(saved[: i + 1]) + part.back + part.block * gradient_checkpointing for i, part in enumerate(parts)]
     rows = [
         Part(part.name, part.parameters, part.parameters * kind.itemsize, activations)
         for part, activations in zip(parts, saved, strict=True)
     ]
     rows.append(Part("on the way back", 0, 0, max(0, max(peaks) - sum(saved))))
-    return Memory(name, str(kind).removeprefix("torch."), batch_size, size, checkpointing, tuple(rows))
+    return Memory(name, str(kind).removeprefix("torch."), batch_size, size, gradient_checkpointing, tuple(rows))
 
 
 def _outline(name: str) -> VLM:

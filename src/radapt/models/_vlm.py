@@ -29,7 +29,7 @@ _PASSES = ("encode_image", "encode_text", "encode_patches", "logits", "answer_sc
 """Methods that run the module: in evaluation mode, in every subclass."""
 
 
-_BESIDE = ("name", "model", "input_transform", "checkpointing")
+_BESIDE = ("name", "model", "input_transform", "gradient_checkpointing")
 """Attributes that change no output, or stand for themselves in a fingerprint."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from radapt.results import WORST_CASE, Setting
-from radapt.results.labels import STOPPED_EARLY, attack_text, ball_text, names_of, noun
+from radapt.results.labels import ABANDONED, attack_text, ball_text, names_of, noun
 from radapt.results.records import KINDS, Kind
 
 __all__ = ["Column", "Threat", "columns_of", "identify", "options_text", "ordered", "plain", "worst_of"]
@@ -119,7 +119,7 @@ def columns_of(order: Sequence[Threat], tasks: set[str]) -> tuple[Column, ...]:
             "transfer": f"transfer from {source}",
             "white-box": attack if attack == WORST_CASE else "white-box",
         }[kind] + f" (robust {accuracy})" * robust
-        named = attack != WORST_CASE and (several or attack.endswith(STOPPED_EARLY))
+        named = attack != WORST_CASE and (several or attack.endswith(ABANDONED))
         group = "" if kind == "clean" else ball + f", {attack}" * named + extra_text
         columns.append(
             Column(

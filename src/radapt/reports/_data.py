@@ -106,7 +106,7 @@ def _tests(
             over = each.datasets if len(each.datasets) == 1 else ()
             family = families.setdefault((each.task, over, each.kind, each.norm, each.eps), [])
             numbers = [round(value, 1) for value in (each.difference, each.low, each.high)]
-            p = [float(f"{value:.3g}") for value in (each.p, each.adjusted)]
+            p = [float(f"{value:.3g}") for value in (each.p, each.p_adjusted)]
             family.append([*sides, each.n, each.only_first, each.only_second, *numbers, *p])
     tasks = {task for task, *_ in families}
     found = []

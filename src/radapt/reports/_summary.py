@@ -77,7 +77,7 @@ def _certainty(panel: Panel, points: Sequence[Point], tests: Sequence[Comparison
     others = [point.method for point in rivals if point.method in pairs]
     if not others:
         return ""
-    alike = [name for name in others if pairs[name].adjusted >= LEVEL]
+    alike = [name for name in others if pairs[name].p_adjusted >= LEVEL]
     how = f"same samples, {' or '.join(sorted({pairs[name].test for name in others}))} with Holm's correction, p"
     ahead = [each for each in others if each not in alike and not _leads(best.method, pairs[each])]
     if ahead:

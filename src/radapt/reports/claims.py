@@ -13,8 +13,8 @@ from ._summary import FALLS, HOLDS, LEVEL
 
 __all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
 
-Answer = Literal["yes", "in part", "no", "not shown"]
-_WEAKEST: tuple[Answer, ...] = ("no", "not shown", "yes")
+Answer = Literal["yes", "in part", "no", "inconclusive"]
+_WEAKEST: tuple[Answer, ...] = ("no", "inconclusive", "yes")
 _Tested = tuple[str, tuple[tuple[str, str], ...]]
 """The task of a comparison, and its datasets, each with its split."""
 _MARGIN = 2.0
@@ -137,7 +137,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
     answer = _kept([(figure, figure.robust) for figure in figures])
     yield Claim(
         claim="It withstands an attacker who knows it (white-box, the worst case over all attacks)",
-        answer="not shown" if doubtful and answer != "no" else answer,
+        answer="inconclusive" if doubtful and answer != "no" else answer,
         why=f"{_listed([(figure, figure.robust) for figure in figures])}.",
     )
     if base is not None:
@@ -145,7 +145,7 @@ def claims_of(figures: Sequence[Figure], tests: Sequence[Comparison], name: str,
         yield _compared(tests, name, base, "clean", "It is as accurate as", [])
     yield Claim(
         claim="The attacks on it can be trusted",
-        answer="no" if any(figure.flags for figure in figures) else "not shown" if doubtful else "yes",
+        answer="no" if any(figure.flags for figure in figures) else "inconclusive" if doubtful else "yes",
         why="; ".join(f"on {figure.title} {figure.doubt}" for figure in doubtful) + "." if doubtful else _CLEAN,
     )
 
@@ -154,7 +154,7 @@ def _kept(kept: Sequence[tuple[Figure, tuple[float, float, float]]]) -> Answer:
     """The answer for the share of its clean result that a model keeps on each dataset: that of the lowest."""
     shares = [it[0] / figure.clean[0] for figure, it in kept if figure.clean[0]]
     if not shares:
-        return "not shown"
+        return "inconclusive"
     low = min(shares)
     return "no" if low < FALLS else "yes" if low >= HOLDS else "in part"
 
@@ -177,7 +177,8 @@ def _compared(
     together = {(each.task, each.datasets): each for each in own if len(each.datasets) == most[each.task]}
     claim = f"{words} {base}"
     if not together:
-        return Claim(claim=claim, answer="not shown", why="Their scores are not right or wrong, so no test was made.")
+        untested = "Their scores are not right or wrong, so no test was made."
+        return Claim(claim=claim, answer="inconclusive", why=untested)
     found = {place: _answer(test, name, kind, doubtful) for place, test in together.items()}
     whys = [f"{_of(place, found)}: {why}" if len(found) > 1 else why for place, (_, why) in found.items()]
     answer = min((each for each, _ in found.values()), key=_WEAKEST.index)
@@ -198,11 +199,11 @@ def _answer(test: Comparison, name: str, kind: str, doubtful: Sequence[Figure]) 
     low, high = sorted((sign * test.low, sign * test.high))
     difference, sure = sign * test.difference, test.p < LEVEL
     if kind == "clean":
-        answer: Answer = "no" if sure and difference < 0 else "yes" if low > -_MARGIN else "not shown"
+        answer: Answer = "no" if sure and difference < 0 else "yes" if low > -_MARGIN else "inconclusive"
     else:
-        answer = "yes" if sure and difference > 0 else "no" if difference <= 0 else "not shown"
+        answer = "yes" if sure and difference > 0 else "no" if difference <= 0 else "inconclusive"
     if doubtful and answer == "yes":
-        answer = "not shown"
+        answer = "inconclusive"
     where = f"on the same {test.n} samples, p = {test.p:.2g} ({test.test})"
     return answer, f"{_signed(difference)} points [{_signed(low)}, {_signed(high)}] {where}"
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .records import Setting
 
 __all__ = [
-    "STOPPED_EARLY",
+    "ABANDONED",
     "attack_text",
     "ball_text",
     "eps_text",
@@ -24,12 +24,12 @@ _NORMS = {"linf": "l∞", "l1": "l1", "l2": "l2"}
 _ACCURACIES = ("accuracy", "top-1", "mean-per-class")
 
 
-STOPPED_EARLY = " (early stopping)"
+ABANDONED = " (early abandonment)"
 
 
 def attack_text(setting: Setting) -> str:
     """Name of the attack; with a note where searches were given up that seemed hopeless, which is not as published."""
-    return setting.attack + (STOPPED_EARLY if setting.options.get("growth") is not None else "")
+    return setting.attack + (ABANDONED if setting.options.get("growth") is not None else "")
 
 
 def names_of(settings: Sequence[Setting]) -> list[str]:

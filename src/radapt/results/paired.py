@@ -47,7 +47,7 @@ class Comparison:
         p: of the test.
         test: McNemar's exact test where every sample is of an image of its own and has the same weight in the figure,
             else a randomisation test (see :func:`radapt.results.differences.difference_of`).
-        adjusted: ``p`` after Holm's correction for all pairs on the same datasets under the same threat.
+        p_adjusted: ``p`` after Holm's correction for all pairs on the same datasets under the same threat.
     """
 
     first: str
@@ -65,7 +65,7 @@ class Comparison:
     high: float
     p: float
     test: str
-    adjusted: float
+    p_adjusted: float
 
 
 def paired_tests(
@@ -112,7 +112,7 @@ def paired_tests(
 
 def _adjusted(family: Sequence[Comparison]) -> list[Comparison]:
     values = holm([each.p for each in family])
-    return [replace(each, adjusted=value) for each, value in zip(family, values, strict=True)]
+    return [replace(each, p_adjusted=value) for each, value in zip(family, values, strict=True)]
 
 
 def _together(
@@ -150,7 +150,7 @@ def _comparison(
         n=len(right),
         only_first=right.count((True, False)),
         only_second=right.count((False, True)),
-        adjusted=found.p,
+        p_adjusted=found.p,
         **vars(found),
     )
 

@@ -57,8 +57,9 @@ class Setting:
         metric: what the score of a sample, and so the result, measures.
         attack: name of the attack; ``none`` for the clean result.
         norm, eps: the ball, eps in pixel units (4/255 = 0.0157); empty and 0 for the clean result.
-        source: whose gradients made the attack: ``self`` (white-box), ``undefended`` (transfer from the model
-            without its adapter or fine-tuning), the name of another model; empty for the clean result.
+        source: on which model the attack was made: ``self`` (white-box), ``undefended`` (transfer from the model
+            without its defence, or the one that was named as undefended), the label of another candidate; empty for
+            the clean result.
         options: the attack's other settings.
         seed: seed of the per-sample random numbers.
         chunk_size: samples that are measured together; a result is the same bit for bit whatever the order of its

@@ -60,9 +60,9 @@ def flags_of(signs: Sequence[str], iterations: Sequence[int]) -> dict[str, objec
     if (count := counts["without gradients"]) > max(1, 0.01 * attacked):
         flags["square beats gradients"] = f"{count} {of} were fooled without gradients only: masked gradients?"
     if count := counts["misjudged"]:
-        flags["given up"] = (
+        flags["abandoned too early"] = (
             f"{count} of {counts['audited']} checked searches succeeded after others like them would have been "
-            "given up; attack with growth=None"
+            "abandoned; let all run to their end (version=standard of autoattack, growth=None of other attacks)"
         )
     if (count := counts["8 bits"]) > some:
         flags["8 bits"] = f"{count} {of} are no longer fooled once their images are rounded to 8 bits"

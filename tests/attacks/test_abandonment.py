@@ -12,7 +12,7 @@ from tests.attacks.landscape import CLASSES, Landscape
 from torch import Tensor
 
 from radapt.attacks import ClassificationObjective, Outcome, Score, Stoppable, make, round_8bit
-from radapt.attacks._early_stopping import EarlyStopping, _is_exempt
+from radapt.attacks._abandonment import Abandonment, _is_exempt
 from radapt.attacks._search import Evaluation
 from radapt.attacks._slots import SlotState
 from radapt.attacks.apgd import APGD
@@ -30,7 +30,7 @@ def searches(count: int, logits: list[float], target: Tensor | None = None) -> t
     return slots, torch.tensor([logits] * count)
 
 
-def rising(stopping: EarlyStopping, ways: list[list[float]], steps: int) -> list[int | None]:
+def rising(stopping: Abandonment, ways: list[list[float]], steps: int) -> list[int | None]:
     """When each of several searches is first hopeless, given how far it has come after every step."""
     count = len(ways)
     # A margin of -4 at the clean image; a search that has come r of its way has one of -4 (1 - r).
@@ -56,7 +56,7 @@ def test_a_search_ends_where_its_way_extrapolated_by_a_power_falls_short(growth:
     for height in plateaus:
         late = [k for k in range(steps) if k >= 20 and height > 0 and height * (steps / k) ** growth < 1]
         expected.append(late[0] if late else None)
-    stopping = EarlyStopping(APGD(eps=0.1, steps=steps, growth=growth), [str(i) for i in range(len(ways))], 0)
+    stopping = Abandonment(APGD(eps=0.1, steps=steps, growth=growth), [str(i) for i in range(len(ways))], 0)
     assert rising(stopping, ways, steps) == expected
     assert expected[0] is None
     assert min(end for end in expected if end is not None) in (20, *range(40, 42))
@@ -66,12 +66,12 @@ def test_the_farthest_point_counts_and_no_search_ends_before_its_tenth_step() ->
     steps = 30
     fallen = [0.99] + [0.01] * (steps - 1)
     short = [0.05] * steps
-    stopping = EarlyStopping(APGD(eps=0.1, steps=steps, growth=0.35), ["a", "b"], 0)
+    stopping = Abandonment(APGD(eps=0.1, steps=steps, growth=0.35), ["a", "b"], 0)
     assert rising(stopping, [fallen, short], steps) == [None, 10]
 
 
 def test_a_targeted_search_is_measured_by_its_target() -> None:
-    stopping = EarlyStopping(APGD(eps=0.1, steps=100, growth=0.35, loss="ce-targeted"), ["a", "b"], 0)
+    stopping = Abandonment(APGD(eps=0.1, steps=100, growth=0.35, loss="ce-targeted"), ["a", "b"], 0)
     slots, logits = searches(2, [4.0, 0.0, 0.0], torch.tensor([1, 2]))
     stopping.begin(slots, logits)
     slots.iteration = torch.full((2,), 40)

@@ -14,7 +14,7 @@ from ._losses import margin
 from ._search import Evaluation, Search, Stoppable
 from ._slots import SlotState
 
-__all__ = ["EarlyStopping"]
+__all__ = ["Abandonment"]
 
 _LEAST_STEPS = 10
 _AUDITED = 16
@@ -22,7 +22,7 @@ _AUDITED = 16
 
 
 @final
-class EarlyStopping:
+class Abandonment:
     """Which searches are to be given up.
 
     A search has come ``r`` of its way: 0 at the clean image, 1 at a success. Where ``r`` grows no faster than
