@@ -203,7 +203,7 @@ def test_a_random_model_is_attacked_on_the_mean_of_its_passes(images: Tensor) ->
         return logits
 
     labels = model(images).argmax(1)
-    attack = AutoAttack(eps=0.02, version="rand", steps=3, samples=7)
+    attack = AutoAttack(eps=0.02, version="rand", steps=3, eot_iter=7)
     attack(ClassificationObjective(noisy, labels, 5), images, batch_size=24)
     # Two stages, each with the clean images, three steps, the last points and two checks; seven passes every time.
     assert len(passes) == 2 * 7 * 7

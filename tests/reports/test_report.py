@@ -136,8 +136,8 @@ def test_no_figure_is_broken_in_a_narrow_terminal(make: Callable[..., Results], 
 
 def test_exports_are_declared() -> None:
     assert sorted(reports.__all__) == [
-        "About", "Claim", "FORMATS", "Figure", "Part", "ResultCard", "cards_of", "claims_of", "curves", "draw_plot",
-        "draw_trials", "figures_of", "print_table", "read_cards", "write_experiments", "write_leaderboard",
+        "About", "Claim", "FORMATS", "Figure", "LEGEND", "Part", "ResultCard", "cards_of", "claims_of", "curves",
+        "draw_plot", "draw_trials", "figures_of", "print_table", "read_cards", "write_experiments", "write_leaderboard",
         "write_plots", "write_report", "write_trials",
     ]  # fmt: skip
     assert all(hasattr(reports, name) for name in reports.__all__)

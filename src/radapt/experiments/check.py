@@ -24,7 +24,7 @@ from radapt.evaluation import (
 )
 from radapt.io import expanded, write_bytes, write_json
 from radapt.numbers import number
-from radapt.reports import Claim, Figure, claims_of, figures_of, write_report
+from radapt.reports import LEGEND, Claim, Figure, claims_of, figures_of, write_report
 from radapt.results import CHECKS, WORST_CASE, Comparison, Result, Results, paired_tests
 from radapt.results.labels import ball_text
 from radapt.types import Executor, Norm, Split
@@ -85,6 +85,7 @@ class Check:
         """The claims and the figures, to be pasted."""
         lines = [f"{self.candidate}, {self.threat}", ""]
         lines += [f"- {claim}" for claim in self.claims]
+        lines += ["", LEGEND]
         if self.fail_under is not None:
             outcome = "passed" if self.passed else f"FAILED: {self.reason}"
             lines += ["", f"At least {self.fail_under:g} % asked for: {outcome}."]

@@ -22,7 +22,7 @@ from ._rank import ranked
 from ._render import Terminal, csv_text, latex_text, markdown_text
 from ._style import png, svg
 from .cards import cards_of, file_names
-from .claims import Claim, Figure, claims_of, figures_of
+from .claims import LEGEND, Claim, Figure, claims_of, figures_of
 from .experiments import Part, write_experiments
 from .figures import draw_plot, write_plots
 from .leaderboard import write_leaderboard
@@ -32,6 +32,7 @@ from .trials import draw_trials, write_trials
 
 __all__ = [
     "FORMATS",
+    "LEGEND",
     "About",
     "Claim",
     "Figure",

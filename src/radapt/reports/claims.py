@@ -11,9 +11,14 @@ from radapt.results.labels import attack_text, places_of
 
 from ._summary import FALLS, HOLDS, LEVEL
 
-__all__ = ["Answer", "Claim", "Figure", "claims_of", "figures_of"]
+__all__ = ["LEGEND", "Answer", "Claim", "Figure", "claims_of", "figures_of"]
 
 Answer = Literal["yes", "in part", "no", "inconclusive"]
+LEGEND = (
+    f"It withstands attacks: yes, if it keeps at least {HOLDS:.0%} of its clean accuracy on every dataset; in part, if "
+    f"at least {FALLS:.0%}."
+)
+"""What the answers to the first claims mean."""
 _WEAKEST: tuple[Answer, ...] = ("no", "inconclusive", "yes")
 _Tested = tuple[str, tuple[tuple[str, str], ...]]
 """The task of a comparison, and its datasets, each with its split."""
