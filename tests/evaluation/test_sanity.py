@@ -78,7 +78,7 @@ def test_a_random_model_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model = tiny_clip()
     defend(model, monkeypatch, lambda pixels: (pixels + 0.05 * torch.randn_like(pixels)).clamp(0, 1))
     figures = flags_of(model, tmp_path, Threat(attack="pgd", eps=1 / 255, source="self", options={"steps": 2}))
-    assert "EOT" in figures[0].flags["random"]
+    assert "EOT" in figures[0].flags["stochastic"]
 
 
 @pytest.mark.slow
@@ -378,7 +378,7 @@ def test_a_classifier_that_excludes_classes_is_not_flagged_and_a_random_one_is(e
     def crowded(pixels: Tensor) -> Tensor:
         return fixed(pixels - 0.5 * pixels.mean(0))
 
-    for function, names in ((fixed, []), (noisy, ["random"]), (zero, []), (crowded, ["batch"])):
+    for function, names in ((fixed, []), (noisy, ["stochastic"]), (zero, []), (crowded, ["batch"])):
         model = ClassifierModel("mine", function, image_size=(6, 6))
         assert [*check_model(model, torch.rand(4, 3, 6, 6), batch_size=4)] == names
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from radapt.adapters import Adapter, AdapterMethod, adapt
 from radapt.errors import CheckError, InputError, SettingsError
-from radapt.experiments import SearchSpec, Trial, artifacts, front, search
+from radapt.experiments import SearchSpec, Trial, artifacts, pareto_front, search
 from radapt.experiments.search import _kept
 from radapt.experiments.trials import drawn_of
 from radapt.results import Results
@@ -62,7 +62,7 @@ def test_the_front_is_what_nothing_beats_and_goes_on_first(points: list[tuple[in
         replace(BLANK, name=str(at), clean=clean, robust=robust, score=clean + robust)
         for at, (clean, robust) in enumerate(points)
     ]
-    best = front(trials)
+    best = pareto_front(trials)
     beaten = [
         each
         for each in trials

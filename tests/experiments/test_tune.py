@@ -73,7 +73,7 @@ def test_keeps_the_best_of_all_pairs(tiny_vlm: Any, tiny_shapes: Any) -> None:
     assert torch.equal(tuned.adapter.anchor, adapter.anchor)
     assert not attached(tiny_vlm)
     # The front has what no other one beats clean and white-box, not one point.
-    assert [(trial.alpha, trial.cutoff) for trial in tuned.front] == [(0.1, 0.2), (0.5, 0.2), (0.9, 0.2)]
+    assert [(trial.alpha, trial.cutoff) for trial in tuned.pareto_front] == [(0.1, 0.2), (0.5, 0.2), (0.9, 0.2)]
 
 
 @pytest.mark.usefixtures("rigged")
@@ -91,7 +91,7 @@ def test_the_best_is_on_the_front_whatever_the_order(tiny_vlm: Any, tiny_shapes:
     options = {"data": [tiny_shapes(4, "validation")], "attack": PGD, "weight": weight}
     for alphas in ([0.8, 0.9, 0.6, 0.5], [0.5, 0.6, 0.9, 0.8]):  # one of each pair is beaten in one accuracy alone
         tuned = tune(tiny_vlm, training_free(tiny_vlm, cutoff=0.2), alphas=alphas, **options)
-        assert tuned.trials[0] in tuned.front
+        assert tuned.trials[0] in tuned.pareto_front
         assert tuned.adapter.settings.alpha == (0.9 if weight == 1 else 0.5)
 
 

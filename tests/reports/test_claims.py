@@ -94,9 +94,9 @@ def answers(*given: Any, **settings: Any) -> dict[str, Claim]:
         (44, {}, True, "in part"),
         (9, {}, True, "in part"),
         (8.9, {}, True, "no"),
-        (60, {"random": "x"}, True, "inconclusive"),
+        (60, {"stochastic": "x"}, True, "inconclusive"),
         (60, {}, False, "inconclusive"),
-        (5, {"random": "x"}, True, "no"),  # what falls, falls
+        (5, {"stochastic": "x"}, True, "no"),  # what falls, falls
     ],
 )
 def test_a_model_withstands_an_attacker_who_knows_it_or_not(
@@ -159,7 +159,7 @@ def test_a_model_is_compared_on_the_same_samples(
 
 def test_a_gain_that_is_flagged_is_not_shown_and_scores_have_no_test() -> None:
     gain = comparison("white-box", 20, 0.01)
-    flagged = answers([figure(60, flags={"random": "x"})], [gain], "mine", "base")
+    flagged = answers([figure(60, flags={"stochastic": "x"})], [gain], "mine", "base")
     assert flagged["It is more robust than base"].answer == "inconclusive"
     assert "no test was made" in answers([figure(60)], [], "mine", "base")["It is as accurate as base"].why
 

@@ -479,7 +479,7 @@ def test_a_flagged_result_never_leads(flags: dict[str, object], winner: str, tmp
     assert outcomes[0][0] == winner
 
 
-@pytest.mark.parametrize("name", ["random", "batch"])
+@pytest.mark.parametrize("name", ["stochastic", "batch"])
 def test_a_model_whose_answers_vary_never_leads(name: str, tmp_path: Path) -> None:
     with Results(tmp_path / "r.sqlite") as store:
         for method, fooled in (("varying", {0}), ("honest", {0, 1, 2, 3})):

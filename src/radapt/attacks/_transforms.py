@@ -1,4 +1,4 @@
-"""Attacks through what has no useful gradient of its own: random models, and preprocessors."""
+"""Attacks through what has no useful gradient of its own: stochastic models, and preprocessors."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class AutoAttack(Ensemble):
       search goes on to its end, as published.
     - ``fast``: the same, but searches without prospect are given up early: ``growth`` is 0.35.
     - ``plus``: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T, FAB-T.
-    - ``rand``: APGD-CE and APGD-DLR on the mean of 20 passes, for models that are random.
+    - ``rand``: APGD-CE and APGD-DLR on the mean of 20 passes, for stochastic models.
     - ``robustvlm``: APGD-CE, five times, and APGD-T, as Schlarmann et al. 2024 (arXiv:2402.12336) evaluate
       vision-language models.
 

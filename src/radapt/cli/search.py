@@ -32,12 +32,12 @@ def search(
     [bold]Example:[/]
       radapt search shallow.yaml --out runs/shallow
     """
-    from radapt.experiments import front
+    from radapt.experiments import pareto_front
     from radapt.experiments import search as run
 
     trials = run(file, out=out, progress=lambda text: console.print(text, soft_wrap=True, markup=False), quiet=quiet)
     last = [trial for trial in trials if trial.rung == trials[-1].rung]
-    table, best = Table("trial", "clean %", "white-box %", "seconds", "images", "weights changed %"), front(last)
+    table, best = Table("trial", "clean %", "white-box %", "seconds", "images", "weights changed %"), pareto_front(last)
     for trial in best:
         figures = figure(trial.clean, trial.clean_interval), figure(trial.robust, trial.robust_interval)
         numbers = (

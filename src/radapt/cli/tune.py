@@ -127,7 +127,7 @@ def tune(
         shares = ", ".join(f"{part} {value:g}" for part, value in trial.shares.items())
         figures = figure(trial.clean, trial.clean_interval), figure(trial.robust, trial.robust_interval)
         table.add_row(
-            "*" if trial in tuned.front else "", f"{trial.alpha:g}", d0, shares, *figures, f"{trial.score:.1f}"
+            "*" if trial in tuned.pareto_front else "", f"{trial.alpha:g}", d0, shares, *figures, f"{trial.score:.1f}"
         )
     console.print(table)
     if json is not None:

@@ -73,8 +73,8 @@ def signs_of(outcome: Outcome, *, white_box: bool, raises_loss: bool = True) -> 
 def check_model(model: VLM, pixels: Pixels, *, batch_size: int) -> dict[str, object]:
     """Whether a model gives numbers, and the same ones again and without the other images of a batch.
 
-    A random model needs expectation over transformations. What one that looks at its batch answers to an image depends
-    on the images that happen to be beside it.
+    A stochastic model needs expectation over transformations. What one that looks at its batch answers to an image
+    depends on the images that happen to be beside it.
 
     Args:
         model: the model.
@@ -95,7 +95,9 @@ def check_model(model: VLM, pixels: Pixels, *, batch_size: int) -> dict[str, obj
     largest = first.abs().max().clamp(min=_LEAST)
     spread = float((first - second).abs().max() / largest)
     if spread > _RANDOM:
-        return {"random": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"}
+        return {
+            "stochastic": f"two passes differ by {spread:.1e} of the embedding; average the attack over several (EOT)"
+        }
     moved = float((first[: len(alone)] - alone).abs().max() / largest)
     if moved > _BATCH.get(model.dtype, _BATCH_HALF):
         return {"batch": f"embeddings move by {moved:.1e} with the other images of a batch, and all figures with them"}

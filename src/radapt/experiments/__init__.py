@@ -7,7 +7,7 @@ from .run import all_experiments, run
 from .search import search
 from .spec import Experiment, Profile, experiments, read
 from .trials import Rung, SearchSpec, Trial
-from .tune import Tuned, TuningTrial, front, tune
+from .tune import Tuned, TuningTrial, pareto_front, tune
 
 __all__ = [
     "Check",
@@ -25,7 +25,7 @@ __all__ = [
     "check",
     "demo",
     "experiments",
-    "front",
+    "pareto_front",
     "read",
     "run",
     "search",

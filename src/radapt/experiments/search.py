@@ -24,7 +24,7 @@ from radapt.results.intervals import Interval
 from .artifacts import seconds_of, trained_adapter
 from .parts import Names, names
 from .trials import SearchSpec, Trial, drawn_of, read_search, settings_of
-from .tune import best_first, front, means_of
+from .tune import best_first, means_of, pareto_front
 
 __all__ = ["search"]
 
@@ -125,7 +125,7 @@ def search(
             raise SettingsError(f"every trial of round {number + 1} failed, so that nothing goes on; {failed[-1]}")
         found += trials
         rounds = {f"round {at + 1}": [each for each in found if each.rung == at] for at in range(number + 1)}
-        write_trials(rounds, {name: front(each) for name, each in rounds.items()}, folder)
+        write_trials(rounds, {name: pareto_front(each) for name, each in rounds.items()}, folder)
         kept = _kept(trials, rung.keep)
         drawn = {name: settings for name, settings in drawn.items() if name in kept}
     if failed:
@@ -137,10 +137,10 @@ def search(
 
 
 def _kept(trials: Sequence[Trial], keep: int) -> set[str]:
-    first = [trial.name for trial in front(trials)]
+    first = [trial.name for trial in pareto_front(trials)]
     others = [trial.name for trial in best_first(trials) if trial.name not in first]
     if len(first) > keep:  # the front itself is too long: its best by score
-        first = [trial.name for trial in best_first(front(trials))]
+        first = [trial.name for trial in best_first(pareto_front(trials))]
     return set([*first, *others][:keep])
 
 

@@ -26,7 +26,7 @@ from radapt.results.labels import places_of
 from radapt.results.shared import shared_images
 from radapt.types import Norm
 
-__all__ = ["Tuned", "TuningTrial", "best_first", "front", "means_of", "tune"]
+__all__ = ["Tuned", "TuningTrial", "best_first", "means_of", "pareto_front", "tune"]
 
 _ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
@@ -56,9 +56,9 @@ class Tuned:
     trials: tuple[TuningTrial, ...]
 
     @property
-    def front(self) -> tuple[TuningTrial, ...]:
+    def pareto_front(self) -> tuple[TuningTrial, ...]:
         """The Pareto front: trials that no other one beats both clean and white-box, by clean accuracy."""
-        return tuple(front(self.trials))
+        return tuple(pareto_front(self.trials))
 
 
 class _Compared(Protocol):
@@ -75,7 +75,7 @@ class _Compared(Protocol):
 _Kind = TypeVar("_Kind", bound=_Compared)
 
 
-def front(trials: Sequence[_Kind]) -> list[_Kind]:
+def pareto_front(trials: Sequence[_Kind]) -> list[_Kind]:
     """The Pareto front: trials that no other one beats both clean and white-box, by clean accuracy."""
     best = [a for a in trials if not any(_beats(b, a) for b in trials)]
     return sorted(best, key=lambda trial: (-trial.clean, -trial.robust))
@@ -116,8 +116,8 @@ def tune(
     """Try every alpha with every cut-off and every share of the deltas, and keep the best.
 
     The score is ``(1 - weight) clean + weight robust``, where robust is the accuracy under a white-box attack (the
-    attacker sees the adapter); ``Tuned.front`` has what no other setting beats in both. Nothing is trained again. An
-    interrupted call continues, and one with another ``weight`` or more settings measures only what is new. Trials run
+    attacker sees the adapter); ``Tuned.pareto_front`` has what no other setting beats in both. Nothing is trained again.
+    An interrupted call continues, and one with another ``weight`` or more settings measures only what is new. Trials run
     without the checks of the attacks: judge what wins on test, with :func:`radapt.evaluate`.
 
     Args:
