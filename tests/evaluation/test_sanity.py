@@ -358,7 +358,8 @@ def test_one_sample_without_numbers_counts_as_wrong_and_takes_no_other_with_it(a
         expected = scores["plain", source]
         assert scores["broken", source] == [score if at != 2 else 0.0 for at, score in enumerate(expected)]
     clean = next(each for each in found if each.setting.method == "broken" and each.kind == "clean")
-    assert clean.flags["not finite"].startswith("the embeddings of 1 of 5 images")
+    both = "NaN on 1 of 5 samples, counted as wrong; the embeddings of 1 of 5 images"
+    assert str(clean.flags["not finite"]).startswith(both)
     white_box = next(each for each in found if each.setting.method == "broken" and each.kind == "white-box")
     with Results(tmp_path / "r") as results:
         assert results.samples(white_box.setting)[2].forwards == 0  # what is wrong without an attack is not attacked

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.reports.conftest import setting
 
@@ -50,6 +51,35 @@ def test_datasets_are_compared_one_by_one_and_together(compare: Callable[..., li
     assert together.p == pytest.approx(2 / 2**10, abs=1e-3)
     assert (together.test, one.test) == ("a randomisation test", "McNemar's exact test")
     assert one.datasets == (("x", "test"),)
+
+
+def test_p_does_not_depend_on_which_dataset_was_measured_first(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    scores = {name: chance.random((2, n)) < [[0.75], [0.5]] for name, n in (("x", 40), ("y", 24), ("z", 9))}
+    found = []
+    for number, order in enumerate(("xyz", "zxy", "yzx")):
+        with Results(tmp_path / f"{number}.sqlite") as store:
+            for dataset in order:
+                for method, right in zip("ab", scores[dataset], strict=True):
+                    chosen = setting(method, dataset, "", n=len(right))
+                    store.begin(chosen)
+                    store.add(chosen, [Sample(position=at, label=0, prediction=0, score=float(each))
+                                       for at, each in enumerate(right)])  # fmt: skip
+            found.append(paired_tests(store)[0])
+    assert found[0] == found[1] == found[2]
+    assert 0.0001 < found[0].p < 0.5
+
+
+def test_what_was_asked_with_other_classes_or_prompts_is_not_compared(tmp_path: Path) -> None:
+    with Results(tmp_path / "r.sqlite") as store:
+        for dataset, contents in (("x", "one"), ("y", ("one", "other"))):
+            for method, content in zip("ab", contents if isinstance(contents, tuple) else (contents,) * 2, strict=True):
+                chosen = replace(setting(method, dataset, "", n=9), depends={"content": content})
+                store.begin(chosen)
+                store.add(chosen, [Sample(position=at, label=0, prediction=0, score=float(method == "a"))
+                                   for at in range(9)])  # fmt: skip
+        (found,) = paired_tests(store)
+    assert found.datasets == (("x", "test"),)
 
 
 def test_the_correction_is_over_the_pairs_of_one_threat(compare: Callable[..., list[Comparison]]) -> None:

@@ -51,6 +51,14 @@ def test_an_image_is_one_whatever_its_label_is_called(tmp_path: Path) -> None:
     assert same == ([e.partition(".")[0] for e in asked.digests] == [e.partition(".")[0] for e in again.digests])
 
 
+def test_only_samples_that_are_shown_share_images(tmp_path: Path) -> None:
+    assert found(tmp_path, x=[("a", 0), ("b", 0)], y=[("c", 0), ("a", 0)]).pairs
+    with Results(tmp_path / "r.sqlite") as store:
+        for dataset in "xy":
+            store.begin(replace(setting("a", dataset, "", n=1), metric="accuracy"))
+        assert not shared_images(store, store.all(checks=True)).pairs
+
+
 def test_the_correlation_is_that_of_what_images_weigh(tmp_path: Path) -> None:
     places = frozenset({ONE, OTHER})
     shared = found(tmp_path, x=[("a", 0), ("a", 0), ("b", 0), ("c", 0)], y=[("a", 0), ("d", 0)])

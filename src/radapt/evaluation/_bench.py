@@ -24,6 +24,8 @@ from ._units import Checked, Measured, Unit
 
 __all__ = ["Bench"]
 
+_ENOUGH = 8
+"""Samples from which on it is no chance that none of a chunk gives a number."""
 _EXAMPLES = 4
 """Images that are kept of a result, of its first chunk."""
 
@@ -196,9 +198,11 @@ class Bench:
         clean = data.pixels(positions)
         pixels = clean if attacked is None else torch.stack([each.image for each in attacked])
         answers = self._answer(live, pixels, positions)
-        if attacked is None and not any(answer.finite for answer in answers):
+        many = len(answers) >= min(_ENOUGH, len(data))
+        if attacked is None and many and not any(answer.finite for answer in answers):
             raise InputError(
-                f"{live.candidate.method} puts out NaN on every image of {data.name}; check its weights and precision"
+                f"{live.candidate.method} puts out NaN on every image of {data.name} ({len(answers)} were shown to "
+                "it); check its weights and precision"
             )
         images: Sequence[Attacked | None] = attacked or [None] * len(answers)
         samples = [_sample(unit, live, *each) for each in zip(positions, answers, images, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from radapt.results import Results, Sample, Setting
 
-from ._sanity import check_undefended
+from ._sanity import UNDEFENDED, check_undefended
 from ._task import batches
 from ._units import Checked, Measured, Unit
 
@@ -44,8 +44,10 @@ class Ledger:
             own = [tuple(chunk) for number, chunk in enumerate(chunks) if number % part[1] == part[0]]
             todo = [chunk for chunk in own if not done.issuperset(chunk)]
             self.todo[unit.number] = todo
-            if sanity and (todo or results.checked(unit.setting) < len(unit.digests)):
+            if sanity and (todo or results.checked(unit.setting) != len(unit.digests)):
                 self._unchecked.add(unit.number)
+            elif sanity:
+                self._of_undefended(unit)
         results.rename([unit.setting for unit in units])
 
     def left(self, unit: Unit) -> int:
@@ -87,12 +89,10 @@ class Ledger:
 
     def checked(self, unit: Unit, checks: Checked) -> None:
         """Commit the checks of a unit, and with them its last chunk."""
-        flags = dict(checks.flags)
+        flags = {**checks.flags, **self._undefended(unit)}
         if checks.samples:
             self._results.begin(unit.found, unit.digests)
             self._results.add(unit.found, checks.samples)
-        if unit.undefended and unit.white_box:
-            flags |= check_undefended([float(score > unit.low) for score in self.scores(unit).values()])
         # Before the samples are stored: a result that is complete has had its checks.
         self._results.flag(unit.setting, flags, checked=len(unit.digests))
         if (held := self._held.pop(unit.number, None)) is not None:
@@ -103,6 +103,19 @@ class Ledger:
         """Commit what is measured of a unit whose checks cannot be made; they are made when it is asked for again."""
         if (held := self._held.pop(unit.number, None)) is not None:
             self._commit(unit, held)
+
+    def _undefended(self, unit: Unit) -> dict[str, object]:
+        """What is said of the undefended model alone, which an evaluation may name anew."""
+        if not (unit.undefended and unit.white_box):
+            return {}
+        return check_undefended([float(score > unit.low) for score in self.scores(unit).values()])
+
+    def _of_undefended(self, unit: Unit) -> None:
+        """Renew that of a result whose checks were made when another model was the undefended one."""
+        flags = self._results.flags(unit.setting)
+        new = {**{name: text for name, text in flags.items() if name != UNDEFENDED}, **self._undefended(unit)}
+        if new != flags:
+            self._results.flag(unit.setting, new, checked=len(unit.digests))
 
     def _commit(self, unit: Unit, measured: Measured) -> None:
         self._results.add(unit.setting, measured.samples, seconds=measured.seconds, examples=measured.examples)

@@ -22,6 +22,7 @@ from ._threat import Threat
 
 __all__ = [
     "QUERIES",
+    "UNDEFENDED",
     "check_clean",
     "check_model",
     "check_undefended",
@@ -44,6 +45,8 @@ _EXCLUDED = 1e30
 _MOST_STEPS = 10**6
 _SHARE_OF_ZEROS = 0.05
 """Share of an attack's backward passes on a sample above which gradients of zero are a sign."""
+UNDEFENDED = "undefended survives"
+"""Name of the flag of an attack that leaves the undefended model standing."""
 QUERIES = 500
 """Steps of the attack without gradients that checks the others."""
 
@@ -208,4 +211,4 @@ def check_undefended(scores: Sequence[float]) -> dict[str, object]:
     if left <= 0.1 * len(scores):
         return {}
     kept = f"the undefended model keeps {left:.0f} of {len(scores)}"
-    return {"undefended survives": f"{kept}: a weak attack, a small radius, or an easy cue"}
+    return {UNDEFENDED: f"{kept}: a weak attack, a small radius, or an easy cue"}

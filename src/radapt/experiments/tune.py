@@ -116,9 +116,9 @@ def tune(
     """Try every alpha with every cut-off and every share of the deltas, and keep the best.
 
     The score is ``(1 - weight) clean + weight robust``, where robust is the accuracy under a white-box attack (the
-    attacker sees the adapter); ``Tuned.pareto_front`` has what no other setting beats in both. Nothing is trained again.
-    An interrupted call continues, and one with another ``weight`` or more settings measures only what is new. Trials run
-    without the checks of the attacks: judge what wins on test, with :func:`radapt.evaluate`.
+    attacker sees the adapter); ``Tuned.pareto_front`` has what no other setting beats in both. Nothing is trained
+    again. An interrupted call continues, and one with another ``weight`` or more settings measures only what is new.
+    Trials run without the checks of the attacks: judge what wins on test, with :func:`radapt.evaluate`.
 
     Args:
         model: the model, without an adapter, or its name.

@@ -11,6 +11,7 @@ from radapt.io import digest_of
 from radapt.registry import nearest
 from radapt.results import WORST_CASE, Result, Results, Run
 from radapt.results.labels import attack_text, eps_text
+from radapt.results.signs import joined
 
 from ._card import LONGEST, About, Attacked, CardResult, ResultCard, Score
 from ._columns import plain
@@ -90,6 +91,8 @@ def _results(kept: Iterable[Result]) -> Iterable[CardResult]:
             continue
         worst = _worst(white, transfer)
         judged = white if clean is None else [clean, *white]
+        of_all = [each for each in white if each.setting.attack == WORST_CASE] or white  # it has the flags of each
+        flags = joined(each.flags for each in (*([] if clean is None else [clean]), *of_all))
         task, dataset, split, metric = map(_cut, place)
         yield CardResult(
             task=task,
@@ -101,7 +104,7 @@ def _results(kept: Iterable[Result]) -> Iterable[CardResult]:
             robust=None if worst is None else _score(worst),
             attacks=tuple(map(_attacked, alone)),
             transfer=tuple(map(_attacked, transfer)),
-            flags={plain(name): plain(text) for each in judged for name, text in each.flags.items()},
+            flags={plain(name): plain(text) for name, text in flags.items()},
             checked=all(each.checked for each in judged),
         )
 

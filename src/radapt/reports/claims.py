@@ -8,6 +8,7 @@ from typing import Literal
 
 from radapt.results import WORST_CASE, Comparison, Result
 from radapt.results.labels import attack_text, places_of
+from radapt.results.signs import joined
 
 from ._summary import FALLS, HOLDS, LEVEL
 
@@ -108,7 +109,7 @@ def figures_of(results: Sequence[Result]) -> Iterator[Figure]:
             transfer=None if transfer is None else _interval(transfer),
             robust=_interval(worst),
             attacks=tuple(sorted({attack_text(each.setting) for each in white if each.setting.attack != WORST_CASE})),
-            flags={**clean.flags, **worst.flags},
+            flags=joined([clean.flags, worst.flags]),
             checked=worst.checked and clean.checked,
         )
 

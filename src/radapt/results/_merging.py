@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from radapt.errors import ResultsError
 
+from .signs import joined
+
 if TYPE_CHECKING:
     from .records import Setting
     from .store import Results
@@ -38,12 +40,16 @@ def merge(results: Results, other: Results) -> None:
             images = [data.get(position, _NONE) for position in range(max(own) + 1)]
             own = {position: sample for position, sample in own.items() if position in data}
         new = [sample for sample in theirs if own.get(sample.position) != sample]
-        if not new:
-            checked = max(results.checked(setting), checks if len(own) == len(theirs) else 0)
-        else:
-            checked = checks if own.keys() <= data.keys() else 0
         results.begin(setting, images)
-        flags = {**results.flags(setting), **told}
+        mine = results.checked(setting), results.flags(setting)
+        shown = {position for position in {*own, *data} if position < setting.n}
+        # The checks of a file count where it holds all that is shown, and they were made on just that.
+        files = (
+            (mine, shown.isdisjoint(sample.position for sample in new)),
+            ((checks, told), shown <= data.keys()),
+        )
+        whole = [flags for (count, flags), holds in files if holds and count == len(shown)]
+        flags, checked = joined(whole or (mine[1], told)), len(shown) if whole else 0
         seconds = result.seconds * len(new) / len(theirs)
         results.add(setting, new, seconds=seconds, examples=other.examples(setting))
         results.flag(setting, flags, checked=checked)
@@ -69,11 +75,11 @@ def take_over(results: Results, setting: Setting, data: Sequence[str], other: Re
         if not taken or not other.intact(setting):  # without its flags nothing of it can be trusted
             return
         told = other.flags(setting)
-        checked = len(taken) if not done and other.checked(setting) >= len(found) else 0
+        whole = not done and len(taken) == len(data) == other.checked(setting)
         seconds = other.seconds(setting) * len(taken) / len(found)
         positions = {each.position for each in taken}
         examples = [each for each in other.examples(setting, intact=True) if each.position in positions]
     results.begin(setting, data)
     # Before the samples: a result that is complete has its flags.
-    results.flag(setting, {**results.flags(setting), **told}, checked=checked)
+    results.flag(setting, joined([results.flags(setting), told]), checked=len(data) if whole else 0)
     results.add(setting, taken, seconds=seconds, examples=examples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,11 @@ class Pair(NamedTuple):
     first: bool
     second: bool
     image: Hashable
+
+    @property
+    def turned(self) -> Pair:
+        """With the second method as the first."""
+        return Pair(self.label, self.second_answer, self.first_answer, self.second, self.first, self.image)
 
 
 _TABLE = ((True, True), (True, False), (False, True), (False, False))
@@ -105,6 +110,9 @@ def difference_of(
     for figure in figures:
         drawn += figure.of(chance.binomial(figure.sizes, 0.5, (_DRAWS, len(figure.sizes))))
     found = sum(float(figure.of(figure.own[None])[0]) for figure in figures)
+    if found < 0 and any(metric == "F1" for metric, _ in parts):  # the draws of F1 depend on which method is the first
+        turned = difference_of([(metric, [pair.turned for pair in pairs]) for metric, pairs in parts])
+        return replace(turned, difference=difference, low=low, high=high)
     p = (1 + int((abs(drawn) >= abs(found) - 1e-9).sum())) / (1 + _DRAWS)
     return Difference(difference=difference, low=low, high=high, p=p, test=RANDOMISATION)
 

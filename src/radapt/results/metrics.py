@@ -10,7 +10,7 @@ from typing import Any
 
 from .intervals import class_weights, effective_share, f1_interval, score_interval, wilson
 from .records import PLACES, Result, Setting, image_of, other_scores
-from .signs import flags_of
+from .signs import flags_of, joined
 
 __all__ = ["results_of", "summarise"]
 
@@ -81,7 +81,7 @@ def results_of(
         scores |= {name: [each[name] for each in also] for name in also[0]}
     answers = list(zip(columns["label"], columns["prediction"], strict=True))
     images = [image_of(data, position) for data, position in zip(columns["data"], columns["position"], strict=True)]
-    signs = flags_of(columns["signs"], columns["iterations"])
+    found_flags = joined([flags_of(columns["signs"], columns["iterations"]), flags])
     found = []
     for metric, values in scores.items():
         percent, low, high = summarise(metric, values, answers, images)
@@ -92,8 +92,8 @@ def results_of(
             low=low,
             high=high,
             seconds=seconds,
-            flags=signs | dict(flags),
-            checked=checked >= len(rows),
+            flags=found_flags,
+            checked=checked == len(rows),
             main=metric == setting.metric,
             **passes,
         )

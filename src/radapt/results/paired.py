@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -28,6 +28,9 @@ _Pairs = tuple[str, list[Pair]]
 
 _Threat = tuple[str, Kind, str, float]
 """Task, kind, norm and radius."""
+
+_Question = tuple[str, str, str]
+"""Dataset, split, and hash of all that its samples share: classes, prompts, the gallery, the text of a target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +97,17 @@ def paired_tests(
     compared = []
     for (task, kind, norm, eps), places in scores.items():
         threat = (task, kind, norm, eps)
-        tables: dict[tuple[str, str], list[Comparison]] = {}
+        tables: dict[_Question, list[Comparison]] = {}
         pooled: dict[tuple[str, str], dict[tuple[str, str], _Pairs]] = defaultdict(dict)
-        for dataset, (metric, methods) in places.items():
+        asked = Counter(question[:2] for question in places)
+        for question, (metric, methods) in places.items():
+            dataset = question[:2]
             for names in combinations(methods, 2):
                 (attacks, first), (others, second) = (methods[name] for name in names)
                 if (uneven or attacks == others) and (pairs := _pairs(first, second)):
-                    pooled[names][dataset] = metric, pairs
-                    tables.setdefault(dataset, []).append(_comparison(names, threat, {dataset: (metric, pairs)}))
+                    if asked[dataset] == 1:  # of several questions about one dataset none stands for it
+                        pooled[names][dataset] = metric, pairs
+                    tables.setdefault(question, []).append(_comparison(names, threat, {dataset: (metric, pairs)}))
         families = list(tables.values())
         if len(places) > 1:
             together = (_together(names, threat, parts, shared) for names, parts in pooled.items() if len(parts) > 1)
@@ -119,6 +125,7 @@ def _together(
     names: tuple[str, str], threat: _Threat, parts: Mapping[tuple[str, str], _Pairs], shared: Shared
 ) -> Comparison | None:
     """The comparison over several datasets; None where they share images and one is measured by F1."""
+    parts = dict(sorted(parts.items()))  # whichever was measured first
     places = [(threat[0], *dataset) for dataset in parts]
     if not shared.between(places):
         return _comparison(names, threat, parts)
@@ -157,9 +164,9 @@ def _comparison(
 
 def _scores(
     store: Results, results: Sequence[Result]
-) -> dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Method]]]]:
-    """By task and threat, and by dataset: its metric, and of each method its attacks and the scores of every sample,
-    where they are right or wrong."""
+) -> dict[_Threat, dict[_Question, tuple[str, dict[str, _Method]]]]:
+    """By task and threat, and by what was asked of which dataset: its metric, and of each method its attacks and the
+    scores of every sample, where they are right or wrong."""
     places = places_of([result.setting for result in results])
     tasks = {_whose(result): place[0] for result, place in zip(results, places, strict=True)}
     results = [result for result in results if result.main]
@@ -175,13 +182,13 @@ def _scores(
         if used:
             own = next(each for each in group if each.kind == "white-box")
             measured.append((own, (attacks_of(each.setting for each, _ in used), lowest)))
-    found: dict[_Threat, dict[tuple[str, str], tuple[str, dict[str, _Method]]]] = {}
+    found: dict[_Threat, dict[_Question, tuple[str, dict[str, _Method]]]] = {}
     for result, (attacks, scores) in measured:
         setting = result.setting
         if all(score in (0.0, 1.0) for score, _ in scores.values()):
             threat = (tasks[_whose(result)], result.kind, setting.norm, setting.eps)
-            place = (setting.dataset, setting.split)
-            _, methods = found.setdefault(threat, {}).setdefault(place, (setting.metric, {}))
+            question = (setting.dataset, setting.split, setting.depends.get("content", ""))
+            _, methods = found.setdefault(threat, {}).setdefault(question, (setting.metric, {}))
             methods[names[id(result)]] = attacks, scores
     return found
 

@@ -6,11 +6,11 @@ order and after which interruptions.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
-__all__ = ["SIGNS", "Sign", "flags_of"]
+__all__ = ["SIGNS", "Sign", "flags_of", "joined"]
 
 Sign = Literal[
     "flat",
@@ -31,6 +31,7 @@ it is rounded to 8 bits; the model put out NaN."""
 SIGNS: tuple[Sign, ...] = get_args(Sign)
 """All signs."""
 
+_OF_ATTACKS = frozenset(SIGNS) - {"not finite"}
 _SHARE = 0.05
 """Share of the attacked samples above which what happens now and then is a flag."""
 
@@ -46,7 +47,10 @@ def flags_of(signs: Sequence[str], iterations: Sequence[int]) -> dict[str, objec
         return {}
     each = [text.split(",") if text else [] for text in signs]
     counts = Counter(sign for those in each for sign in those)
-    attacked = sum(steps > 0 or "failed" in those for steps, those in zip(iterations, each, strict=True))
+    # Without a step where the first point fooled: all that is odd about such a sample is of an attack, too.
+    attacked = sum(
+        steps > 0 or not _OF_ATTACKS.isdisjoint(those) for steps, those in zip(iterations, each, strict=True)
+    )
     some, of = _SHARE * attacked, f"of {attacked} attacked samples"
     flags: dict[str, object] = {}
     if (count := counts["flat"]) > some:
@@ -69,3 +73,12 @@ def flags_of(signs: Sequence[str], iterations: Sequence[int]) -> dict[str, objec
     if count := counts["not finite"]:
         flags["not finite"] = f"NaN on {count} of {len(each)} samples, counted as wrong"
     return flags
+
+
+def joined(flags: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """Flags from several places as one: the texts of one name one after the other, none of them twice."""
+    texts: dict[str, dict[str, None]] = defaultdict(dict)
+    for each in flags:
+        for name, text in each.items():
+            texts[name][str(text)] = None
+    return {name: "; ".join(those) for name, those in texts.items()}

@@ -148,9 +148,11 @@ class Results:
     def add(
         self, setting: Setting, samples: Sequence[Sample], *, seconds: float = 0.0, examples: Iterable[Example] = ()
     ) -> None:
-        """Store samples of a setting and the time they took, in one transaction."""
+        """Store samples of a setting and the time they took, in one transaction; their earlier examples are dropped."""
         key = setting.key
         with self._file.transaction() as db:
+            again = [(key, each.position) for each in samples]
+            db.executemany("DELETE FROM examples WHERE key = ? AND position = ?", again)
             for table, names, rows in (
                 ("samples", SAMPLE, map(row_of, samples)),
                 ("examples", EXAMPLE, (values_of(each, EXAMPLE) for each in examples)),

@@ -6,11 +6,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from .labels import attack_text
 from .metrics import summarise
 from .records import CHECKS, Result, Sample, Setting, image_of
+from .signs import flags_of, joined
 from .store import Results
 
 __all__ = ["WORST_CASE", "Attacks", "attacks_of", "fewer_attacks", "in_one_ball", "lowest_scores", "with_worst_cases"]
@@ -31,9 +31,9 @@ def with_worst_cases(store: Results, results: Sequence[Result] | None = None) ->
     there is no worst case. Of each sample only what was measured on one image counts, the one last asked for.
 
     The setting of a worst case has ``worst case`` for its attack and the names of the attacks, each with its source,
-    under ``options``. Its flags are those of all of them, and two of its own: where a white-box attack was tried on
-    some of these samples only, so that the others withstood fewer attacks than are named; and where transferred images
-    do better than those of the attacker who sees everything.
+    under ``options``. Its flags are those of all of them, on the samples that count, and two of its own: where a
+    white-box attack was tried on some of these samples only, so that the others withstood fewer attacks than are
+    named; and where transferred images do better than those of the attacker who sees everything.
 
     Args:
         store: an open results file.
@@ -57,7 +57,7 @@ def in_one_ball(results: Iterable[Result]) -> list[list[Result]]:
 
 def lowest_scores(
     store: Results, group: Sequence[Result]
-) -> tuple[list[tuple[Result, int]], dict[int, tuple[float, Sample]]]:
+) -> tuple[list[tuple[Result, list[Sample]]], dict[int, tuple[float, Sample]]]:
     """The lowest score of every sample over some results of one candidate in one ball.
 
     Args:
@@ -65,8 +65,8 @@ def lowest_scores(
         group: results of one ball, as :func:`in_one_ball` puts them together; those of the sanity checks count, too.
 
     Returns:
-        The results that had a part in it, each with the number of its samples that had; and by position the score with
-        the sample that it is from. Nothing where none of them is white-box.
+        The results that had a part in it, each with those of its samples that had; and by position the score with the
+        sample that it is from. Nothing where none of them is white-box.
     """
     own = _white_box(group)
     if not own:
@@ -78,10 +78,10 @@ def lowest_scores(
     asked = sorted((each for each in samples if each[0] in own), key=lambda each: store.asked(each[0].setting))
     data = {sample.position: sample.data for _, own_samples in asked for sample in own_samples}
     scores: dict[int, tuple[float, Sample]] = {}
-    used = list[tuple[Result, int]]()
+    used = list[tuple[Result, list[Sample]]]()
     for result, its_samples in samples:
         same = [each for each in its_samples if each.position < most and data.get(each.position) == each.data]
-        used += [(result, len(same))] if same else []
+        used += [(result, same)] if same else []
         for sample in same:
             score = sample.also[name] if name else sample.score
             if sample.position not in scores or score < scores[sample.position][0]:
@@ -128,7 +128,7 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
     """The worst case over some results of one candidate in one ball; None: it is that of the one white-box attack."""
     counted, scores = lowest_scores(store, group)
     used = [result for result, _ in counted]
-    own, every = _white_box(used), _white_box(group)
+    own, every = sorted(_white_box(used), key=_order), _white_box(group)
     if not own:
         return None
     ordered = [scores[position] for position in sorted(scores)]
@@ -140,20 +140,17 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
         return None
     most = max(result.setting.n for result in every)
     attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in used})
-    flags: dict[str, Any] = {}
-    for each in own:
-        flags |= each.flags
-    fewer = [(result, n) for result, n in counted if n < len(ordered) and result in own]
+    flags = joined(_flags(store, *each, named=len(own) > 1) for each in sorted(counted, key=_first) if each[0] in own)
+    fewer = [(result, len(samples)) for result, samples in counted if len(samples) < len(ordered) and result in own]
     if fewer:
-        texts = (f"{attack_text(result.setting)} on {n} of {len(ordered)}" for result, n in fewer)
+        texts = sorted(f"{attack_text(result.setting)} on {n} of {len(ordered)}" for result, n in fewer)
         flags["attacks of fewer samples"] = ", ".join(texts)
     best, others = min(own, key=lambda r: r.percent), [each for each in used if each.kind == "transfer"]
-    for each in others:
-        if each.high < best.low:
-            flags["weaker than transfer"] = (
-                f"the white-box attack alone leaves {best.percent:.1f} %, images made on another model "
-                f"{each.percent:.1f} %: masked gradients, or an attack that has not converged?"
-            )
+    if others and (least := min(others, key=lambda r: (r.high, r.percent))).high < best.low:
+        flags["weaker than transfer"] = (
+            f"the white-box attack alone leaves {best.percent:.1f} %, images made on another model "
+            f"{least.percent:.1f} %: masked gradients, or an attack that has not converged?"
+        )
     return Result(
         setting=replace(first.setting, attack=WORST_CASE, options={"attacks": attacks}, n=most),
         n=len(ordered),
@@ -167,6 +164,23 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
         checked=all(each.checked for each in own),
         main=first.main,
     )
+
+
+def _order(result: Result) -> tuple[object, ...]:
+    """By the attack, its settings and its seed: whichever was made first."""
+    setting = result.setting
+    return attack_text(setting), json.dumps(dict(setting.options), sort_keys=True), setting.seed, setting.key
+
+
+def _first(part: tuple[Result, object]) -> tuple[object, ...]:
+    return _order(part[0])
+
+
+def _flags(store: Results, result: Result, samples: Sequence[Sample], *, named: bool) -> dict[str, object]:
+    """Flags of a result on the samples that count, and of its checks; ``named``: with the name of its attack."""
+    signs = flags_of([",".join(each.signs) for each in samples], [each.iterations for each in samples])
+    flags = joined([signs, store.flags(result.setting)])
+    return {name: f"{attack_text(result.setting)}: {text}" if named else text for name, text in flags.items()}
 
 
 def _white_box(results: Iterable[Result]) -> list[Result]:
