@@ -170,8 +170,10 @@ class Results:
         """Add what another file holds: results measured in parts, by several processes or on several machines.
 
         Samples that both files hold are taken from the other one; where their images differ, only these are kept of
-        that result. Flags of both are kept. A result of which each holds a part that the other lacks counts as not
-        checked: evaluate the merged file once more, which measures nothing again but runs the checks on the whole.
+        that result. Its flags are those of the file whose checks were made on just the samples that are shown, else
+        those of both. A result of which each holds a part that the other lacks counts as not checked: evaluate the
+        merged file once more, which measures nothing again but runs the checks on the whole. As many samples are
+        shown (``n``) as the other one was last asked for.
 
         Raises:
             ResultsError: the other file is this one, or a row of it is damaged.
