@@ -191,6 +191,7 @@ def test_flags_of_both_files_are_kept(folder: Path, tmp_path: Path) -> None:
         setting = plan(folder, file, shard=f"{number}/2", n=4)[0].setting
         with Results(file) as results:
             results.flag(setting, {f"sign {number}": "seen", "both": str(number)})
-    with Results(merged([first, second], tmp_path / "r.sqlite"), read_only=True) as results:
-        flags = next(result.flags for result in results.all() if result.setting.key == setting.key)
-    assert dict(flags) == {"sign 1": "seen", "sign 2": "seen", "both": "2"}
+    for number, files in enumerate(([first, second], [second, first], [first, second, first])):
+        with Results(merged(files, tmp_path / f"r{number}.sqlite"), read_only=True) as results:
+            flags = next(result.flags for result in results.all() if result.setting.key == setting.key)
+        assert dict(flags) == {"sign 1": "seen", "sign 2": "seen", "both": "1; 2"}

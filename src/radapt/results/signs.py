@@ -76,9 +76,13 @@ def flags_of(signs: Sequence[str], iterations: Sequence[int]) -> dict[str, objec
 
 
 def joined(flags: Iterable[Mapping[str, object]]) -> dict[str, object]:
-    """Flags from several places as one: the texts of one name one after the other, none of them twice."""
-    texts: dict[str, dict[str, None]] = defaultdict(dict)
+    """Flags from several places as one: the texts of one name one after the other, in alphabetical order whoever was
+    first, and none of them twice, nor one that another one has in it."""
+    texts: dict[str, set[str]] = defaultdict(set)
     for each in flags:
         for name, text in each.items():
-            texts[name][str(text)] = None
-    return {name: "; ".join(those) for name, those in texts.items()}
+            texts[name].add(str(text))
+    return {
+        name: "; ".join(sorted(text for text in those if not any(text in other for other in those - {text})))
+        for name, those in texts.items()
+    }
