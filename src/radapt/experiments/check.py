@@ -257,7 +257,7 @@ def _saved(store: Results, results: Sequence[Result], folder: Path) -> list[Path
         setting = result.setting
         if result.kind == "clean" or setting.attack == WORST_CASE or not result.main:
             continue
-        for example in (each for each in store.examples(setting) if each.position < setting.n):
+        for example in store.examples(setting, shown=True):
             stem = f"{setting.dataset}-{setting.attack}-from-{setting.source}-{setting.key[:12]}-{example.position}"
             stem = re.sub(r"[^\w.-]+", "_", stem)
             names = {which: f"{stem}-{which}.png" for which in ("clean", "adversarial")}

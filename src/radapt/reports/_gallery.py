@@ -99,7 +99,7 @@ def gallery_of(store: Results, results: Sequence[Result], limit: int, *, budget:
     wrong = 0
     for result in measured:
         if result.setting.source and result.setting.attack != WORST_CASE:
-            examples = [each for each in store.examples(result.setting) if each.position < result.setting.n]
+            examples = store.examples(result.setting, shown=True)
             kept = [(result, example) for example in examples if right(result, example)]
             wrong += len(examples) - len(kept)
             queues.setdefault(titles[id(result)], []).append(kept)

@@ -174,8 +174,7 @@ def _scores(
     measured: list[tuple[Result, _Method]] = []
     for result in results:
         if result.kind == "clean":
-            samples = store.samples(result.setting)
-            scores = {s.position: (s.score, s) for s in samples if s.position < result.setting.n}
+            scores = {s.position: (s.score, s) for s in store.samples(result.setting, shown=True)}
             measured.append((result, (attacks_of([]), scores)))
     for group in in_one_ball(results):
         used, lowest = lowest_scores(store, group)

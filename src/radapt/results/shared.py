@@ -79,10 +79,7 @@ def shared_images(store: Results, results: Sequence[Result]) -> Shared:
     for measured in largest.values():  # each model sees the images in its own size
         if len(measured) < 2:
             continue
-        samples = {
-            place: [each for each in store.samples(result.setting) if each.position < result.setting.n]
-            for place, result in measured.items()
-        }
+        samples = {place: store.samples(result.setting, shown=True) for place, result in measured.items()}
         weights = {place: _weights(samples[place], result.setting.metric) for place, result in measured.items()}
         for one, other in combinations(measured, 2):
             size = math.sqrt(len(samples[one]) * len(samples[other]))

@@ -255,16 +255,22 @@ class Results:
             return []
         return results_of(setting, shown, seconds=seconds, flags=json.loads(flags), checked=checked)
 
-    def samples(self, setting: Setting, *, intact: bool = False) -> list[Sample]:
-        """The samples of a setting, in order of position; ``intact``: without those whose rows are damaged.
+    def samples(self, setting: Setting, *, intact: bool = False, shown: bool = False) -> list[Sample]:
+        """The samples of a setting, in order of position.
+
+        Args:
+            setting: the setting.
+            intact: without those whose rows are damaged.
+            shown: only the first ``setting.n``, which its result is over; the file may hold more.
 
         Raises:
             ResultsError: a row is damaged.
         """
-        return [sample_of(row) for row in self._stored("samples", SAMPLE, setting, intact)]
+        found = [sample_of(row) for row in self._stored("samples", SAMPLE, setting, intact)]
+        return [each for each in found if not shown or each.position < setting.n]
 
-    def examples(self, setting: Setting, *, intact: bool = False) -> list[Example]:
-        """The example images of a setting, in order of position; ``intact``: without those whose rows are damaged.
+    def examples(self, setting: Setting, *, intact: bool = False, shown: bool = False) -> list[Example]:
+        """The example images of a setting, in order of position; ``intact`` and ``shown`` as for :meth:`samples`.
 
         Raises:
             ResultsError: a row is damaged.
@@ -274,7 +280,8 @@ class Results:
             counted = self._column("examples", setting)
         if counted and counted[0][0] != len(images) and not intact:
             self._damaged(f"example images of {setting.method} on {setting.dataset}")
-        return [Example(**dict(zip(EXAMPLE.split(", "), row, strict=True))) for row in images]
+        found = [Example(**dict(zip(EXAMPLE.split(", "), row, strict=True))) for row in images]
+        return [each for each in found if not shown or each.position < setting.n]
 
     def _stored(self, table: str, names: str, setting: Setting, intact: bool = False) -> list[tuple[Any, ...]]:
         """The columns of the rows of a setting, in order of position."""

@@ -140,7 +140,11 @@ def _worst(store: Results, group: Sequence[Result]) -> Result | None:
         return None
     most = max(result.setting.n for result in every)
     attacks = sorted({f"{attack_text(each.setting)} from {each.setting.source}" for each in used})
-    flags = joined(_flags(store, *each, named=len(own) > 1) for each in sorted(counted, key=_first) if each[0] in own)
+    flags = joined(
+        _flags(store, *each, named=len(own) > 1)
+        for each in sorted(counted, key=lambda each: _order(each[0]))
+        if each[0] in own
+    )
     fewer = [(result, len(samples)) for result, samples in counted if len(samples) < len(ordered) and result in own]
     if fewer:
         texts = sorted(f"{attack_text(result.setting)} on {n} of {len(ordered)}" for result, n in fewer)
@@ -170,10 +174,6 @@ def _order(result: Result) -> tuple[object, ...]:
     """By the attack, its settings and its seed: whichever was made first."""
     setting = result.setting
     return attack_text(setting), json.dumps(dict(setting.options), sort_keys=True), setting.seed, setting.key
-
-
-def _first(part: tuple[Result, object]) -> tuple[object, ...]:
-    return _order(part[0])
 
 
 def _flags(store: Results, result: Result, samples: Sequence[Sample], *, named: bool) -> dict[str, object]:
