@@ -655,6 +655,21 @@ def test_scores_by_other_metrics_come_back_as_results_of_their_own(tmp_path: Pat
         assert [each.setting.metric for each in results.all()] == [CLEAN.metric, "cider", "bleu"]
 
 
+def test_merging_takes_the_checks_of_just_what_is_shown(tmp_path: Path) -> None:
+    for n in (6, 3):
+        with Results(tmp_path / f"{n}.sqlite") as store:
+            store.begin(replace(CLEAN, n=n))
+            store.add(CLEAN, [sample(k) for k in range(n)])
+            store.flag(CLEAN, {"large ball": f"of {n}"}, checked=n)
+    for first, last in ((6, 3), (3, 6)):
+        with Results(tmp_path / f"{first}{last}.sqlite") as merged:
+            for n in (first, last):
+                with Results(tmp_path / f"{n}.sqlite", read_only=True) as other:
+                    merged.merge(other)
+            (found,) = merged.all()
+        assert (found.n, found.flags, found.checked) == (last, {"large ball": f"of {last}"}, True)
+
+
 def test_merging_keeps_what_was_asked_for_last_and_what_was_checked(tmp_path: Path) -> None:
     old, new = (replace(CLEAN, depends={"model": name}) for name in ("old", "new"))
     a, b, c = (tmp_path / f"{name}.sqlite" for name in "abc")
